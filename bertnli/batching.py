@@ -1,0 +1,103 @@
+"""Batches without padding: the tokens of B sequences laid end to end, and where each begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """The tokens of B sequences, T in all, laid end to end.
+
+    input_ids    int32 [T]     token ids
+    segment_ids  int32 [T]     0 up to and including the first `<sep>`, then 1
+    positions    int32 [T]     0, 1, 2, ... within each sequence
+    cu_seqlens   int32 [B+1]   sequence b is the tokens cu_seqlens[b] to cu_seqlens[b+1]
+    max_seqlen   int           the longest sequence's number of tokens
+    labels       int64 or float32 [B], or None
+
+    Two pairs of 4 and 3 tokens:
+
+        input_ids    2 7 3 3   2 8 3        cu_seqlens  0 4 7
+        segment_ids  0 0 0 1   0 0 0        max_seqlen  4
+        positions    0 1 2 3   0 1 2
+    """
+
+    input_ids: Tensor
+    segment_ids: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.cu_seqlens.numel() - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.input_ids.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
+        """The same batch on `device`."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        """The same batch in page-locked memory; a DataLoader with `pin_memory=True` calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, f) -> PackedBatch:  # type: ignore[no-untyped-def]
+        return replace(
+            self,
+            input_ids=f(self.input_ids),
+            segment_ids=f(self.segment_ids),
+            positions=f(self.positions),
+            cu_seqlens=f(self.cu_seqlens),
+            labels=None if self.labels is None else f(self.labels),
+        )
+
+    @classmethod
+    def from_padded(cls, token_ids: Tensor, segments: Tensor, valid_lens: Tensor | None = None) -> PackedBatch:
+        """Drop the padding of D2L's three tensors.
+
+        token_ids, segments: integer [B, L]; valid_lens: [B], any dtype, or None where every position is valid.
+        Raises ValueError where the shapes disagree or a length lies outside 0 to L.
+        """
+        if token_ids.dim() != 2 or segments.shape != token_ids.shape:
+            raise ValueError(
+                f"tokens and segments must have one shape [batch, length]; "
+                f"found {list(token_ids.shape)} and {list(segments.shape)}"
+            )
+        batch, length = token_ids.shape
+        device = token_ids.device
+        if valid_lens is None:
+            lens = torch.full((batch,), length, dtype=torch.int32, device=device)
+        else:
+            if valid_lens.shape != (batch,):
+                raise ValueError(f"valid_lens must have shape [{batch}]; found {list(valid_lens.shape)}")
+            lens = valid_lens.to(device=device, dtype=torch.int32)
+        max_seqlen = int(lens.max()) if batch else 0
+        if batch and (max_seqlen > length or int(lens.min()) < 0):
+            raise ValueError(f"valid_lens must lie between 0 and the padded length {length}")
+        positions = torch.arange(length, dtype=torch.int32, device=device).expand(batch, length)
+        valid = positions < lens[:, None]  # (B, L)
+        cu_seqlens = torch.zeros(batch + 1, dtype=torch.int32, device=device)
+        torch.cumsum(lens, 0, out=cu_seqlens[1:], dtype=torch.int32)
+        return cls(
+            input_ids=token_ids[valid].to(torch.int32),
+            segment_ids=segments[valid].to(torch.int32),
+            positions=positions[valid],
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max_seqlen,
+        )
+
+    def pad(self, packed: Tensor, length: int | None = None) -> Tensor:
+        """Spread [T, ...] values over [B, length, ...], zeros in the padding; `length` defaults to `max_seqlen`."""
+        length = self.max_seqlen if length is None else length
+        lens = self.cu_seqlens.diff()
+        valid = torch.arange(length, device=lens.device) < lens[:, None]  # (B, L)
+        padded = packed.new_zeros((len(self), length, *packed.shape[1:]))
+        padded[valid] = packed
+        return padded

@@ -1,0 +1,42 @@
+"""Compile the two extensions: `_text` (bytes to ragged ids, free of torch) and `_ops` (operators on packed tensors)."""
+
+from pathlib import Path
+
+import torch
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+TORCH_VERSION = torch.__version__.split("+")[0]  # 2.13.0+cpu and 2.13.0+cu130 share one C++ ABI
+FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+
+
+def sources(room: str) -> list[str]:
+    return sorted(str(path) for path in Path("csrc", room).glob("*.cpp"))
+
+
+def headers(room: str) -> list[str]:
+    return sorted(str(path) for pattern in ("*.h", "*.inc") for path in Path("csrc", room).glob(pattern))
+
+
+setup(
+    # The wheel works with the torch it was compiled for and no other, so it says so.
+    install_requires=[f"torch=={TORCH_VERSION}", "numpy", "safetensors>=0.4", "tqdm", "matplotlib", "scikit-learn"],
+    ext_modules=[
+        Pybind11Extension(
+            "bertnli._text",
+            sources("text"),
+            depends=headers("text"),
+            define_macros=[("BERTNLI_TORCH_VERSION", f'"{TORCH_VERSION}"')],
+            extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
+        ),
+        CppExtension(
+            "bertnli._ops",
+            sources("ops"),
+            depends=headers("ops"),
+            extra_compile_args=FLAGS,
+        ),
+    ],
+    cmdclass={"build_ext": BuildExtension},
+)
