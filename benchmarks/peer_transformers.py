@@ -26,7 +26,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 from transformers.utils import logging
 
 LABELS = ["entailment", "contradiction", "neutral"]
-SETTINGS = ("pad", "dtype", "seed", "epochs", "lr", "batch_size", "max_len", "device")
 Row = tuple[list[int], list[int], int]  # token ids, segment ids, label
 
 
@@ -43,7 +42,7 @@ def batches(
     rows: list[Row], args: argparse.Namespace, shuffle: random.Random | None
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Padded batches as the model's keyword arguments. Without `shuffle` (evaluation) buckets sort all rows."""
-    size = args.batch_size if shuffle else args.eval_batch_size
+    size = args.batch_size if shuffle else 128
     order = list(range(len(rows)))
     if shuffle:
         shuffle.shuffle(order)
@@ -76,7 +75,6 @@ def main() -> None:
     add("--seed", type=int, default=0)
     add("--lr", type=float, default=5e-5)
     add("--batch-size", type=int, default=32)
-    add("--eval-batch-size", type=int, default=128)
     add("--max-len", type=int, default=128)
     add("--limit", type=int, help="use only the first N pairs of each file")
     add("--steps", type=int, help="stop after N training steps (the schedule stays that of a full run)")
@@ -91,7 +89,7 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # no advice on the new classification head
     logging.disable_progress_bar()
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -107,7 +105,7 @@ def main() -> None:
     train, test = tokenize("train"), tokenize("test")
     times = [clock() - start]
     groups = [{"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.01}]
-    groups += [{"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]  # biases and LayerNorm
+    groups += [{"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]  # bias, LayerNorm
     optimizer = torch.optim.AdamW(groups, lr=args.lr, fused=True)
     total = args.epochs * -(-len(train) // args.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * total), total)
@@ -136,12 +134,13 @@ def main() -> None:
         for batch in batches(test, args, None):
             correct += int((model(**batch).logits.argmax(-1) == batch["labels"]).sum())
     times.append(clock() - start)
-    results = {"model": str(args.model), **{name: getattr(args, name) for name in SETTINGS}, "torch": torch.__version__}
-    results |= {"threads": torch.get_num_threads(), "train_pairs": seen, "test_pairs": len(test)}
+
+    results = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    results |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
     results |= {"train_loss": float(torch.stack(losses[-100:]).mean()), "test_accuracy": correct / len(test)}
-    stages = ("tokenize", "train", "evaluate")
-    for stage, pairs, seconds in zip(stages, (len(train) + len(test), seen, len(test)), times, strict=True):
-        results |= {f"{stage}_s": seconds, f"{stage}_pairs_per_s": pairs / seconds}
+    pairs = {"tokenize": len(train) + len(test), "train": seen, "evaluate": len(test)}
+    for (stage, count), seconds in zip(pairs.items(), times, strict=True):
+        results |= {f"{stage}_pairs": count, f"{stage}_s": seconds, f"{stage}_pairs_per_s": count / seconds}
     for name, value in results.items():
         print(f"{name:22} {f'{value:.5g}' if isinstance(value, float) else value}")
     if args.json:
