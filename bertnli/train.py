@@ -1,0 +1,288 @@
+"""Fine-tuning: one loop over packed batches."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bertnli import hub
+from bertnli.heads import BERTClassifier
+from bertnli.inference import autocast, score
+from bertnli.pairs import EncodedPairs, SNLIBERTDataset
+
+
+@dataclass
+class Epoch:
+    """Figures of one pass over the training pairs; losses are means over pairs, times in seconds."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    dev_loss: float | None
+    dev_accuracy: float | None
+    seconds: float
+    pairs_per_second: float
+
+
+@dataclass
+class History:
+    """What a training run did: an `Epoch` for each pass, each step's loss, and the best epoch's number."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fit(
+    model: BERTClassifier,
+    train: EncodedPairs | SNLIBERTDataset,
+    dev: EncodedPairs | SNLIBERTDataset | None = None,
+    *,
+    epochs: int = 3,
+    batch_size: int = 32,
+    accumulate: int = 1,
+    lr: float = 5e-5,
+    optimizer: str = "adamw",
+    weight_decay: float = 0.01,
+    warmup: float = 0.06,
+    max_grad_norm: float | None = 1.0,
+    freeze: str | int | None = None,
+    precision: str = "fp32",
+    seed: int = 0,
+    keep_best: bool = True,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    state_file: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> History:
+    """Fine-tune `model` on labelled pairs, in place.
+
+    train, dev      pairs with labels; `dev` is evaluated after each epoch
+    batch_size      pairs a forward pass; the gradient of `accumulate` such batches is averaged by pair for one step
+    lr, warmup      the learning rate rises linearly over the first `warmup` of the steps, then falls linearly to 0
+    optimizer       "adamw" or "adam", fused; `weight_decay` leaves biases and LayerNorms alone
+    max_grad_norm   the gradient's norm is clipped to this; None does not clip
+    freeze          None; "embeddings"; k, the embeddings and the lowest k layers; or "encoder", all of it, whose
+                    features are then computed once. What is frozen runs in eval mode
+    precision       "fp32", or "bf16" for matrix products in bfloat16 with float32 weights
+    seed            orders the pairs and draws the dropout; equal seeds give equal runs
+    keep_best       end with the weights of the epoch of best dev accuracy (the first of equals)
+    state_file      after each epoch the run's state is written here; a file from an interrupted run of the same
+                    arguments is continued, and it is removed at the end
+    on_epoch        called with each epoch's figures
+
+    Raises ValueError for missing or foreign labels, for too long sequences and for unknown options.
+    """
+    train, dev = _pairs(train, "train"), None if dev is None else _pairs(dev, "dev")
+    classes = model.output.out_features
+    for name, pairs in (("train", train), ("dev", dev)):
+        if pairs is None:
+            continue
+        if pairs.labels is None:
+            raise ValueError(f"{name} has no labels")
+        if len(pairs) and not 0 <= int(pairs.labels.min()) <= int(pairs.labels.max()) < classes:
+            raise ValueError(
+                f"{name} has labels from {int(pairs.labels.min())} to {int(pairs.labels.max())}; "
+                f"the model has {classes} classes"
+            )
+    if not len(train):
+        raise ValueError("train is empty")
+    if min(epochs, batch_size, accumulate) < 1:
+        raise ValueError(f"epochs={epochs}, batch_size={batch_size} and accumulate={accumulate} must be at least 1")
+    assert train.labels is not None
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    model.to(device)
+
+    group = batch_size * accumulate
+    steps = epochs * math.ceil(len(train) / group)
+    frozen = freeze_parameters(model, freeze)
+    opt = _optimizer(model, optimizer, lr, weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    history, best_state, first_epoch = History(), None, 0
+    arguments = dict(
+        epochs=epochs, group=group, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
+        max_grad_norm=max_grad_norm, freeze=freeze, precision=precision, seed=seed, pairs=len(train),
+    )  # fmt: skip
+    if state_file is not None and Path(state_file).exists():
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        if state["arguments"] != arguments:
+            changed = sorted(k for k in arguments if state["arguments"].get(k) != arguments[k])
+            raise ValueError(f"{state_file} is of a run with other {', '.join(changed)}; remove it to start anew")
+        model.load_state_dict(state["model"])
+        opt.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
+        best_state, first_epoch = state["best"], len(history.epochs)
+
+    cached = _features(model, train, device, precision) if freeze == "encoder" else None
+    flushed = torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which are slow
+    try:
+        for epoch in range(first_epoch, epochs):
+            # Seeded anew each epoch, so that a continued run draws what an uninterrupted one would.
+            torch.manual_seed(seed * 1_000_003 + epoch)
+            order = torch.randperm(len(train))
+            model.train()
+            for module in frozen:
+                module.eval()
+            loss_sum, correct, begun = 0.0, 0, time.perf_counter()
+            with tqdm(
+                total=len(train), desc=f"epoch {epoch + 1}/{epochs}", unit="pairs", disable=not progress, leave=False
+            ) as bar:
+                for begin in range(0, len(order), group):
+                    rows = order[begin : begin + group]
+                    step_loss = 0.0
+                    for micro in rows.split(batch_size):
+                        with autocast(device, precision):
+                            if cached is None:
+                                batch = train.batch(micro).to(device, non_blocking=True)
+                                logits, labels = model(batch), batch.labels
+                            else:
+                                logits, labels = model.head(cached[micro.to(device)]), train.labels[micro].to(device)
+                        assert labels is not None
+                        loss = F.cross_entropy(logits.to(_at_least_float32(logits)), labels, reduction="sum")
+                        (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+                        step_loss += float(loss.detach())
+                        correct += int((logits.detach().argmax(1) == labels).sum())
+                        bar.update(len(micro))
+                    if max_grad_norm is not None:
+                        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+                    opt.step()
+                    schedule.step()
+                    opt.zero_grad(set_to_none=False)  # keeps the gradients' memory: a page fault costs more than a fill
+                    loss_sum += step_loss
+                    history.losses.append(step_loss / len(rows))
+                    done = begin + len(rows)
+                    bar.set_postfix(loss=f"{loss_sum / done:.3f}", acc=f"{correct / done:.3f}", refresh=False)
+            seconds = time.perf_counter() - begun
+            dev_loss, dev_accuracy = (None, None) if dev is None else _loss_and_accuracy(model, dev, precision)
+            record = Epoch(
+                epoch + 1, loss_sum / len(train), correct / len(train), dev_loss, dev_accuracy, seconds,
+                len(train) / seconds,
+            )  # fmt: skip
+            history.epochs.append(record)
+            best = _best_epoch(history)
+            if best != history.best_epoch:
+                history.best_epoch = best
+                if keep_best and dev is not None and epochs > 1:
+                    best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            if state_file is not None and epoch + 1 < epochs:
+                with hub.atomic_path(state_file) as path:
+                    torch.save(
+                        {
+                            "arguments": arguments,
+                            "model": model.state_dict(),
+                            "optimizer": opt.state_dict(),
+                            "schedule": schedule.state_dict(),
+                            "epochs": [asdict(e) for e in history.epochs],
+                            "losses": history.losses,
+                            "best_epoch": history.best_epoch,
+                            "best": best_state,
+                        },
+                        path,
+                    )
+            if on_epoch is not None:
+                on_epoch(record)
+    finally:
+        if flushed:
+            torch.set_flush_denormal(False)
+        for p in model.parameters():
+            p.grad = None
+    if best_state is not None and history.best_epoch != len(history.epochs):
+        model.load_state_dict(best_state)
+    if state_file is not None:
+        Path(state_file).unlink(missing_ok=True)
+    model.eval()
+    return history
+
+
+def freeze_parameters(model: BERTClassifier, freeze: str | int | None) -> list[nn.Module]:
+    """Set `requires_grad` of the encoder's parameters as `fit` describes; the frozen modules are returned."""
+    encoder = model.encoder
+    layers = len(encoder.blks)
+    if freeze is None:
+        depth = -1
+    elif freeze == "embeddings":
+        depth = 0
+    elif freeze == "encoder":
+        depth = layers
+    elif isinstance(freeze, int) and 0 <= freeze <= layers:
+        depth = freeze
+    else:
+        raise ValueError(f'freeze must be None, "embeddings", "encoder" or 0 to {layers} layers; found {freeze!r}')
+    embeddings: list[nn.Module] = [m for name, m in encoder.named_children() if name != "blks"]
+    frozen = [*embeddings, *list(encoder.blks)[:depth]] if depth >= 0 else []
+    encoder.requires_grad_(True)
+    encoder.pos_embedding.requires_grad_(depth < 0)
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
+def _pairs(data: EncodedPairs | SNLIBERTDataset, name: str) -> EncodedPairs:
+    pairs = data.pairs if isinstance(data, SNLIBERTDataset) else data
+    if not isinstance(pairs, EncodedPairs):
+        raise TypeError(f"{name} must be EncodedPairs or an SNLIBERTDataset, not {type(data).__name__}")
+    return pairs
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    if name not in kinds:
+        raise ValueError(f"optimizer must be one of {sorted(kinds)}; found {name!r}")
+    decayed, spared = [], []
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            norm_or_bias = key.endswith(".bias") or ".ln." in key or "embedding_norm" in key
+            (spared if norm_or_bias else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return kinds[name]([g for g in groups if g["params"]], lr=lr, fused=True)
+
+
+def _linear(steps: int, warmup: float) -> Callable[[int], float]:
+    rise = int(steps * warmup)
+
+    def factor(step: int) -> float:
+        return (step + 1) / (rise + 1) if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
+
+    return factor
+
+
+def _features(model: BERTClassifier, pairs: EncodedPairs, device: torch.device, precision: str) -> Tensor:
+    """The wholly frozen encoder's `<cls>` vectors, [N, H]."""
+    model.eval()
+    with torch.no_grad(), autocast(device, precision):
+        chunks: Iterator[Tensor] = (
+            model.features(pairs.batch(range(begin, min(begin + 256, len(pairs)))).to(device))
+            for begin in range(0, len(pairs), 256)
+        )
+        return torch.cat(list(chunks))
+
+
+def _loss_and_accuracy(model: BERTClassifier, pairs: EncodedPairs, precision: str) -> tuple[float, float]:
+    assert pairs.labels is not None
+    scores = score(model, pairs, precision=precision)
+    return float(F.cross_entropy(scores, pairs.labels)), float((scores.argmax(1) == pairs.labels).float().mean())
+
+
+def _best_epoch(history: History) -> int | None:
+    if any(e.dev_accuracy is None for e in history.epochs):
+        return None
+    return max(history.epochs, key=lambda e: (e.dev_accuracy or 0.0, -e.epoch)).epoch

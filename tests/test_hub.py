@@ -1,0 +1,135 @@
+"""Downloads from a local server and from file:// addresses: checked, atomic, resumable by doing nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bertnli import hub
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder with mini.zip, which holds mini/a.txt and mini/b/c.txt."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "mini.zip", "w") as archive:
+        archive.writestr("mini/a.txt", "alpha")
+        archive.writestr("mini/b/c.txt", "gamma")
+    return folder
+
+
+@pytest.fixture
+def server(site: Path) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the requests that it has had. A path ending in `.cut` promises more bytes than it sends."""
+    requests: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(site))  # type: ignore[arg-type]
+
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            if self.path.endswith(".cut"):
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"short")
+            else:
+                super().do_GET()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", requests
+        running.shutdown()
+        thread.join()
+
+
+def sha1(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def test_a_checked_file_is_fetched_once(server: tuple[str, list[str]], site: Path, tmp_path: Path) -> None:
+    address, requests = server
+    for _ in range(2):
+        path = hub.download(f"{address}/mini.zip", tmp_path / "to", sha1(site / "mini.zip"), progress=False)
+        assert Path(path).read_bytes() == (site / "mini.zip").read_bytes()
+    assert requests == ["/mini.zip"]
+    # A damaged copy is noticed and fetched anew.
+    Path(path).write_bytes(b"damaged")
+    hub.download(f"{address}/mini.zip", tmp_path / "to", sha1(site / "mini.zip"), progress=False)
+    assert Path(path).read_bytes() == (site / "mini.zip").read_bytes()
+    assert len(requests) == 2
+    assert Path(path).stat().st_mode & 0o777 == 0o666 & ~os_umask()
+
+
+def os_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "error"),
+    [("mini.zip", "0" * 40, "expected 0000"), ("none.zip", None, "File not found"), ("half.cut", None, "arrived|5 of 1000")],
+)
+def test_what_is_not_whole_leaves_nothing(
+    server: tuple[str, list[str]], tmp_path: Path, name: str, digest: str | None, error: str
+) -> None:
+    with pytest.raises((ValueError, OSError), match=error):
+        hub.download(f"{server[0]}/{name}", tmp_path / "to", digest, progress=False)
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_names_and_file_addresses(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hub.DATA_HUB, "mini", ((site / "mini.zip").as_uri(), sha1(site / "mini.zip")))
+    monkeypatch.setenv("BERTNLI_CACHE", str(tmp_path / "cache"))
+    folder = Path(hub.download_extract("mini", progress=False))
+    assert folder == tmp_path / "cache" / "mini"
+    assert (folder / "a.txt").read_text() == "alpha"
+    assert (folder / "b" / "c.txt").read_text() == "gamma"
+    # A second call neither downloads nor unpacks.
+    (folder / "a.txt").write_text("kept")
+    assert hub.download_extract("mini", progress=False) == str(folder)
+    assert (folder / "a.txt").read_text() == "kept"
+    assert hub.download_extract("mini", "mini", progress=False) == str(folder)
+    with pytest.raises(KeyError, match="neither an address nor one of"):
+        hub.download("nothing")
+    with pytest.raises(ValueError, match="holds no other"):
+        hub.download_extract("mini", "other", progress=False)
+
+
+def test_a_broken_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"bad\.zip cannot be unpacked"):
+        hub.download_extract((tmp_path / "bad.zip").as_uri(), into=tmp_path / "to", progress=False)
+    assert [p.name for p in (tmp_path / "to").iterdir()] == ["bad.zip"]
+    (tmp_path / "a.csv").write_bytes(b"1")
+    with pytest.raises(ValueError, match="not a zip or tar"):
+        hub.download_extract((tmp_path / "a.csv").as_uri(), into=tmp_path / "to", progress=False)
+
+
+def test_the_books_files_are_registered() -> None:
+    assert hub.DATA_HUB["SNLI"][1] == "9fcde07509c7e87ec61c640c1b2753d9041758e4"
+    assert hub.DATA_HUB["bert.small"][0].endswith("/bert.small.torch.zip")
+
+
+def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="midway"), hub.atomic_path(target) as path:
+        path.write_text("half")
+        raise RuntimeError("midway")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
