@@ -1,8 +1,36 @@
-// bertnli._ops: where the operators meet torch.
+// bertnli._ops: the operators' schemas. Each operator registers its CPU implementation in a file of its own, and
+// bertnli/ops.py adds what it does to fake tensors and its gradient.
 #include <Python.h>
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
 #include <torch/library.h>
+#pragma GCC diagnostic pop
 
-TORCH_LIBRARY(bertnli, m) {}
+#include <string>
+
+namespace bertnli {
+std::string cpu_isa();
+void set_cpu_isa(const std::string& name);
+}  // namespace bertnli
+
+TORCH_LIBRARY(bertnli, m) {
+  m.def("cpu_isa() -> str", bertnli::cpu_isa);
+  m.def("set_cpu_isa(str name) -> ()", bertnli::set_cpu_isa);
+
+  m.def(
+      "varlen_attention(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q, Tensor cu_seqlens, SymInt max_seqlen_q, "
+      "SymInt max_seqlen, float dropout_p, float scale, Tensor? seed) -> (Tensor out, Tensor weight_sum, Tensor lse)");
+  m.def(
+      "varlen_attention_backward(Tensor dout, Tensor? dweight_sum, Tensor q, Tensor k, Tensor v, Tensor out, "
+      "Tensor weight_sum, Tensor lse, Tensor cu_seqlens_q, Tensor cu_seqlens, SymInt max_seqlen_q, SymInt max_seqlen, "
+      "float dropout_p, float scale, Tensor? seed) -> (Tensor dq, Tensor dk, Tensor dv)");
+  m.def(
+      "varlen_attention_packed(Tensor qkv, Tensor cu_seqlens, SymInt max_seqlen, float dropout_p, float scale, "
+      "Tensor? seed) -> (Tensor out, Tensor weight_sum, Tensor lse)");
+  m.def(
+      "varlen_attention_packed_backward(Tensor dout, Tensor qkv, Tensor out, Tensor weight_sum, Tensor lse, "
+      "Tensor cu_seqlens, SymInt max_seqlen, float dropout_p, float scale, Tensor? seed) -> Tensor");
+}
 
 // Importing the module loads the library, which registers the operators above; the module itself is empty.
 PyMODINIT_FUNC PyInit__ops() {

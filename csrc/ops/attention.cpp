@@ -1,0 +1,317 @@
+// Varlen attention on CPU tensors: argument checks, the choice of kernel, and the division of the work among threads.
+#include "attention.h"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+#pragma GCC diagnostic pop
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace bertnli {
+namespace {
+
+using at::Tensor;
+
+// ---- instruction sets ----
+
+enum class Isa { plain, avx2, avx512 };
+const char* const kIsaNames[] = {"plain", "avx2", "avx512"};
+
+bool supported(Isa isa) {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx2) return avx2;
+  if (isa == Isa::avx512)
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+  return isa == Isa::plain;
+}
+
+Isa best_isa() {
+  for (Isa isa : {Isa::avx512, Isa::avx2})
+    if (supported(isa)) return isa;
+  return Isa::plain;
+}
+
+Isa isa_named(const std::string& name, const char* source) {
+  for (int i = 0; i < 3; i++)
+    if (name == kIsaNames[i]) {
+      TORCH_CHECK(supported(Isa(i)), source, " asks for ", name, ", which this CPU lacks; the best it has is ",
+                  kIsaNames[int(best_isa())]);
+      return Isa(i);
+    }
+  TORCH_CHECK(false, source, " must be plain, avx2 or avx512; found '", name, "'");
+}
+
+// BERTNLI_ISA, else the best that the CPU has; read at the first call.
+std::atomic<int>& chosen_isa() {
+  static std::atomic<int> isa{[] {
+    const char* name = std::getenv("BERTNLI_ISA");
+    return int(name && *name ? isa_named(name, "the environment variable BERTNLI_ISA") : best_isa());
+  }()};
+  return isa;
+}
+
+AttentionKernel kernel_for(Type type) {
+  if (type == Type::f64) return attention_plain(type);
+#if defined(__x86_64__)
+  const Isa isa = Isa(chosen_isa().load());
+  if (isa == Isa::avx512) return attention_avx512(type);
+  if (isa == Isa::avx2) return attention_avx2(type);
+#endif
+  return attention_plain(type);
+}
+
+// ---- checks ----
+
+Type type_of(const Tensor& q) {
+  switch (q.scalar_type()) {
+    case at::kFloat: return Type::f32;
+    case at::kBFloat16: return Type::bf16;
+    case at::kDouble: return Type::f64;
+    default: TORCH_CHECK(false, "varlen_attention on the CPU: q must be float32, bfloat16 or float64; found ", q.dtype());
+  }
+}
+
+Rows rows_of(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)}; }
+
+Tensor with_contiguous_width(const Tensor& x) { return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous(); }
+
+// A contiguous cu_seqlens whose last entry is `tokens`.
+Tensor checked_cu_seqlens(const Tensor& cu, const char* name, int64_t tokens, int64_t longest, const char* longest_name) {
+  TORCH_CHECK(cu.dim() == 1 && cu.size(0) >= 1, name, " must have shape [batch + 1]; found ", cu.sizes());
+  TORCH_CHECK(cu.scalar_type() == at::kInt, name, " must be int32; found ", cu.dtype());
+  TORCH_CHECK(cu.device().is_cpu(), name, " must lie on q's device, the CPU; found ", cu.device());
+  const Tensor dense = cu.contiguous();
+  const int32_t* at = dense.const_data_ptr<int32_t>();
+  const int64_t batch = dense.size(0) - 1;
+  TORCH_CHECK(at[0] == 0, name, " must begin with 0; found ", at[0]);
+  for (int64_t b = 0; b < batch; b++) {
+    const int64_t length = int64_t(at[b + 1]) - at[b];
+    TORCH_CHECK(length >= 0, name, " must not decrease; found ", at[b], " then ", at[b + 1], " at index ", b);
+    TORCH_CHECK(length <= longest, longest_name, " is ", longest, ", but sequence ", b, " of ", name, " has ", length,
+                " tokens");
+  }
+  TORCH_CHECK(at[batch] == tokens, name, " must end with the number of tokens, ", tokens, "; found ", at[batch]);
+  return dense;
+}
+
+struct Call {
+  Attention attention{};
+  Tensor cu_q, cu_k;  // keep what `attention` points to
+  int64_t batch;
+  Type type;
+};
+
+Call checked_call(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
+                  int64_t max_q, int64_t max_k, double dropout_p, double scale, const std::optional<Tensor>& seed) {
+  Call call;
+  call.type = type_of(q);
+  TORCH_CHECK(q.dim() == 3, "q must have shape [query tokens, heads, d]; found ", q.sizes());
+  TORCH_CHECK(k.dim() == 3, "k must have shape [tokens, kv_heads, d]; found ", k.sizes());
+  TORCH_CHECK(v.dim() == 3, "v must have shape [tokens, kv_heads, d_v]; found ", v.sizes());
+  for (const auto& [x, name] : {std::pair(&k, "k"), std::pair(&v, "v")}) {
+    TORCH_CHECK(x->scalar_type() == q.scalar_type(), name, " must have q's dtype ", q.dtype(), "; found ", x->dtype());
+    TORCH_CHECK(x->device() == q.device(), name, " must lie on q's device ", q.device(), "; found ", x->device());
+  }
+  TORCH_CHECK(k.size(2) == q.size(2), "k must have q's width ", q.size(2), "; found ", k.size(2));
+  TORCH_CHECK(v.size(0) == k.size(0) && v.size(1) == k.size(1), "v must have k's tokens and heads [", k.size(0), ", ",
+              k.size(1), "]; found ", v.sizes());
+  TORCH_CHECK(k.size(1) > 0 && q.size(1) % k.size(1) == 0, "k's number of heads must divide q's, ", q.size(1),
+              "; found ", k.size(1));
+  TORCH_CHECK(dropout_p >= 0 && dropout_p < 1, "dropout_p must be at least 0 and below 1; found ", dropout_p);
+  TORCH_CHECK(scale > 0 && scale < std::numeric_limits<float>::max(), "scale must be positive and finite; found ",
+              scale);
+  call.cu_q = checked_cu_seqlens(cu_q, "cu_seqlens_q", q.size(0), max_q, "max_seqlen_q");
+  call.cu_k = checked_cu_seqlens(cu_k, "cu_seqlens", k.size(0), max_k, "max_seqlen");
+  TORCH_CHECK(cu_q.size(0) == cu_k.size(0), "cu_seqlens_q must have cu_seqlens's length ", cu_k.size(0), "; found ",
+              cu_q.size(0));
+  call.batch = cu_k.size(0) - 1;
+
+  Attention& a = call.attention;
+  a.heads = q.size(1);
+  a.kv_heads = k.size(1);
+  a.d = q.size(2);
+  a.d_v = v.size(2);
+  a.cu_q = call.cu_q.const_data_ptr<int32_t>();
+  a.cu_k = call.cu_k.const_data_ptr<int32_t>();
+  a.max_q = 0, a.max_k = 0;  // the lengths found, not the bounds given: scratch is sized by them
+  for (int64_t b = 0; b < call.batch; b++) {
+    a.max_q = std::max<int64_t>(a.max_q, a.cu_q[b + 1] - a.cu_q[b]);
+    a.max_k = std::max<int64_t>(a.max_k, a.cu_k[b + 1] - a.cu_k[b]);
+  }
+  a.scale = scale;
+  a.threshold = 0;
+  a.keep_scale = 1;
+  if (dropout_p > 0) {
+    TORCH_CHECK(seed.has_value(), "seed must be given where dropout_p is above 0");
+    TORCH_CHECK(seed->dim() == 1 && seed->size(0) == 2 && seed->scalar_type() == at::kLong && seed->device().is_cpu(),
+                "seed must be an int64 tensor of shape [2] on q's device; found ", seed->dtype(), " ", seed->sizes(),
+                " on ", seed->device());
+    const Tensor dense = seed->contiguous();
+    a.threshold = std::max<uint32_t>(1, uint32_t(dropout_p * 4294967296.0));  // below 2^32, since p is below 1
+    a.keep_scale = 1 / (1 - dropout_p);
+    a.seed[0] = uint32_t(dense.const_data_ptr<int64_t>()[0]);
+    a.seed[1] = uint32_t(dense.const_data_ptr<int64_t>()[1]);
+  }
+  return call;
+}
+
+// ---- work ----
+
+// One block of memory a thread, kept between calls: fresh pages would cost more than the attention itself.
+void* scratch_memory(size_t bytes) {
+  thread_local std::unique_ptr<char[]> memory;
+  thread_local size_t size = 0;
+  if (size < bytes + 64) {
+    memory.reset();
+    memory.reset(new char[bytes + 64]);
+    size = bytes + 64;
+  }
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
+}
+
+void run(const Call& call, const AttentionKernel& kernel, bool backward) {
+  const Attention& a = call.attention;
+  const auto work = backward ? kernel.backward : kernel.forward;
+  const size_t bytes = kernel.scratch_bytes(a);
+  const int64_t tasks = call.batch * a.kv_heads;
+  int64_t products = 0;
+  for (int64_t b = 0; b < call.batch; b++)
+    products += int64_t(a.cu_q[b + 1] - a.cu_q[b]) * (a.cu_k[b + 1] - a.cu_k[b]);
+  products *= a.heads * (a.d + a.d_v);
+  if (tasks < 2 || products < 200'000 || at::get_num_threads() == 1 || at::in_parallel_region()) {
+    void* scratch = scratch_memory(bytes);
+    for (int64_t b = 0; b < call.batch; b++)
+      for (int64_t h = 0; h < a.kv_heads; h++) work(a, b, h, scratch);
+    return;
+  }
+  // Longest first, each thread taking the next: no thread is left with a long sequence at the end.
+  std::vector<int32_t> order(call.batch);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t x, int32_t y) {
+    return int64_t(a.cu_q[x + 1] - a.cu_q[x]) * (a.cu_k[x + 1] - a.cu_k[x]) >
+           int64_t(a.cu_q[y + 1] - a.cu_q[y]) * (a.cu_k[y + 1] - a.cu_k[y]);
+  });
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tasks), 1, [&](int64_t, int64_t) {
+    void* scratch = scratch_memory(bytes);
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+      work(a, order[task / a.kv_heads], task % a.kv_heads, scratch);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
+                                           const Tensor& cu_q, const Tensor& cu_k, int64_t max_q, int64_t max_k,
+                                           double dropout_p, double scale, const std::optional<Tensor>& seed) {
+  Call call = checked_call(q_in, k_in, v_in, cu_q, cu_k, max_q, max_k, dropout_p, scale, seed);
+  const Tensor q = with_contiguous_width(q_in), k = with_contiguous_width(k_in), v = with_contiguous_width(v_in);
+  const auto row_options = q.options().dtype(call.type == Type::f64 ? at::kDouble : at::kFloat);
+  Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
+  Tensor weight_sum = at::empty({q.size(0), q.size(1)}, row_options), lse = at::empty({q.size(0), q.size(1)}, row_options);
+  Attention& a = call.attention;
+  a.q = rows_of(q);
+  a.k = rows_of(k);
+  a.v = rows_of(v);
+  a.out = rows_of(out);
+  a.weight_sum = weight_sum.data_ptr();
+  a.lse = lse.data_ptr();
+  run(call, kernel_for(call.type), false);
+  return {out, weight_sum, lse};
+}
+
+// Writes the gradients into dq, dk and dv, tensors or views of the inputs' shapes.
+void backward_into(const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout_in,
+                   const std::optional<Tensor>& dweight_sum_in, const Tensor& q_in, const Tensor& k_in,
+                   const Tensor& v_in, const Tensor& out_in, const Tensor& weight_sum_in, const Tensor& lse_in,
+                   const Tensor& cu_q, const Tensor& cu_k, int64_t max_q, int64_t max_k, double dropout_p, double scale,
+                   const std::optional<Tensor>& seed) {
+  Call call = checked_call(q_in, k_in, v_in, cu_q, cu_k, max_q, max_k, dropout_p, scale, seed);
+  const Tensor q = with_contiguous_width(q_in), k = with_contiguous_width(k_in), v = with_contiguous_width(v_in);
+  TORCH_CHECK(dout_in.sizes() == out_in.sizes() && dout_in.scalar_type() == out_in.scalar_type(),
+              "the gradient of the output must have the output's dtype and shape ", out_in.dtype(), " ", out_in.sizes(),
+              "; found ", dout_in.dtype(), " ", dout_in.sizes());
+  const Tensor dout = with_contiguous_width(dout_in), out = out_in.contiguous();
+  const Tensor weight_sum = weight_sum_in.contiguous(), lse = lse_in.contiguous();
+  Tensor dweight_sum;
+  if (dweight_sum_in.has_value()) dweight_sum = dweight_sum_in->to(weight_sum.scalar_type()).contiguous();
+  Attention& a = call.attention;
+  a.q = rows_of(q);
+  a.k = rows_of(k);
+  a.v = rows_of(v);
+  a.out = rows_of(out);
+  a.weight_sum = weight_sum.data_ptr();
+  a.lse = lse.data_ptr();
+  a.dout = rows_of(dout);
+  a.dq = rows_of(dq);
+  a.dk = rows_of(dk);
+  a.dv = rows_of(dv);
+  a.dweight_sum = dweight_sum.defined() ? dweight_sum.const_data_ptr() : nullptr;
+  run(call, kernel_for(call.type), true);
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dout, const std::optional<Tensor>& dweight_sum,
+                                            const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                                            const Tensor& weight_sum, const Tensor& lse, const Tensor& cu_q,
+                                            const Tensor& cu_k, int64_t max_q, int64_t max_k, double dropout_p,
+                                            double scale, const std::optional<Tensor>& seed) {
+  const Tensor dq = at::empty(q.sizes(), q.options()), dk = at::empty(k.sizes(), k.options());
+  const Tensor dv = at::empty(v.sizes(), v.options());
+  backward_into(dq, dk, dv, dout, dweight_sum, q, k, v, out, weight_sum, lse, cu_q, cu_k, max_q, max_k, dropout_p,
+                scale, seed);
+  return {dq, dk, dv};
+}
+
+// ---- queries, keys and values in one tensor [T, 3, heads, d] ----
+
+void check_packed(const Tensor& qkv) {
+  TORCH_CHECK(qkv.dim() == 4 && qkv.size(1) == 3, "qkv must have shape [tokens, 3, heads, d]; found ", qkv.sizes());
+}
+
+std::tuple<Tensor, Tensor, Tensor> packed_forward(const Tensor& qkv, const Tensor& cu, int64_t max_seqlen,
+                                                  double dropout_p, double scale, const std::optional<Tensor>& seed) {
+  check_packed(qkv);
+  return forward(qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2), cu, cu, max_seqlen, max_seqlen, dropout_p, scale,
+                 seed);
+}
+
+Tensor packed_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& weight_sum,
+                       const Tensor& lse, const Tensor& cu, int64_t max_seqlen, double dropout_p, double scale,
+                       const std::optional<Tensor>& seed) {
+  check_packed(qkv);
+  const Tensor dqkv = at::empty(qkv.sizes(), qkv.options());
+  backward_into(dqkv.select(1, 0), dqkv.select(1, 1), dqkv.select(1, 2), dout, std::nullopt, qkv.select(1, 0),
+                qkv.select(1, 1), qkv.select(1, 2), out, weight_sum, lse, cu, cu, max_seqlen, max_seqlen, dropout_p,
+                scale, seed);
+  return dqkv;
+}
+
+}  // namespace
+
+std::string cpu_isa() { return kIsaNames[chosen_isa().load()]; }
+void set_cpu_isa(const std::string& name) {
+  chosen_isa().store(int(name.empty() ? best_isa() : isa_named(name, "set_cpu_isa")));
+}
+
+TORCH_LIBRARY_IMPL(bertnli, CPU, m) {
+  m.impl("varlen_attention", forward);
+  m.impl("varlen_attention_backward", backward);
+  m.impl("varlen_attention_packed", packed_forward);
+  m.impl("varlen_attention_packed_backward", packed_backward);
+}
+
+}  // namespace bertnli
