@@ -1,4 +1,350 @@
-// bertnli._text: where the text pipeline meets Python.
+// bertnli._text: where the text pipeline meets Python. Arguments become views under the GIL, the work runs without it.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-PYBIND11_MODULE(_text, m) { m.attr("torch_version") = BERTNLI_TORCH_VERSION; }
+#include <optional>
+
+#include "pairs.h"
+#include "reader.h"
+#include "tokenizer.h"
+#include "unicode.h"
+
+namespace py = pybind11;
+using namespace bertnli;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+std::string row_name(const char* name, size_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
+
+// The bytes of one str, kept alive by it.
+std::string_view utf8(PyObject* text, const char* name, std::optional<size_t> row) {
+  const auto where = [&] { return row ? row_name(name, *row) : std::string(name); };
+  if (!PyUnicode_Check(text)) throw py::type_error(where() + " must be str, not " + Py_TYPE(text)->tp_name);
+  Py_ssize_t size = 0;
+  const char* data = PyUnicode_AsUTF8AndSize(text, &size);
+  if (data == nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
+    PyErr_Clear();
+    throw py::value_error(where() +
+                          " has a lone surrogate, which is no text; replace it, for example with "
+                          "text.encode('utf-8', 'replace').decode()");
+  }
+  return {data, static_cast<size_t>(size)};
+}
+
+py::object lowered(PyObject* text) {
+  PyObject* low = PyObject_CallMethod(text, "lower", nullptr);
+  if (low == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(low);
+}
+
+// Texts of a call: a tuple of str, or (arena uint8 [bytes], starts int64 [N], ends int64 [N]). Holds what the views
+// need. With `lower`, text beyond ASCII is lowered here, by Python, so that it is exact for the running version.
+class TextArgument {
+ public:
+  TextArgument(const py::tuple& source, const char* name, bool lower) : source_(source) {
+    if (source.size() == 3 && py::isinstance<py::array>(source[0])) {
+      from_arena(name, lower);
+    } else {
+      views_.reserve(source.size());
+      for (size_t i = 0; i < source.size(); ++i) {
+        PyObject* text = PyTuple_GET_ITEM(source.ptr(), static_cast<Py_ssize_t>(i));
+        const std::string_view view = utf8(text, name, i);
+        views_.push_back(lower && !PyUnicode_IS_ASCII(text) ? keep(lowered(text), name, i) : view);
+      }
+      texts_.views = views_.data();
+      texts_.size = views_.size();
+    }
+  }
+  TextArgument(const TextArgument&) = delete;
+  TextArgument& operator=(const TextArgument&) = delete;
+  const Texts& texts() const { return texts_; }
+
+ private:
+  std::string_view keep(py::object text, const char* name, size_t row) {
+    kept_.push_back(std::move(text));
+    return utf8(kept_.back().ptr(), name, row);
+  }
+  void from_arena(const char* name, bool lower) {
+    const auto arena = py::cast<Array<uint8_t>>(source_[0]);
+    const auto starts = py::cast<Array<int64_t>>(source_[1]), ends = py::cast<Array<int64_t>>(source_[2]);
+    texts_ = {static_cast<size_t>(starts.size()), nullptr, reinterpret_cast<const char*>(arena.data()), starts.data(),
+              ends.data()};
+    if (ends.size() != starts.size()) throw py::value_error(std::string(name) + ": starts and ends differ in length");
+    for (size_t i = 0; i < texts_.size; ++i) {
+      if (texts_.starts[i] < 0 || texts_.starts[i] > texts_.ends[i] || texts_.ends[i] > arena.size()) {
+        throw py::value_error(row_name(name, i) + " lies outside its arena");
+      }
+    }
+    source_ = py::make_tuple(arena, starts, ends);  // (casts may have made copies)
+    if (!lower || is_ascii({texts_.base, static_cast<size_t>(arena.size())})) return;
+    views_.reserve(texts_.size);
+    for (size_t i = 0; i < texts_.size; ++i) {
+      const std::string_view view = texts_[i];
+      if (is_ascii(view)) {
+        views_.push_back(view);
+      } else {
+        PyObject* text = PyUnicode_DecodeUTF8(view.data(), static_cast<Py_ssize_t>(view.size()), nullptr);
+        if (text == nullptr) throw py::error_already_set();
+        const auto owned = py::reinterpret_steal<py::object>(text);
+        views_.push_back(keep(lowered(owned.ptr()), name, i));
+      }
+    }
+    texts_.views = views_.data();
+  }
+
+  py::tuple source_;
+  std::vector<std::string_view> views_;
+  std::vector<py::object> kept_;
+  Texts texts_;
+};
+
+template <class T>
+Array<T> adopt(T* data, size_t size) {
+  py::capsule owner(data, [](void* p) { std::free(p); });
+  return Array<T>(static_cast<py::ssize_t>(size), data, owner);
+}
+
+template <class T>
+Array<T> to_array(const std::vector<T>& v) {
+  return Array<T>(static_cast<py::ssize_t>(v.size()), v.data());
+}
+
+Truncation rule_of(const std::string& name) {
+  if (name == "longest_first") return Truncation::kLongestFirst;
+  if (name == "longest_first_hf") return Truncation::kLongestFirstHf;
+  if (name == "ratio") return Truncation::kRatio;
+  if (name == "only_first") return Truncation::kOnlyFirst;
+  if (name == "only_second") return Truncation::kOnlySecond;
+  throw py::value_error(
+      "truncation must be 'longest_first', 'longest_first_hf', 'ratio', 'only_first' or 'only_second', not '" + name +
+      "'");
+}
+
+// The arguments of an encode call, checked.
+struct Call {
+  Call(const Tokenizer& tokenizer, const py::tuple& first, const std::optional<py::tuple>& second, int64_t max_len,
+       const std::string& truncation, int threads)
+      : first_(first, second ? "premises" : "texts", lowers(tokenizer)),
+        job{tokenizer,
+            first_.texts(),
+            nullptr,
+            static_cast<size_t>(max_len),
+            rule_of(truncation),
+            threads,
+            {second ? "premises" : "texts", "hypotheses"}} {
+    if (max_len > INT32_MAX) throw py::value_error("max_len is too large");
+    if (max_len < (second ? 3 : 2)) {
+      throw py::value_error("max_len must be at least " + std::string(second ? "3" : "2") +
+                            " to hold the special tokens, not " + std::to_string(max_len));
+    }
+    if (second) {
+      second_.emplace(*second, "hypotheses", lowers(tokenizer));
+      if (second_->texts().size != first_.texts().size) {
+        throw py::value_error("premises and hypotheses must be equally many: found " +
+                              std::to_string(first_.texts().size) + " and " + std::to_string(second_->texts().size));
+      }
+      job.second = &second_->texts();
+    }
+  }
+  static bool lowers(const Tokenizer& t) { return dynamic_cast<const WordTokenizer*>(&t) != nullptr; }
+
+  TextArgument first_;
+  std::optional<TextArgument> second_;
+  Job job;
+};
+
+py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
+  std::string_view view = utf8(text.ptr(), "text", {});
+  py::object keep = text;
+  if (Call::lowers(tokenizer) && !PyUnicode_IS_ASCII(text.ptr())) {
+    keep = lowered(text.ptr());
+    view = utf8(keep.ptr(), "text", {});
+  }
+  Ids ids;
+  {
+    py::gil_scoped_release free_gil;
+    Tokenizer::CacheLoan cache(tokenizer);
+    tokenizer.encode(view, {}, *cache, ids);
+  }
+  py::list out(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) out[i] = ids.data()[i];
+  return out;
+}
+
+py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::tuple& first, const std::optional<py::tuple>& second,
+                           int64_t max_len, const std::string& truncation, int threads) {
+  const Call call(tokenizer, first, second, max_len, truncation, threads);
+  const auto n = static_cast<py::ssize_t>(call.job.first.size);
+  Array<int64_t> offsets(n + 1);
+  Array<int32_t> first_lens(n);
+  Ids ids;
+  {
+    int64_t* o = offsets.mutable_data();
+    int32_t* f = first_lens.mutable_data();
+    py::gil_scoped_release free_gil;
+    ids = encode_ragged(call.job, o, f);
+  }
+  const size_t total = ids.size();
+  return py::make_tuple(adopt(ids.release(), total), offsets, first_lens);
+}
+
+// The data of an output array that Python made: exactly this type and size, never a converted copy.
+template <class T>
+T* output(py::array& a, const char* name, size_t size) {
+  if (!py::isinstance<Array<T>>(a) || !a.writeable() || static_cast<size_t>(a.size()) != size) {
+    throw py::value_error(std::string(name) + " has the wrong type or size");
+  }
+  return static_cast<T*>(a.mutable_data());
+}
+
+void encode_dense_py(const Tokenizer& tokenizer, const py::tuple& first, const std::optional<py::tuple>& second,
+                     int64_t max_len, const std::string& truncation, int threads, py::array ids, py::array segments,
+                     py::array lens) {
+  const Call call(tokenizer, first, second, max_len, truncation, threads);
+  const size_t n = call.job.first.size;
+  auto* i = output<int64_t>(ids, "ids", n * call.job.max_len);
+  auto* s = output<int64_t>(segments, "segments", n * call.job.max_len);
+  auto* l = output<int64_t>(lens, "lens", n);
+  py::gil_scoped_release free_gil;
+  encode_dense(call.job, i, s, l);
+}
+
+// A ragged store from Python: checked as far as a gather relies on it.
+struct Store {
+  Store(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens)
+      : rows(first_lens.size()), total(ids.size()), ragged{ids.data(), offsets.data(), first_lens.data()} {
+    if (offsets.size() != rows + 1) throw py::value_error("offsets must have one element more than first_lens");
+  }
+  // The length of row i. Offsets may come from a file, so each row is checked as it is used.
+  int64_t length(int64_t i) const {
+    if (i < 0 || i >= rows) {
+      throw py::index_error("row " + std::to_string(i) + " is out of range for " + std::to_string(rows) + " rows");
+    }
+    const int64_t from = ragged.offsets[i], to = ragged.offsets[i + 1];
+    const int32_t first = ragged.first_lens[i];
+    if (from < 0 || from > to || to > total || first < 0 || first > to - from) {
+      throw py::value_error("row " + std::to_string(i) + " of the encoded pairs is damaged");
+    }
+    return to - from;
+  }
+  py::ssize_t rows, total;
+  Ragged ragged;
+};
+
+py::tuple gather_packed_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
+                           const Array<int64_t>& rows) {
+  const Store store(ids, offsets, first_lens);
+  const auto count = static_cast<size_t>(rows.size());
+  Array<int32_t> cu_seqlens(static_cast<py::ssize_t>(count) + 1);
+  int32_t* cu = cu_seqlens.mutable_data();
+  int64_t total = 0, longest = 0;
+  cu[0] = 0;
+  for (size_t b = 0; b < count; ++b) {
+    const int64_t length = store.length(rows.data()[b]);
+    total += length;
+    longest = std::max(longest, length);
+    if (total > INT32_MAX) throw py::value_error("a batch holds at most 2^31 - 1 tokens; take fewer rows");
+    cu[b + 1] = static_cast<int32_t>(total);
+  }
+  Array<int32_t> input_ids(total), segments(total), positions(total);
+  int32_t *i = input_ids.mutable_data(), *s = segments.mutable_data(), *p = positions.mutable_data();
+  const int64_t* r = rows.data();
+  {
+    py::gil_scoped_release free_gil;
+    gather_packed(store.ragged, r, count, i, s, p, cu);
+  }
+  return py::make_tuple(input_ids, segments, positions, cu_seqlens, longest);
+}
+
+void gather_dense_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
+                     const std::optional<Array<int64_t>>& rows, int64_t pad, int64_t max_len, py::array out_ids,
+                     py::array out_segments, py::array out_lens) {
+  const Store store(ids, offsets, first_lens);
+  const auto count = static_cast<size_t>(rows ? rows->size() : store.rows);
+  const int64_t* r = rows ? rows->data() : nullptr;
+  for (size_t b = 0; b < count; ++b) {
+    const int64_t length = store.length(r != nullptr ? r[b] : static_cast<int64_t>(b));
+    if (length > max_len) {
+      throw py::value_error("a row of " + std::to_string(length) + " tokens does not fit into max_len " +
+                            std::to_string(max_len));
+    }
+  }
+  auto* i = output<int64_t>(out_ids, "ids", count * static_cast<size_t>(max_len));
+  auto* s = output<int64_t>(out_segments, "segments", count * static_cast<size_t>(max_len));
+  auto* l = output<int64_t>(out_lens, "lens", count);
+  py::gil_scoped_release free_gil;
+  gather_dense(store.ragged, r, count, static_cast<size_t>(max_len), pad, i, s, l);
+}
+
+py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bool strict_labels,
+                        std::vector<std::string> label_names, int threads) {
+  PairTable table;
+  {
+    py::gil_scoped_release free_gil;
+    table = read_pairs(path, {json_lines, parse, strict_labels, std::move(label_names), threads});
+  }
+  Array<uint8_t> arena(static_cast<py::ssize_t>(table.arena.size()),
+                       reinterpret_cast<const uint8_t*>(table.arena.data()));
+  py::list labels(table.labels.size());
+  for (size_t i = 0; i < table.labels.size(); ++i) labels[i] = table.labels[i];
+  return py::make_tuple(arena, to_array(table.premises.starts), to_array(table.premises.ends),
+                        to_array(table.hypotheses.starts), to_array(table.hypotheses.ends), labels, table.dropped);
+}
+
+using Items = std::vector<std::pair<std::string, int32_t>>;
+
+}  // namespace
+
+PYBIND11_MODULE(_text, m) {
+  m.attr("torch_version") = BERTNLI_TORCH_VERSION;
+
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const FormatError& e) {
+      PyErr_SetString(PyExc_ValueError, e.what());
+    } catch (const std::system_error& e) {
+      errno = e.code().value();
+      PyErr_SetFromErrno(PyExc_OSError);
+    }
+  });
+
+  py::class_<Tokenizer>(m, "Tokenizer")
+      .def("encode", &encode_one, py::arg("text"))
+      .def("encode_ragged", &encode_ragged_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
+           py::arg("truncation"), py::arg("num_threads"))
+      .def("encode_dense", &encode_dense_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
+           py::arg("truncation"), py::arg("num_threads"), py::arg("ids"), py::arg("segments"), py::arg("lens"));
+  py::class_<WordTokenizer, Tokenizer>(m, "WordTokenizer")
+      .def(py::init([](const Items& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk) {
+             return std::make_unique<WordTokenizer>(vocab, SpecialIds{pad, cls, sep, unk});
+           }),
+           py::arg("vocab"), py::arg("pad"), py::arg("cls"), py::arg("sep"), py::arg("unk"));
+  py::class_<WordPieceTokenizer, Tokenizer>(m, "WordPieceTokenizer")
+      .def(py::init([](const Items& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk, const Items& literals,
+                       bool lowercase) {
+             return std::make_unique<WordPieceTokenizer>(vocab, SpecialIds{pad, cls, sep, unk}, literals, lowercase);
+           }),
+           py::arg("vocab"), py::arg("pad"), py::arg("cls"), py::arg("sep"), py::arg("unk"), py::arg("literals"),
+           py::arg("lowercase"));
+  m.def("read_pairs", &read_pairs_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
+        py::arg("strict_labels"), py::arg("label_names"), py::arg("num_threads"));
+  m.def(
+      "extract_text",
+      [](const std::string& parse) {
+        std::string out;
+        extract_text(parse, out);
+        return out;
+      },
+      py::arg("parse"));
+  m.def("gather_packed", &gather_packed_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("first_lens").noconvert(), py::arg("rows").noconvert());
+  m.def("gather_dense", &gather_dense_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("first_lens").noconvert(), py::arg("rows"), py::arg("pad"), py::arg("max_len"), py::arg("out_ids"),
+        py::arg("out_segments"), py::arg("out_lens"));
+}

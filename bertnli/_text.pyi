@@ -1,0 +1,62 @@
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+torch_version: str
+
+_Int32 = npt.NDArray[np.int32]
+_Int64 = npt.NDArray[np.int64]
+_Arena = tuple[npt.NDArray[np.uint8], _Int64, _Int64]
+_Texts = tuple[str, ...] | _Arena
+
+class Tokenizer:
+    def encode(self, text: str) -> list[int]: ...
+    def encode_ragged(
+        self, first: _Texts, second: _Texts | None, max_len: int, truncation: str, num_threads: int
+    ) -> tuple[_Int32, _Int64, _Int32]: ...
+    def encode_dense(
+        self,
+        first: _Texts,
+        second: _Texts | None,
+        max_len: int,
+        truncation: str,
+        num_threads: int,
+        ids: _Int64,
+        segments: _Int64,
+        lens: _Int64,
+    ) -> None: ...
+
+class WordTokenizer(Tokenizer):
+    def __init__(self, vocab: Sequence[tuple[str, int]], pad: int, cls: int, sep: int, unk: int) -> None: ...
+
+class WordPieceTokenizer(Tokenizer):
+    def __init__(
+        self,
+        vocab: Sequence[tuple[str, int]],
+        pad: int,
+        cls: int,
+        sep: int,
+        unk: int,
+        literals: Sequence[tuple[str, int]],
+        lowercase: bool,
+    ) -> None: ...
+
+def read_pairs(
+    path: str, json_lines: bool, parse: bool, strict_labels: bool, label_names: list[str], num_threads: int
+) -> tuple[npt.NDArray[np.uint8], _Int64, _Int64, _Int64, _Int64, list[int], int]: ...
+def extract_text(parse: str) -> str: ...
+def gather_packed(
+    ids: _Int32, offsets: _Int64, first_lens: _Int32, rows: _Int64
+) -> tuple[_Int32, _Int32, _Int32, _Int32, int]: ...
+def gather_dense(
+    ids: _Int32,
+    offsets: _Int64,
+    first_lens: _Int32,
+    rows: _Int64 | None,
+    pad: int,
+    max_len: int,
+    out_ids: _Int64,
+    out_segments: _Int64,
+    out_lens: _Int64,
+) -> None: ...

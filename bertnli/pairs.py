@@ -1,0 +1,289 @@
+"""Encoded pairs: a ragged store of token ids, batches of its rows, and D2L's dataset over it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from bertnli import _text
+from bertnli.batching import PackedBatch
+
+_FORMAT = "bertnli.EncodedPairs.1"
+
+
+def as_labels(labels: Sequence[int] | Sequence[float] | Tensor | None, rows: int) -> Tensor | None:
+    """Labels as a tensor [rows]: int64 for integers, float32 for reals. Raises ValueError for another number of them."""
+    if labels is None:
+        return None
+    tensor = torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
+    if tensor.dtype.is_complex or tensor.dtype == torch.bool:
+        raise TypeError(f"labels must be integers or reals, not {tensor.dtype}")
+    if tensor.shape != (rows,):
+        raise ValueError(f"labels must be as many as the rows: found {list(tensor.shape)} for {rows} rows")
+    return tensor.to(torch.float32 if tensor.dtype.is_floating_point else torch.int64)
+
+
+class EncodedPairs:
+    """N rows of token ids without padding.
+
+    ids         int32 [total]   row i is ids[offsets[i]:offsets[i+1]], special tokens included
+    offsets     int64 [N+1]
+    first_lens  int32 [N]       the number of tokens of segment 0, <cls> and the first <sep> included
+    labels      int64 or float32 [N], or None
+    pad_id      the id that padding takes
+    max_len     the most tokens that a row was allowed
+    """
+
+    def __init__(
+        self,
+        ids: Tensor,
+        offsets: Tensor,
+        first_lens: Tensor,
+        labels: Tensor | None = None,
+        *,
+        pad_id: int,
+        max_len: int,
+    ) -> None:
+        for name, tensor, dtype in (
+            ("ids", ids, torch.int32),
+            ("offsets", offsets, torch.int64),
+            ("first_lens", first_lens, torch.int32),
+        ):
+            if tensor.dtype != dtype or tensor.dim() != 1:
+                raise ValueError(f"{name} must be a one-dimensional {dtype} tensor, not {tensor.dtype} {tensor.dim()}-d")
+        if len(offsets) != len(first_lens) + 1:
+            raise ValueError(f"offsets must have {len(first_lens) + 1} elements for {len(first_lens)} rows")
+        if labels is not None and labels.shape != first_lens.shape:
+            raise ValueError(f"labels must be as many as the rows: found {list(labels.shape)} for {len(first_lens)} rows")
+        self.ids = ids.contiguous()
+        self.offsets = offsets.contiguous()
+        self.first_lens = first_lens.contiguous()
+        self.labels = labels
+        self.pad_id = pad_id
+        self.max_len = max_len
+
+    def __len__(self) -> int:
+        return len(self.first_lens)
+
+    def __repr__(self) -> str:
+        return f"EncodedPairs({len(self)} rows, {int(self.offsets[-1] - self.offsets[0])} tokens, max_len={self.max_len})"
+
+    def __getitem__(self, rows: slice) -> EncodedPairs:
+        """The rows of a slice; a slice without a step shares the memory."""
+        if not isinstance(rows, slice):
+            raise TypeError("EncodedPairs takes a slice; use batch([i]) for one row")
+        start, stop, step = rows.indices(len(self))
+        labels = None if self.labels is None else self.labels[start : max(start, stop)]
+        if step != 1:
+            chosen = torch.arange(len(self))[np.arange(start, stop, step)]
+            batch = self.batch(chosen)
+            return EncodedPairs(
+                batch.input_ids,
+                batch.cu_seqlens.to(torch.int64),
+                self.first_lens[chosen],
+                batch.labels,
+                pad_id=self.pad_id,
+                max_len=self.max_len,
+            )
+        stop = max(start, stop)
+        offsets = self.offsets[start : stop + 1]
+        first, last = int(offsets[0]), int(offsets[-1])
+        return EncodedPairs(
+            self.ids[first:last],
+            offsets - first,
+            self.first_lens[start:stop],
+            labels,
+            pad_id=self.pad_id,
+            max_len=self.max_len,
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [N]: the number of tokens of each row."""
+        return self.offsets.diff()
+
+    def _arrays(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        return self.ids.numpy(), self.offsets.numpy(), self.first_lens.numpy()
+
+    def batch(self, rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> PackedBatch:
+        """The rows as a packed batch, in the order given. Raises IndexError for a row below 0 or beyond the last."""
+        index = _row_array(rows)
+        input_ids, segment_ids, positions, cu_seqlens, max_seqlen = _text.gather_packed(*self._arrays(), index)
+        return PackedBatch(
+            input_ids=torch.from_numpy(input_ids),
+            segment_ids=torch.from_numpy(segment_ids),
+            positions=torch.from_numpy(positions),
+            cu_seqlens=torch.from_numpy(cu_seqlens),
+            max_seqlen=max_seqlen,
+            labels=None if self.labels is None else self.labels[torch.from_numpy(index)],
+        )
+
+    def _padded(self, rows: npt.NDArray[np.int64] | None, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
+        count = len(self) if rows is None else len(rows)
+        token_ids = torch.empty((count, max_len), dtype=torch.int64)
+        segments, valid_lens = torch.empty_like(token_ids), torch.empty(count, dtype=torch.int64)
+        _text.gather_dense(
+            *self._arrays(), rows, self.pad_id, max_len, token_ids.numpy(), segments.numpy(), valid_lens.numpy()
+        )
+        return token_ids, segments, valid_lens
+
+    def to_padded(self, max_len: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(token_ids [N, max_len], segments [N, max_len], valid_lens [N]), all int64, as D2L has them.
+
+        max_len: None means `self.max_len`. Raises ValueError where a row is longer.
+        """
+        return self._padded(None, self.max_len if max_len is None else max_len)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, which appears whole or not at all."""
+        path = Path(path)
+        tensors = {"ids": self.ids, "offsets": self.offsets, "first_lens": self.first_lens}
+        if self.labels is not None:
+            tensors["labels"] = self.labels.contiguous()
+        metadata = {"format": _FORMAT, "pad_id": str(self.pad_id), "max_len": str(self.max_len)}
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(fd)
+        try:
+            save_file({name: t.clone() if t._is_view() else t for name, t in tensors.items()}, temporary, metadata)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> EncodedPairs:
+        """Map a file that `save` wrote. Raises ValueError for a file that is damaged or something else."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError("it holds something else")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            pairs = cls(
+                tensors["ids"],
+                tensors["offsets"],
+                tensors["first_lens"],
+                tensors.get("labels"),
+                pad_id=int(metadata["pad_id"]),
+                max_len=int(metadata["max_len"]),
+            )
+            if int(pairs.offsets[0]) != 0 or int(pairs.offsets[-1]) != len(pairs.ids) or bool((pairs.lengths < 0).any()):
+                raise ValueError("its offsets do not fit its ids")
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is no intact file of encoded pairs: {error}") from None
+        return pairs
+
+
+def _row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if isinstance(rows, range):
+        return np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+    array = rows.numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(f"rows must be a sequence of integers, not {array.ndim}-dimensional {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+class _Item(tuple[Any, ...]):
+    """One example of a batch, ((ids, segments, valid_len), label): a tuple that names where it comes from."""
+
+    __slots__ = ()
+
+
+class _Rows(Sequence[_Item]):
+    """The examples of one batch, not made yet: the stock collate function turns them into tensors by one gather."""
+
+    def __init__(self, dataset: SNLIBERTDataset, rows: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        return _Item(self.dataset[self.rows[i]])
+
+    def __iter__(self) -> Iterator[_Item]:
+        return (self[i] for i in range(len(self)))
+
+
+def _collate_rows(batch: Sequence[Any], *, collate_fn_map: dict[Any, Callable[..., Any]] | None = None) -> Any:
+    """What default_collate gives for a list of D2L's items: [[ids, segments, valid_lens], labels]."""
+    if isinstance(batch, _Rows):
+        dataset, rows = batch.dataset, _row_array(batch.rows)
+        return [list(dataset.pairs._padded(rows, dataset.max_len)), dataset.labels[torch.from_numpy(rows)]]
+    inputs, labels = zip(*batch, strict=True)  # items that someone put into a list of their own
+    return [[torch.stack(column) for column in zip(*inputs, strict=True)], torch.stack(labels)]
+
+
+default_collate_fn_map[_Item] = _collate_rows
+
+
+class SNLIBERTDataset(Dataset[Any]):
+    """D2L's dataset of BERT inputs, stored without padding.
+
+    dataset: (premises, hypotheses, labels) of `read_snli`. vocab: a `Vocab`, or a tokenizer. Items are
+    ((token_ids [max_len], segments [max_len], valid_len []), label []), all int64; `all_token_ids`, `all_segments` and
+    `valid_lens` are the padded tensors of the whole, made when asked for. A DataLoader makes each batch by one gather.
+    """
+
+    def __init__(
+        self, dataset: tuple[Iterable[str], Iterable[str], Sequence[int]], max_len: int, vocab: Any = None
+    ) -> None:
+        # (the tokenizers make EncodedPairs, so their module imports this one)
+        from bertnli.tokenizer import Tokenizer, WordTokenizer
+
+        if vocab is None:
+            raise ValueError("SNLIBERTDataset needs vocab: the Vocab or the tokenizer that the BERT was trained with")
+        tokenizer = vocab if isinstance(vocab, Tokenizer) else WordTokenizer(vocab)
+        premises, hypotheses, labels = dataset
+        self.vocab = vocab
+        self.max_len = max_len
+        self.pairs = tokenizer.encode_pairs(premises, hypotheses, max_len, labels=labels)
+        print(f"read {len(self.pairs)} examples")
+
+    @property
+    def labels(self) -> Tensor:
+        assert self.pairs.labels is not None
+        return self.pairs.labels
+
+    @property
+    def all_token_ids(self) -> Tensor:
+        return self.pairs.to_padded()[0]
+
+    @property
+    def all_segments(self) -> Tensor:
+        return self.pairs.to_padded()[1]
+
+    @property
+    def valid_lens(self) -> Tensor:
+        return self.pairs.lengths
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        row = int(index)
+        row += len(self) if row < 0 else 0
+        token_ids, segments, valid_lens = self.pairs._padded(np.array([row], np.int64), self.max_len)
+        return (token_ids[0], segments[0], valid_lens[0]), self.labels[row]
+
+    def __getitems__(self, rows: Sequence[int]) -> _Rows:
+        return _Rows(self, rows)

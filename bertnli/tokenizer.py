@@ -1,0 +1,431 @@
+"""Text to token ids: D2L's vocabulary of words, and BERT's WordPiece exactly as `transformers` has it."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from bertnli import _text
+from bertnli.pairs import EncodedPairs, as_labels
+from bertnli.reader import Texts
+
+Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
+
+
+def _write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    path = Path(path)
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(fd, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class Vocab:
+    """D2L's vocabulary: `<unk>`, the reserved tokens, then the tokens by falling frequency (ties: first seen first).
+
+    tokens: a list of str or a list of such lists. `idx_to_token` (list) and `token_to_idx` (dict) may be assigned.
+
+    >>> vocab = Vocab([["a", "b"], ["b"]], reserved_tokens=["<pad>"])
+    >>> vocab["b"], vocab[["a", "zebra"]], vocab.to_tokens(2)
+    (2, [3, 0], 'b')
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        min_freq: int = 0,
+        reserved_tokens: Sequence[str] | None = None,
+    ) -> None:
+        counter: Counter[str] = Counter()
+        for line in tokens if tokens is not None else ():
+            counter.update((line,) if isinstance(line, str) else line)
+        self._token_freqs = counter.most_common()  # stable: ties keep the order of first appearance
+        self.idx_to_token: list[str] = ["<unk>", *(reserved_tokens or ())]
+        self.token_to_idx: dict[str, int] = {token: i for i, token in enumerate(self.idx_to_token)}
+        for token, freq in self._token_freqs:
+            if freq < min_freq:
+                break
+            if token not in self.token_to_idx:
+                self.token_to_idx[token] = len(self.idx_to_token)
+                self.idx_to_token.append(token)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Vocab:
+        """The vocabulary whose tokens a JSON list holds, in the order of their ids (the book's `vocab.json`)."""
+        with open(path, encoding="utf-8") as file:
+            try:
+                tokens = json.load(file)
+            except ValueError as error:
+                raise ValueError(f"{path}: expected a JSON list of tokens: {error}") from None
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise ValueError(f"{path}: expected a JSON list of tokens, all strings")
+        vocab = cls()
+        vocab.idx_to_token = tokens
+        vocab.token_to_idx = {token: i for i, token in enumerate(tokens)}
+        return vocab
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tokens as a JSON list that `from_json` reads; the file appears whole or not at all."""
+        _write_atomically(path, json.dumps(self.idx_to_token, ensure_ascii=False))
+
+    def __len__(self) -> int:
+        return len(self.idx_to_token)
+
+    @overload
+    def __getitem__(self, tokens: str) -> int: ...
+    @overload
+    def __getitem__(self, tokens: list[Any] | tuple[Any, ...]) -> list[Any]: ...
+    def __getitem__(self, tokens: str | list[Any] | tuple[Any, ...]) -> int | list[Any]:
+        if isinstance(tokens, list | tuple):
+            return [self[token] for token in tokens]
+        return self.token_to_idx.get(tokens, self.unk)
+
+    def to_tokens(self, indices: int | Sequence[int] | Tensor) -> str | list[str]:
+        """The token of one index (also a tensor of one), or the list of several."""
+        if isinstance(indices, Tensor):
+            indices = int(indices) if indices.numel() == 1 else indices.tolist()
+        if isinstance(indices, Sequence):
+            return [self.idx_to_token[int(i)] for i in indices]
+        return self.idx_to_token[int(indices)]
+
+    @property
+    def unk(self) -> int:
+        return self.token_to_idx.get("<unk>", 0)
+
+    @property
+    def token_freqs(self) -> list[tuple[str, int]]:
+        """(token, frequency) of the tokens that it was built from, by falling frequency."""
+        return self._token_freqs
+
+
+def _source(texts: Iterable[str], name: str) -> tuple[Any, ...]:
+    """What the extension takes: a tuple of str, or the three arrays of a `Texts`."""
+    if isinstance(texts, Texts):
+        return texts.arena, texts.starts, texts.ends
+    if isinstance(texts, str):
+        raise TypeError(f"{name} must be a sequence of str, not one str; put it into a list")
+    return tuple(texts)
+
+
+class Tokenizer(ABC):
+    """What both tokenizers share. Texts are any sequence of str, or the `Texts` of the reader."""
+
+    _core: _text.Tokenizer
+    pad_id: int
+    cls_id: int
+    sep_id: int
+    unk_id: int
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+    @abstractmethod
+    def tokenize(self, text: str) -> list[str]: ...
+    @abstractmethod
+    def decode(self, ids: Iterable[int] | Tensor) -> str: ...
+    @abstractmethod
+    def token_to_id(self, token: str) -> int: ...
+    @abstractmethod
+    def id_to_token(self, index: int) -> str: ...
+
+    def _check_special(self) -> None:
+        """Raise ValueError where a special token that rows need is missing."""
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text, without special tokens. Raises ValueError for a lone surrogate."""
+        return self._core.encode(text)
+
+    def encode_pairs(
+        self,
+        premises: Iterable[str],
+        hypotheses: Iterable[str],
+        max_len: int = 128,
+        truncation: Truncation = "longest_first",
+        num_threads: int = 0,
+        labels: Sequence[int] | Sequence[float] | Tensor | None = None,
+    ) -> EncodedPairs:
+        """Rows `<cls> premise <sep> hypothesis <sep>` of at most `max_len` tokens, stored without padding.
+
+        truncation: where a pair is too long,
+            "longest_first"     the last token of the longer text goes, the hypothesis's where they are equal (D2L, BERT)
+            "longest_first_hf"  the rule of Hugging Face's fast tokenizers, which differs by one token for odd budgets
+            "ratio"             both are cut in proportion to their lengths
+            "only_first", "only_second"   only that text is cut; ValueError names a row whose other text does not fit
+        num_threads: 0 means torch.get_num_threads().
+        Raises ValueError for texts of unequal number, `max_len` under 3 or a lone surrogate, TypeError for what is no str.
+        """
+        self._check_special()
+        first, second = _source(premises, "premises"), _source(hypotheses, "hypotheses")
+        arrays = self._core.encode_ragged(first, second, operator.index(max_len), truncation, _threads(num_threads))
+        return self._encoded(arrays, labels, max_len)
+
+    def encode_texts(
+        self,
+        texts: Iterable[str],
+        max_len: int = 128,
+        num_threads: int = 0,
+        labels: Sequence[int] | Sequence[float] | Tensor | None = None,
+    ) -> EncodedPairs:
+        """Rows `<cls> text <sep>` of at most `max_len` (>= 2) tokens, the text's end cut where it is too long."""
+        self._check_special()
+        arrays = self._core.encode_ragged(
+            _source(texts, "texts"), None, operator.index(max_len), "longest_first", _threads(num_threads)
+        )
+        return self._encoded(arrays, labels, max_len)
+
+    def _encoded(self, arrays: tuple[Any, ...], labels: Any, max_len: int) -> EncodedPairs:
+        ids, offsets, first_lens = map(torch.from_numpy, arrays)
+        return EncodedPairs(
+            ids, offsets, first_lens, as_labels(labels, len(first_lens)), pad_id=self.pad_id, max_len=max_len
+        )
+
+    def encode_padded(
+        self,
+        premises: Iterable[str],
+        hypotheses: Iterable[str],
+        max_len: int = 128,
+        truncation: Truncation = "longest_first",
+        num_threads: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of `encode_pairs`, padded: (token_ids [N, max_len], segments [N, max_len], valid_lens [N]), int64."""
+        self._check_special()
+        first, second = _source(premises, "premises"), _source(hypotheses, "hypotheses")
+        n = len(first[1]) if isinstance(premises, Texts) else len(first)
+        max_len = operator.index(max_len)
+        token_ids = torch.empty((n, max(max_len, 0)), dtype=torch.int64)
+        segments, valid_lens = torch.empty_like(token_ids), torch.empty(n, dtype=torch.int64)
+        self._core.encode_dense(
+            first,
+            second,
+            max_len,
+            truncation,
+            _threads(num_threads),
+            token_ids.numpy(),
+            segments.numpy(),
+            valid_lens.numpy(),
+        )
+        return token_ids, segments, valid_lens
+
+
+def _threads(num_threads: int) -> int:
+    if num_threads < 0:
+        raise ValueError(f"num_threads must not be negative: {num_threads}")
+    return num_threads or torch.get_num_threads()
+
+
+def _ids(ids: Iterable[int] | Tensor) -> list[int]:
+    return [int(i) for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+
+
+class WordTokenizer(Tokenizer):
+    """D2L's words: `text.lower().split()`, looked up in a vocabulary; what is not in it becomes `<unk>`.
+
+    vocab: a `Vocab` or anything with `idx_to_token` and `token_to_idx`; it is read once, here. Rows need `<pad>`, `<cls>`
+    and `<sep>` in it: encoding pairs raises ValueError where one is missing.
+    """
+
+    def __init__(self, vocab: Any) -> None:
+        self.vocab = vocab
+        self._build()
+
+    def _build(self) -> None:
+        index: dict[str, int] = self.vocab.token_to_idx
+        self.unk_id = index.get("<unk>", 0)
+        self._missing = [token for token in ("<pad>", "<cls>", "<sep>") if token not in index]
+        self.pad_id, self.cls_id, self.sep_id = (index.get(t, self.unk_id) for t in ("<pad>", "<cls>", "<sep>"))
+        self._core = _text.WordTokenizer(list(index.items()), self.pad_id, self.cls_id, self.sep_id, self.unk_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"vocab": self.vocab}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.vocab = state["vocab"]
+        self._build()
+
+    def _check_special(self) -> None:
+        if self._missing:
+            raise ValueError(
+                f"the vocabulary has no {' and no '.join(self._missing)}; "
+                "build it with reserved_tokens=['<pad>', '<mask>', '<cls>', '<sep>']"
+            )
+
+    def __len__(self) -> int:
+        return len(self.vocab.idx_to_token)
+
+    def __repr__(self) -> str:
+        return f"WordTokenizer({len(self)} tokens)"
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words, also those that are not in the vocabulary."""
+        return text.lower().split()
+
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
+        """The words joined by spaces; `<pad>`, `<cls>` and `<sep>` are left out."""
+        left_out = {self.pad_id, self.cls_id, self.sep_id} - {self.unk_id}
+        return " ".join(self.id_to_token(i) for i in _ids(ids) if i not in left_out)
+
+    def token_to_id(self, token: str) -> int:
+        index: dict[str, int] = self.vocab.token_to_idx
+        return index.get(token, self.unk_id)
+
+    def id_to_token(self, index: int) -> str:
+        token: str = self.vocab.idx_to_token[index]
+        return token
+
+
+class WordPieceTokenizer(Tokenizer):
+    """BERT's WordPiece, id for id what `transformers.BertTokenizerFast` gives.
+
+    tokens: the vocabulary in the order of the ids, with [PAD], [UNK], [CLS], [SEP] and [MASK].
+    lowercase: lower the text and strip its accents (uncased models).
+    split_special_tokens: take a literal "[SEP]" in a text for ordinary text. As in `transformers`, the default turns it
+        into the special token, so that whoever writes the text can forge a row: set it for text that you do not trust.
+    """
+
+    SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+    def __init__(self, tokens: Iterable[str], lowercase: bool = True, split_special_tokens: bool = False) -> None:
+        self.tokens = list(tokens)
+        self.lowercase = lowercase
+        self.split_special_tokens = split_special_tokens
+        self._build()
+
+    def _build(self) -> None:
+        self._index = {token: i for i, token in enumerate(self.tokens)}  # of equal tokens the last counts
+        missing = [token for token in self.SPECIAL if token not in self._index]
+        if missing:
+            raise ValueError(f"the vocabulary has no {' and no '.join(missing)}")
+        special = [(token, self._index[token]) for token in self.SPECIAL]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (i for _, i in special)
+        self._special_ids = {i for _, i in special}
+        self._core = _text.WordPieceTokenizer(
+            list(self._index.items()),
+            self.pad_id,
+            self.cls_id,
+            self.sep_id,
+            self.unk_id,
+            [] if self.split_special_tokens else special,
+            self.lowercase,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WordPieceTokenizer, (self.tokens, self.lowercase, self.split_special_tokens)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], lowercase: bool | None = None, split_special_tokens: bool = False
+    ) -> WordPieceTokenizer:
+        """Read `vocab.txt` (one token a line) or a Hugging Face `tokenizer.json`.
+
+        lowercase: None means True for `vocab.txt`, and what the file says for `tokenizer.json`. That file's truncation
+        and padding are ignored. Raises ValueError for settings which this class does not have.
+        """
+        path = Path(path)
+        text = path.read_bytes().decode("utf-8")
+        if path.suffix == ".json":
+            tokens, lower = _read_tokenizer_json(path, text)
+            if lowercase is not None and lowercase != lower:
+                raise ValueError(f"{path} says lowercase={lower}, but lowercase={lowercase} was asked for")
+            return cls(tokens, lower, split_special_tokens)
+        lines = text.removeprefix("\ufeff").split("\n")
+        if lines[-1] == "":
+            lines.pop()
+        try:
+            return cls((line.removesuffix("\r") for line in lines), lowercase is not False, split_special_tokens)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the vocabulary, one token a line; the file appears whole or not at all."""
+        if any("\n" in token for token in self.tokens):
+            raise ValueError("a token with a line feed cannot be saved in a vocab.txt")
+        _write_atomically(path, "".join(f"{token}\n" for token in self.tokens))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"WordPieceTokenizer({len(self)} tokens, lowercase={self.lowercase})"
+
+    def tokenize(self, text: str) -> list[str]:
+        """The pieces, `##` before those that continue a word, [UNK] for a word that has none."""
+        return [self.tokens[i] for i in self.encode(text)]
+
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
+        """The words joined by spaces, pieces glued, special tokens left out."""
+        tokens = [self.tokens[i] for i in _ids(ids) if i not in self._special_ids]
+        return "".join(
+            token if i == 0 else token[2:] if token.startswith("##") else " " + token for i, token in enumerate(tokens)
+        )
+
+    def token_to_id(self, token: str) -> int:
+        return self._index.get(token, self.unk_id)
+
+    def id_to_token(self, index: int) -> str:
+        return self.tokens[index]
+
+
+def _read_tokenizer_json(path: Path, text: str) -> tuple[list[str], bool]:
+    """The tokens and `lowercase` of a Hugging Face tokenizer.json; ValueError where it is more than plain BERT."""
+    try:
+        settings = json.loads(text)
+        model, normalizer = settings["model"], settings["normalizer"] or {}
+        vocab: dict[str, int] = model["vocab"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected a Hugging Face tokenizer.json: {error!r}") from None
+
+    def demand(what: str, found: object, *allowed: object) -> None:
+        if found not in allowed:
+            raise ValueError(
+                f"{path}: {what} is {found!r}; only {' or '.join(map(repr, allowed))} can be reproduced exactly"
+            )
+
+    demand("model.type", model.get("type", "WordPiece"), "WordPiece")
+    demand("model.unk_token", model.get("unk_token"), "[UNK]")
+    demand("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), "##")
+    demand("model.max_input_chars_per_word", model.get("max_input_chars_per_word"), 100)
+    demand("normalizer.type", normalizer.get("type"), "BertNormalizer")
+    demand("normalizer.clean_text", normalizer.get("clean_text"), True)
+    demand("normalizer.handle_chinese_chars", normalizer.get("handle_chinese_chars"), True)
+    demand("normalizer.lowercase", normalizer.get("lowercase"), True, False)
+    lowercase = bool(normalizer["lowercase"])
+    demand("normalizer.strip_accents", normalizer.get("strip_accents"), None, lowercase)
+    demand("pre_tokenizer.type", (settings.get("pre_tokenizer") or {}).get("type"), "BertPreTokenizer")
+    post = settings.get("post_processor") or {}
+    demand("post_processor.type", post.get("type"), "TemplateProcessing", "BertProcessing")
+    if post["type"] == "TemplateProcessing":
+        shape = ["".join(f"{k[0]}{v['id']}{v['type_id']} " for item in post[which] for k, v in item.items())
+                 for which in ("single", "pair")]  # fmt: skip
+        single = "S[CLS]0 SA0 S[SEP]0 "
+        demand("post_processor", shape, [single, single + "SB1 S[SEP]1 "])
+    else:
+        demand("post_processor.cls", post["cls"][0], "[CLS]")
+        demand("post_processor.sep", post["sep"][0], "[SEP]")
+    added = {token["content"]: token for token in settings.get("added_tokens", ())}
+    demand("the set of added tokens", sorted(added), sorted(WordPieceTokenizer.SPECIAL))
+    for content, token in added.items():
+        for flag in ("single_word", "lstrip", "rstrip", "normalized"):
+            demand(f"{flag} of the added token {content}", token.get(flag), False)
+        demand(f"the id of the added token {content}", token["id"], vocab.get(content))
+    tokens = sorted(vocab, key=vocab.__getitem__)
+    if [vocab[token] for token in tokens] != list(range(len(tokens))):
+        raise ValueError(f"{path}: expected the ids of model.vocab to be 0 to {len(tokens) - 1} without gaps")
+    return tokens, lowercase

@@ -1,0 +1,59 @@
+// Pairs of texts to rows `<cls> first <sep> second <sep>`: ragged, dense, and gathered into batches.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tokenizer.h"
+
+namespace bertnli {
+
+// N texts: either views, or ranges of one block of bytes.
+struct Texts {
+  size_t size = 0;
+  const std::string_view* views = nullptr;
+  const char* base = nullptr;
+  const int64_t *starts = nullptr, *ends = nullptr;
+
+  std::string_view operator[](size_t i) const {
+    return views != nullptr ? views[i] : std::string_view(base + starts[i], static_cast<size_t>(ends[i] - starts[i]));
+  }
+};
+
+enum class Truncation { kLongestFirst, kLongestFirstHf, kRatio, kOnlyFirst, kOnlySecond };
+
+struct Kept {
+  size_t first, second;
+};
+// How many of `first` and `second` tokens stay where `budget` fit. False where only_first or only_second cannot.
+bool truncate_pair(Truncation rule, size_t first, size_t second, size_t budget, Kept& kept);
+
+struct Job {
+  const Tokenizer& tokenizer;
+  Texts first;
+  const Texts* second;  // null: single texts, `<cls> text <sep>`
+  size_t max_len;
+  Truncation rule;
+  int threads;
+  const char* names[2];  // the arguments' names, for errors
+};
+
+// Fills offsets [N+1] and first_lens [N]; returns the ids of all rows.
+Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
+// Fills ids and segments [N, max_len] and lens [N].
+void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens);
+
+// Rows of a ragged store. `rows` must lie within it; null means all `count` rows in order.
+struct Ragged {
+  const int32_t* ids;
+  const int64_t* offsets;
+  const int32_t* first_lens;
+};
+void gather_packed(const Ragged& from, const int64_t* rows, size_t count, int32_t* ids, int32_t* segments,
+                   int32_t* positions, const int32_t* cu_seqlens);
+void gather_dense(const Ragged& from, const int64_t* rows, size_t count, size_t max_len, int64_t pad, int64_t* ids,
+                  int64_t* segments, int64_t* lens);
+
+}  // namespace bertnli
