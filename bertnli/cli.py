@@ -19,7 +19,7 @@ from bertnli.heads import BERTClassifier
 from bertnli.inference import PRECISIONS, Prediction, evaluate, predict
 from bertnli.model import BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs
-from bertnli.reader import LABEL_NAMES, PairData, read_pairs
+from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
 from bertnli.tokenizer import Tokenizer, Vocab, WordTokenizer
 from bertnli.train import Epoch, History, fit
 
@@ -131,7 +131,7 @@ def _demo(a: argparse.Namespace) -> None:
     torch.manual_seed(a.seed)
     tokenizer = WordTokenizer(_book_vocab(train, min_freq=1))
     bert = BERTModel(BERTConfig(len(tokenizer.vocab), **SIZES["bert.small"]))
-    model = BERTClassifier(bert, len(LABEL_NAMES), LABEL_NAMES)
+    model = BERTClassifier(bert, len(SNLI_LABELS), SNLI_LABELS)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: bert.small's shape from scratch, {parameters / 1e6:.1f} million parameters")
     encoded = {"train": _encode(tokenizer, train), "dev": _encode(tokenizer, _read(corpus, "dev", "parse"))}
@@ -148,7 +148,7 @@ def _demo(a: argparse.Namespace) -> None:
     )
     _save(model, a.output, tokenizer, history)
     test = evaluate(model, _encode(tokenizer, _read(corpus, "test", "parse")))
-    print(f"test accuracy {test['accuracy']:.3f} on {test['pairs']} pairs (chance is {1 / len(LABEL_NAMES):.3f})")
+    print(f"test accuracy {test['accuracy']:.3f} on {test['pairs']} pairs (chance is {1 / len(SNLI_LABELS):.3f})")
     premises, hypotheses = zip(*demo.demo_examples(), strict=True)
     for premise, hypothesis, p in zip(
         premises, hypotheses, predict(model, tokenizer, premises, hypotheses), strict=True
@@ -164,7 +164,7 @@ def _train(a: argparse.Namespace) -> None:
         raise ValueError(f"{state_file} is of an interrupted run: continue it with --resume, or remove it")
     device = _device(a.device)
     torch.manual_seed(a.seed)
-    label_names: Sequence[str] = LABEL_NAMES
+    label_names: Sequence[str] = SNLI_LABELS
     started = time.perf_counter()
     if a.scratch:
         train = _read(a.train, "train", "parse", label_names)
@@ -220,7 +220,7 @@ def _train(a: argparse.Namespace) -> None:
 
 def _evaluate(a: argparse.Namespace) -> None:
     model, tokenizer = _load_classifier(a.model, a.device)
-    data = _read(a.data, "test", _columns(tokenizer), model.label_names or LABEL_NAMES)
+    data = _read(a.data, "test", _columns(tokenizer), model.label_names or SNLI_LABELS)
     begun = time.perf_counter()
     pairs = _encode(tokenizer, data, min(a.max_len, model.config.max_len), a.truncation)
     figures = evaluate(model, pairs, batch_size=a.batch_size, precision=a.precision)
@@ -277,12 +277,12 @@ def _download(a: argparse.Namespace) -> None:
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, split: str, columns: str, label_names: Sequence[str] = LABEL_NAMES) -> PairData:
+def _read(path: Path, split: str, columns: Columns, label_names: Sequence[str] = SNLI_LABELS) -> PairData:
     """The labelled pairs of a file, or of a folder in SNLI's layout that split's."""
-    return read_pairs(path, columns=columns, label_names=tuple(label_names), split=split)
+    return read_pairs(snli_file(path, split), columns, label_names)
 
 
-def _columns(tokenizer: Tokenizer) -> str:
+def _columns(tokenizer: Tokenizer) -> Columns:
     return "parse" if isinstance(tokenizer, WordTokenizer) else "text"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -98,6 +98,10 @@ class PairData:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, rows: slice) -> PairData:
+        """The pairs of a slice."""
+        return replace(self, premises=self.premises[rows], hypotheses=self.hypotheses[rows], labels=self.labels[rows])
+
 
 def read_pairs(
     path: str | os.PathLike[str], columns: Columns = "parse", label_names: Sequence[str] = SNLI_LABELS
@@ -132,6 +136,21 @@ def _read(path: Path, columns: str, label_names: tuple[str, ...], strict_labels:
     return PairData(Texts(arena, *bounds[:2]), Texts(arena, *bounds[2:]), labels, label_names, dropped)
 
 
+def snli_file(path: str | os.PathLike[str], split: str) -> Path:
+    """The file of one split: `path` itself, or `snli_1.0_{split}.txt` or `.jsonl` in the folder `path`.
+
+    Raises FileNotFoundError naming the paths tried.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    tried = [path / f"snli_1.0_{split}{suffix}" for suffix in (".txt", ".jsonl")] if path.is_dir() else [path]
+    found = next((p for p in tried if p.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"no SNLI file: tried {' and '.join(map(str, tried))}")
+    return found
+
+
 def read_snli(
     data_dir: str | os.PathLike[str],
     is_train: bool = True,
@@ -151,12 +170,6 @@ def read_snli(
         split = "train" if is_train else "test"
     if split not in ("train", "dev", "test"):
         raise ValueError(f"split must be 'train', 'dev' or 'test', not {split!r}")
-    path = Path(data_dir)
-    if not path.is_file():
-        tried = [path / f"snli_1.0_{split}{suffix}" for suffix in (".txt", ".jsonl")]
-        found = next((p for p in tried if p.is_file()), None)
-        if found is None:
-            raise FileNotFoundError(f"no SNLI file: tried {' and '.join(map(str, tried))}")
-        path = found
+    path = snli_file(data_dir, split)
     data = _read(path, columns, SNLI_LABELS, strict_labels=False)
     return data.premises, data.hypotheses, data.labels
