@@ -87,7 +87,7 @@ class EncodedPairs:
         start, stop, step = rows.indices(len(self))
         labels = None if self.labels is None else self.labels[start : max(start, stop)]
         if step != 1:
-            chosen = torch.arange(len(self))[np.arange(start, stop, step)]
+            chosen = torch.from_numpy(np.arange(start, stop, step))
             batch = self.batch(chosen)
             return EncodedPairs(
                 batch.input_ids,
