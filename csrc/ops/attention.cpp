@@ -80,10 +80,14 @@ AttentionKernel kernel_for(Type type) {
 
 Type type_of(const Tensor& q) {
   switch (q.scalar_type()) {
-    case at::kFloat: return Type::f32;
-    case at::kBFloat16: return Type::bf16;
-    case at::kDouble: return Type::f64;
-    default: TORCH_CHECK(false, "varlen_attention on the CPU: q must be float32, bfloat16 or float64; found ", q.dtype());
+    case at::kFloat:
+      return Type::f32;
+    case at::kBFloat16:
+      return Type::bf16;
+    case at::kDouble:
+      return Type::f64;
+    default:
+      TORCH_CHECK(false, "varlen_attention on the CPU: q must be float32, bfloat16 or float64; found ", q.dtype());
   }
 }
 
@@ -92,7 +96,8 @@ Rows rows_of(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)};
 Tensor with_contiguous_width(const Tensor& x) { return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous(); }
 
 // A contiguous cu_seqlens whose last entry is `tokens`.
-Tensor checked_cu_seqlens(const Tensor& cu, const char* name, int64_t tokens, int64_t longest, const char* longest_name) {
+Tensor checked_cu_seqlens(const Tensor& cu, const char* name, int64_t tokens, int64_t longest,
+                          const char* longest_name) {
   TORCH_CHECK(cu.dim() == 1 && cu.size(0) >= 1, name, " must have shape [batch + 1]; found ", cu.sizes());
   TORCH_CHECK(cu.scalar_type() == at::kInt, name, " must be int32; found ", cu.dtype());
   TORCH_CHECK(cu.device().is_cpu(), name, " must lie on q's device, the CPU; found ", cu.device());
@@ -136,8 +141,8 @@ Call checked_call(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
   TORCH_CHECK(dropout_p >= 0 && dropout_p < 1, "dropout_p must be at least 0 and below 1; found ", dropout_p);
   TORCH_CHECK(scale > 0 && scale < std::numeric_limits<float>::max(), "scale must be positive and finite; found ",
               scale);
-  call.cu_q = checked_cu_seqlens(cu_q, "cu_seqlens_q", q.size(0), max_q, "max_seqlen_q");
   call.cu_k = checked_cu_seqlens(cu_k, "cu_seqlens", k.size(0), max_k, "max_seqlen");
+  call.cu_q = checked_cu_seqlens(cu_q, "cu_seqlens_q", q.size(0), max_q, "max_seqlen_q");
   TORCH_CHECK(cu_q.size(0) == cu_k.size(0), "cu_seqlens_q must have cu_seqlens's length ", cu_k.size(0), "; found ",
               cu_q.size(0));
   call.batch = cu_k.size(0) - 1;
@@ -191,8 +196,7 @@ void run(const Call& call, const AttentionKernel& kernel, bool backward) {
   const size_t bytes = kernel.scratch_bytes(a);
   const int64_t tasks = call.batch * a.kv_heads;
   int64_t products = 0;
-  for (int64_t b = 0; b < call.batch; b++)
-    products += int64_t(a.cu_q[b + 1] - a.cu_q[b]) * (a.cu_k[b + 1] - a.cu_k[b]);
+  for (int64_t b = 0; b < call.batch; b++) products += int64_t(a.cu_q[b + 1] - a.cu_q[b]) * (a.cu_k[b + 1] - a.cu_k[b]);
   products *= a.heads * (a.d + a.d_v);
   if (tasks < 2 || products < 200'000 || at::get_num_threads() == 1 || at::in_parallel_region()) {
     void* scratch = scratch_memory(bytes);
@@ -222,7 +226,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_i
   const Tensor q = with_contiguous_width(q_in), k = with_contiguous_width(k_in), v = with_contiguous_width(v_in);
   const auto row_options = q.options().dtype(call.type == Type::f64 ? at::kDouble : at::kFloat);
   Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
-  Tensor weight_sum = at::empty({q.size(0), q.size(1)}, row_options), lse = at::empty({q.size(0), q.size(1)}, row_options);
+  Tensor weight_sum = at::empty({q.size(0), q.size(1)}, row_options),
+         lse = at::empty({q.size(0), q.size(1)}, row_options);
   Attention& a = call.attention;
   a.q = rows_of(q);
   a.k = rows_of(k);

@@ -1,4 +1,5 @@
-// Variable-length attention on the CPU: what the operator hands to the kernels, and the kernels of each instruction set.
+// Variable-length attention on the CPU: what the operator hands to the kernels, and the kernels of each instruction
+// set.
 #pragma once
 #include <cstddef>
 #include <cstdint>

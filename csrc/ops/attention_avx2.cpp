@@ -1,5 +1,5 @@
-// Varlen attention with AVX2 and FMA: 8 lanes of float. The headers come before the pragma, so that nothing in them that
-// another file may share is compiled for this instruction set.
+// Varlen attention with AVX2 and FMA: 8 lanes of float. The headers come before the pragma, so that nothing in them
+// that another file may share is compiled for this instruction set.
 #include "attention.h"
 #if defined(__x86_64__)
 #include <immintrin.h>

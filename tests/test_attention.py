@@ -1,0 +1,476 @@
+"""varlen_attention against float64 PyTorch, PyTorch's own attention, and a Philox of our own checked by known answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from bertnli import ops
+
+set_cpu_isa: Callable[[str], None] = torch.ops.bertnli.set_cpu_isa
+
+
+def available(isa: str) -> bool:
+    try:
+        set_cpu_isa(isa)
+    except RuntimeError:
+        return False
+    finally:
+        set_cpu_isa("")
+    return True
+
+
+ISAS = [isa for isa in ("plain", "avx2", "avx512") if available(isa)]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    set_cpu_isa(request.param)
+    yield request.param
+    set_cpu_isa("")
+
+
+# ---- references ----
+
+
+def cumulative(lens: list[int]) -> Tensor:
+    return torch.tensor([0, *lens]).cumsum(0).to(torch.int32)
+
+
+def attention_by_loop(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_lens: list[int],
+    lens: list[int],
+    scale: float | None = None,
+    masks: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The definition, a sequence at a time; masks: for each sequence [heads, queries, keys], already divided by 1 - p."""
+    group = q.size(1) // k.size(1)
+    scale = q.size(2) ** -0.5 if scale is None else scale
+    outs, sums = [], []
+    parts = zip(q.split(q_lens), k.split(lens), v.split(lens), strict=True)
+    for b, (qb, kb, vb) in enumerate(parts):
+        kb, vb = (x.repeat_interleave(group, 1).transpose(0, 1) for x in (kb, vb))  # (heads, keys, width)
+        weights = torch.softmax(qb.transpose(0, 1) @ kb.transpose(1, 2) * scale, -1)
+        if masks is not None:
+            weights = weights * masks[b]
+        outs.append((weights @ vb).transpose(0, 1))
+        sums.append(weights.sum(-1).transpose(0, 1))
+    return torch.cat(outs), torch.cat(sums)
+
+
+def attention_by_sdpa(q: Tensor, k: Tensor, v: Tensor, q_lens: list[int], lens: list[int]) -> Tensor:
+    """PyTorch's own attention, a sequence at a time."""
+    group = q.size(1) // k.size(1)
+    outs = []
+    for qb, kb, vb in zip(q.split(q_lens), k.split(lens), v.split(lens), strict=True):
+        kb, vb = (x.repeat_interleave(group, 1).transpose(0, 1)[None] for x in (kb, vb))
+        outs.append(scaled_dot_product_attention(qb.transpose(0, 1)[None], kb, vb)[0].transpose(0, 1))
+    return torch.cat(outs)
+
+
+def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Philox4x32-10: counter [..., 4] to words [..., 4], both below 2**32, computed in uint64."""
+    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ np.uint64(k0), p1 & low, (p0 >> half) ^ c3 ^ np.uint64(k1), p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], -1)
+
+
+def dropout_mask(sequence: int, heads: int, queries: int, keys: int, p: float, seed: Tensor) -> Tensor:
+    """What `varlen_attention` documents: float64 [heads, queries, keys], 0 or 1 / (1 - p)."""
+    head, query, group = np.meshgrid(np.arange(heads), np.arange(queries), np.arange((keys + 3) // 4), indexing="ij")
+    counter = np.stack([np.full_like(head, sequence), head, query, group], -1)
+    words = philox(counter, (int(seed[0]) % 2**32, int(seed[1]) % 2**32)).reshape(heads, queries, group.shape[2] * 4)
+    words = words[..., :keys]
+    return torch.from_numpy((words >= max(1, int(p * 2**32))) / (1 - p))
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [  # the known answers that Random123 publishes for philox4x32, 10 rounds
+        ([0] * 4, (0, 0), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, (0xFFFFFFFF, 0xFFFFFFFF), [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            (0xA4093822, 0x299F31D0),
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_reference_philox_known_answers(counter: list[int], key: tuple[int, int], words: list[int]) -> None:
+    assert philox(np.array(counter, dtype=np.uint64), key).tolist() == words
+
+
+# ---- values and gradients ----
+
+# heads, kv_heads, d, d_v, lengths, one query a sequence?
+SHAPES = [
+    pytest.param(4, 4, 32, 32, [27, 8, 60, 1, 0, 33, 16, 17], False, id="snli"),
+    pytest.param(2, 2, 64, 64, [40, 1, 64, 65, 31], False, id="wide"),
+    pytest.param(4, 1, 256, 256, [27, 8, 60, 1, 3, 33], True, id="one-query-shared-keys"),
+    pytest.param(12, 1, 384, 384, [27, 5], True, id="twelve-heads-shared-keys"),
+    pytest.param(16, 1, 48, 40, [27, 5, 300], True, id="sixteen-heads-shared-keys"),
+    pytest.param(6, 2, 13, 7, [5, 1, 30, 9], False, id="odd-widths-grouped"),
+    pytest.param(3, 1, 20, 33, [90, 260], False, id="shared-keys-many-rows"),
+    pytest.param(1, 1, 1, 1, [3, 700, 257, 256], False, id="blocks-of-keys"),
+    pytest.param(2, 2, 8, 12, [600, 15], True, id="one-query-blocks-of-keys"),
+]
+
+
+def random_inputs(
+    heads: int, kv_heads: int, d: int, d_v: int, lens: list[int], one_query: bool, dtype: torch.dtype
+) -> tuple[list[int], list[Tensor]]:
+    generator = torch.Generator().manual_seed(sum(lens) + d)
+    q_lens = [1] * len(lens) if one_query else lens
+    shapes = [(sum(q_lens), heads, d), (sum(lens), kv_heads, d), (sum(lens), kv_heads, d_v), (sum(q_lens), heads, d_v)]
+    return q_lens, [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def with_gradients(function: Callable[..., Any], inputs: list[Tensor], dout: Tensor) -> list[Tensor]:
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
+
+
+@pytest.mark.parametrize(
+    ("isa", "dtype"),
+    [*((isa, dtype) for isa in ISAS for dtype in (torch.float32, torch.bfloat16)), ("plain", torch.float64)],
+    indirect=["isa"],
+    ids=str,
+)
+@pytest.mark.parametrize(("heads", "kv_heads", "d", "d_v", "lens", "one_query"), SHAPES)
+def test_error_is_at_most_twice_that_of_pytorch(
+    isa: str, heads: int, kv_heads: int, d: int, d_v: int, lens: list[int], one_query: bool, dtype: torch.dtype
+) -> None:
+    q_lens, (*inputs, dout) = random_inputs(heads, kv_heads, d, d_v, lens, one_query, dtype)
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return ops.varlen_attention(
+            q, k, v, cumulative(lens), max(lens), cu_seqlens_q=cumulative(q_lens), max_seqlen_q=max(q_lens)
+        )
+
+    exact = with_gradients(
+        lambda q, k, v: attention_by_loop(q, k, v, q_lens, lens)[0], [x.double() for x in inputs], dout.double()
+    )
+    theirs = with_gradients(lambda q, k, v: attention_by_sdpa(q, k, v, q_lens, lens), inputs, dout)
+    for name, a, b, reference in zip(
+        "out dq dk dv".split(), with_gradients(ours, inputs, dout), theirs, exact, strict=True
+    ):
+        assert a.shape == reference.shape
+        assert a.dtype == dtype
+        floor = 4 * torch.finfo(dtype).eps * float(reference.abs().max()) / (1 if dtype != torch.bfloat16 else 8)
+        error, their_error = (float((x.double() - reference).abs().max()) for x in (a, b))
+        assert error <= 2 * their_error + floor, f"{name}: {error} against {their_error} of PyTorch"
+
+
+def test_long_sequence(isa: str) -> None:
+    q_lens, (*inputs, dout) = random_inputs(2, 2, 16, 16, [4096], False, torch.float32)
+    reference, _ = attention_by_loop(*(x.double() for x in inputs), q_lens, [4096])
+    out = ops.varlen_attention(*inputs, cumulative([4096]), 4096)
+    torch.testing.assert_close(out.double(), reference, atol=2e-6, rtol=0)
+
+
+def test_scores_far_apart(isa: str) -> None:
+    """Weights that underflow, and a maximum that grows from block to block."""
+    lens = [600, 40]
+    _, (q, k, v, _) = random_inputs(1, 1, 8, 8, lens, False, torch.float32)
+    k = k * torch.linspace(1, 60, len(k))[:, None, None]
+    reference, _ = attention_by_loop(q.double(), k.double(), v.double(), lens, lens)
+    # scores reach several hundred, so a relative error of 1e-7 in them moves weights by 1e-5
+    torch.testing.assert_close(
+        ops.varlen_attention(q, k, v, cumulative(lens), 600).double(), reference, atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize(("heads", "kv_heads", "d", "d_v", "lens", "one_query"), SHAPES)
+def test_dropout_and_weight_sum_equal_the_definition(
+    isa: str, heads: int, kv_heads: int, d: int, d_v: int, lens: list[int], one_query: bool, p: float
+) -> None:
+    q_lens, (*inputs, dout) = random_inputs(heads, kv_heads, d, d_v, lens, one_query, torch.float32)
+    seed = torch.tensor([2**40 + 5, -3])
+    masks = [dropout_mask(b, heads, n, m, p, seed) for b, (n, m) in enumerate(zip(q_lens, lens, strict=True))]
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, weight_sum = ops.varlen_attention_with_sum(
+            *(q, k, v, cumulative(lens), max(lens), p),
+            cu_seqlens_q=cumulative(q_lens),
+            max_seqlen_q=max(q_lens),
+            seed=seed,
+        )
+        return torch.cat([out, weight_sum[..., None]], -1)
+
+    def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, weight_sum = attention_by_loop(q, k, v, q_lens, lens, masks=masks if p else None)
+        return torch.cat([out, weight_sum[..., None]], -1)
+
+    dout = torch.cat([dout, dout.sum(-1, keepdim=True)], -1)  # a gradient for the weight sums too
+    expected = with_gradients(reference, [x.double() for x in inputs], dout.double())
+    for a, b in zip(with_gradients(ours, inputs, dout), expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=3e-6 * max(1, float(b.abs().max())), rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_dropout_mask_is_philox(isa: str, dtype: torch.dtype) -> None:
+    """With v the identity, the output is the weights themselves, and its zeros are the mask."""
+    lens, heads, p = [5, 0, 300, 61], 3, 0.25
+    seed = torch.tensor([123456789, 987654321])
+    q = torch.zeros(sum(lens), heads, 4, dtype=dtype)
+    v = torch.cat([torch.eye(n, max(lens)) for n in lens])[:, None].expand(-1, heads, -1).to(dtype)
+    out = ops.varlen_attention(q, q, v, cumulative(lens), max(lens), p, seed=seed)
+    for b, part in enumerate(out.split(lens)):
+        mask = dropout_mask(b, heads, lens[b], lens[b], p, seed)
+        assert torch.equal(part.transpose(0, 1)[..., : lens[b]] != 0, mask != 0)
+
+
+def test_a_mask_does_not_depend_on_the_other_sequences_or_the_width() -> None:
+    seed = torch.tensor([1, 2])
+    _, (q, k, v, _) = random_inputs(2, 2, 8, 8, [20, 30], False, torch.float32)
+    both = ops.varlen_attention(q, k, v, cumulative([20, 30]), 30, 0.5, seed=seed)
+    longer = ops.varlen_attention(
+        *(torch.cat([x[:20], torch.randn(7, 2, 8)]) for x in (q, k, v)), cumulative([20, 7]), 20, 0.5, seed=seed
+    )
+    assert torch.equal(both[:20], longer[:20])
+
+
+def test_dropout_statistics() -> None:
+    n, p = 400, 0.1
+    q = torch.zeros(n, 4, 8)
+    _, weight_sum = ops.varlen_attention_with_sum(q, q, q, cumulative([n]), n, p, seed=torch.tensor([3, 4]))
+    kept = weight_sum * n * (1 - p)  # how many of each query's n keys stay
+    # binomial: mean n (1 - p) = 360, standard deviation 6; over 1600 rows the mean's is 0.15
+    assert abs(float(kept.mean()) - 360) < 0.75
+    assert 5.5 < float(kept.std()) < 6.5
+
+
+def test_seed_is_drawn_from_the_default_generator() -> None:
+    q = torch.randn(30, 2, 8)
+
+    def run() -> Tensor:
+        return ops.varlen_attention(q, q, q, cumulative([30]), 30, 0.5)
+
+    torch.manual_seed(11)
+    first, second = run(), run()
+    torch.manual_seed(11)
+    assert torch.equal(first, run())
+    assert not torch.equal(first, second)
+
+
+# ---- memory ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_packed_equals_separate(isa: str, dtype: torch.dtype, p: float) -> None:
+    lens, seed = [27, 0, 60, 5], torch.tensor([5, 6])
+    qkv = torch.randn(sum(lens), 3, 4, 24).to(dtype)
+    dout = torch.randn(sum(lens), 4, 24).to(dtype)
+    packed = with_gradients(lambda x: ops.varlen_attention_packed(x, cumulative(lens), 60, p, seed=seed), [qkv], dout)
+    separate = with_gradients(
+        lambda q, k, v: ops.varlen_attention(q, k, v, cumulative(lens), 60, p, seed=seed),
+        [qkv[:, i].contiguous() for i in range(3)],
+        dout,
+    )
+    assert torch.equal(packed[0], separate[0])
+    assert torch.equal(packed[1], torch.stack(separate[1:], 1))
+
+
+def test_any_strides_give_the_same(isa: str) -> None:
+    lens = [27, 60, 5]
+    total, heads, d = sum(lens), 4, 24
+    qkv = torch.randn(total, heads, 3, d + 3)[
+        ..., :d
+    ]  # heads outside q/k/v, rows with a gap: strided in two dimensions
+    q, k, v = qkv.unbind(2)
+    dout = torch.randn(d).expand(total, heads, d)  # what .sum().backward() sends: strides of 0
+    odd = torch.randn(total, heads, d, 2)[..., 0]  # the width itself is strided
+
+    def run(*inputs: Tensor) -> Tensor:
+        return ops.varlen_attention(*inputs, cumulative(lens), 60)
+
+    for views in ([q, k, v], [odd, k, odd]):
+        leaves = [x.detach().requires_grad_() for x in views]
+        out = run(*leaves)
+        actual = [out, *torch.autograd.grad(out, leaves, dout)]
+        for a, b in zip(actual, with_gradients(run, [x.contiguous() for x in views], dout.contiguous()), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_result_does_not_depend_on_the_number_of_threads() -> None:
+    lens = [int(n) for n in np.random.default_rng(0).integers(0, 70, 60)]
+    _, (*inputs, dout) = random_inputs(4, 4, 32, 32, lens, False, torch.float32)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return ops.varlen_attention(q, k, v, cumulative(lens), 70, 0.1, seed=torch.tensor([1, 2]))
+
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(with_gradients(run, inputs, dout))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("lens", [[], [0], [0, 0, 3, 0]])
+def test_empty(isa: str, lens: list[int]) -> None:
+    q = torch.randn(sum(lens), 2, 8, requires_grad=True)
+    out, weight_sum = ops.varlen_attention_with_sum(q, q, q, cumulative(lens), 3)
+    assert out.shape == (sum(lens), 2, 8)
+    torch.testing.assert_close(weight_sum, torch.ones(sum(lens), 2))
+    out.sum().backward()
+    assert q.grad is not None
+    assert q.grad.isfinite().all()
+
+
+def test_queries_without_keys_give_zeros(isa: str) -> None:
+    q = torch.randn(5, 2, 8, requires_grad=True)
+    k = torch.randn(3, 2, 8, requires_grad=True)
+    out, weight_sum = ops.varlen_attention_with_sum(
+        q, k, k, cumulative([0, 3, 0]), 3, cu_seqlens_q=cumulative([2, 0, 3]), max_seqlen_q=3
+    )
+    assert not out.any()
+    assert not weight_sum.any()
+    out.sum().backward()
+    assert q.grad is not None
+    assert k.grad is not None
+    assert not q.grad.any()
+    assert not k.grad.any()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_stays_within_its_sequence_and_head(isa: str, bad: float) -> None:
+    lens = [20, 30]
+    _, (q, k, v, _) = random_inputs(2, 2, 8, 8, lens, False, torch.float32)
+    clean = ops.varlen_attention(q, k, v, cumulative(lens), 30)
+    k[22, 1] = bad
+    out = ops.varlen_attention(q, k, v, cumulative(lens), 30)
+    assert torch.equal(out[:20], clean[:20])
+    assert torch.equal(out[:, 0], clean[:, 0])
+    reference = attention_by_sdpa(q, k, v, lens, lens)
+    assert torch.equal(out.isnan(), reference.isnan())
+    assert out[20:, 1].isnan().any()
+
+
+# ---- the operator in PyTorch ----
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_gradcheck(p: float) -> None:
+    lens, seed = [3, 0, 6], torch.tensor([7, 8])
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    k = torch.randn(9, 2, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    v = torch.randn(9, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.varlen_attention_with_sum(
+            *(q, k, v, cumulative(lens), 6, p), cu_seqlens_q=cumulative([1, 1, 1]), max_seqlen_q=1, seed=seed
+        )
+
+    torch.autograd.gradcheck(run, (q, k, v))
+    qkv = torch.randn(9, 3, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda x: ops.varlen_attention_packed(x, cumulative(lens), 6, p, seed=seed), (qkv,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_opcheck(dtype: torch.dtype, p: float) -> None:
+    cu, seed = cumulative([3, 4]), torch.tensor([1, 2])
+    q, k, v = (torch.randn(7, heads, 8, dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
+    torch.library.opcheck(torch.ops.bertnli.varlen_attention, (q, k, v, cu, cu, 4, 4, p, 0.3, seed if p else None))
+    qkv = torch.randn(7, 3, 4, 8, dtype=dtype, requires_grad=True)
+    torch.library.opcheck(torch.ops.bertnli.varlen_attention_packed, (qkv, cu, 4, p, 0.3, seed if p else None))
+
+
+def test_compile_without_graph_breaks() -> None:
+    def run(qkv: Tensor, cu: Tensor, longest: int) -> Tensor:
+        return ops.varlen_attention_packed(qkv * 2, cu, longest).square().sum()
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    for lens in ([3, 4], [5, 6, 2], [9]):
+        qkv = torch.randn(sum(lens), 3, 2, 8, requires_grad=True)
+        (expected,) = torch.autograd.grad(run(qkv, cumulative(lens), max(lens)), qkv)
+        (actual,) = torch.autograd.grad(compiled(qkv, cumulative(lens), max(lens)), qkv)
+        torch.testing.assert_close(actual, expected)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.zeros(7, 4)}, "q must have shape"),
+        ({"q": torch.zeros(7, 4, 8, dtype=torch.float16)}, "q must be float32, bfloat16 or float64"),
+        ({"k": torch.zeros(7, 4, 9)}, "k must have q's width 8; found 9"),
+        ({"k": torch.zeros(7, 3, 8), "v": torch.zeros(7, 3, 8)}, "heads must divide q's, 4; found 3"),
+        ({"k": torch.zeros(7, 4, 8, dtype=torch.float64)}, "k must have q's dtype"),
+        ({"v": torch.zeros(6, 4, 8)}, "v must have k's tokens and heads"),
+        ({"cu_seqlens": cumulative([3, 4]).long()}, "cu_seqlens.* must be int32"),
+        ({"cu_seqlens": cumulative([3, 5]), "max_seqlen": 5}, "must end with the number of tokens, 7; found 8"),
+        ({"cu_seqlens": torch.tensor([0, 4, 3, 7], dtype=torch.int32)}, "must not decrease; found 4 then 3"),
+        ({"cu_seqlens": torch.tensor([1, 7], dtype=torch.int32), "max_seqlen": 7}, "must begin with 0; found 1"),
+        ({"cu_seqlens": torch.tensor([[0, 7]], dtype=torch.int32)}, r"must have shape \[batch \+ 1\]"),
+        ({"max_seqlen": 3}, "max_seqlen.* is 3, but sequence 1 .* has 4 tokens"),
+        ({"dropout_p": 1.0}, "dropout_p must be at least 0 and below 1; found 1"),
+        ({"dropout_p": -0.1}, "dropout_p must be"),
+        ({"dropout_p": 0.1, "seed": torch.tensor([1.0, 2.0])}, "seed must be an int64 tensor"),
+        ({"scale": 0.0}, "scale must be positive"),
+        ({"scale": float("nan")}, "scale must be positive"),
+        ({"cu_seqlens_q": cumulative([7]), "max_seqlen_q": 7}, "cu_seqlens_q must have cu_seqlens's length 3"),
+    ],
+)
+def test_bad_arguments(change: dict[str, Any], message: str) -> None:
+    arguments = {
+        **dict.fromkeys("qkv", torch.zeros(7, 4, 8)),
+        "cu_seqlens": cumulative([3, 4]),
+        "max_seqlen": 4,
+    } | change
+    with pytest.raises(RuntimeError, match=message):
+        ops.varlen_attention(**arguments)
+
+
+def test_bad_packed_shape_and_lonely_argument() -> None:
+    with pytest.raises(RuntimeError, match=r"qkv must have shape \[tokens, 3, heads, d\]"):
+        ops.varlen_attention_packed(torch.zeros(7, 2, 4, 8), cumulative([7]), 7)
+    q = torch.zeros(7, 4, 8)
+    with pytest.raises(ValueError, match="must be given together"):
+        ops.varlen_attention(q, q, q, cumulative([7]), 7, cu_seqlens_q=cumulative([7]))
+
+
+@pytest.mark.parametrize("name", ["plain", "avx2", "avx512", "sse9"])
+def test_environment_chooses_the_instruction_set(name: str) -> None:
+    code = "from bertnli import ops; print(ops.cpu_isa())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"BERTNLI_ISA": name},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if name in ISAS:
+        assert done.stdout.strip() == name, done.stderr
+    else:
+        assert done.returncode != 0
+        assert "BERTNLI_ISA" in done.stderr
+        assert ("which this CPU lacks" if name != "sse9" else "must be plain, avx2 or avx512") in done.stderr
