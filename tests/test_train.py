@@ -1,0 +1,260 @@
+"""The training loop against a plain one, and each of its options against what it promises."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from oracles import PlainD2LClassifier
+from torch.nn.functional import cross_entropy
+
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, score
+from bertnli.train import freeze_parameters
+
+VOCAB = 40
+SIZES = dict(num_hiddens=24, ffn_num_hiddens=40, num_heads=3, num_layers=3, max_len=20)
+
+
+def pairs(n: int = 90, seed: int = 0, classes: int = 3) -> EncodedPairs:
+    """Random rows whose label can be learnt: it is decided by whether a token of the first text returns."""
+    g = torch.Generator().manual_seed(seed)
+    rows, first = [], []
+    labels = torch.randint(0, classes, (n,), generator=g)
+    for label in labels.tolist():
+        p = torch.randint(4, VOCAB - 3, (int(torch.randint(2, 9, (1,), generator=g)),), generator=g)
+        h = torch.randint(4, VOCAB - 3, (int(torch.randint(2, 7, (1,), generator=g)),), generator=g)
+        h[0] = VOCAB - 1 - label
+        rows.append(torch.cat([torch.tensor([1]), p, torch.tensor([2]), h, torch.tensor([2])]).int())
+        first.append(len(p) + 2)
+    lengths = torch.tensor([0] + [len(r) for r in rows])
+    return EncodedPairs(
+        torch.cat(rows), lengths.cumsum(0), torch.tensor(first, dtype=torch.int32), labels, pad_id=0, max_len=20
+    )
+
+
+def classifier(original: bool = False, dropout: float = 0.0, seed: int = 0) -> BERTClassifier:
+    torch.manual_seed(seed)
+    make = BERTConfig.original if original else BERTConfig
+    return BERTClassifier(BERTModel(make(VOCAB, dropout=dropout, **SIZES)))
+
+
+def plain_twin(net: BERTClassifier, original: bool = False) -> PlainD2LClassifier:
+    twin = PlainD2LClassifier(VOCAB, 24, 40, 3, 3, 20, dropout=0.0, original=original)
+    twin.load_state_dict(copy.deepcopy(net.state_dict()))
+    return twin
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("original", [False, True])
+def test_fit_is_the_plain_padded_loop(original: bool, dtype: torch.dtype) -> None:
+    """The same seeds, the same steps, dropout off: the loss of every step is that of a padded PyTorch loop."""
+    data, net = pairs(), classifier(original).to(dtype)
+    twin = plain_twin(net, original).to(dtype)
+    history = fit(net, data, epochs=5, batch_size=9, lr=1e-3, weight_decay=0.1, seed=11, progress=False)
+    matrices = [p for k, p in twin.named_parameters() if p.dim() > 1]
+    vectors = [p for k, p in twin.named_parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    steps, step = 5 * 10, 0
+    token_ids, segments, valid_lens = data.to_padded()
+    wanted = []
+    assert data.labels is not None
+    for epoch in range(5):
+        torch.manual_seed(11 * 1_000_003 + epoch)
+        for rows in torch.randperm(90).split(9):
+            rise = int(steps * 0.06)
+            factor = (step + 1) / (rise + 1) if step < rise else (steps - step) / (steps - rise)
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * factor
+            loss = cross_entropy(twin((token_ids[rows], segments[rows], valid_lens[rows])), data.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            wanted.append(loss.item())
+    assert history.losses == pytest.approx(wanted, abs=1e-7 if dtype == torch.float64 else 1e-3)
+    assert wanted[-1] < wanted[0] - 0.1
+    assert history.epochs[0].train_loss == pytest.approx(sum(wanted[:10]) / 10, rel=1e-3)
+
+
+def test_accumulation_is_one_larger_batch() -> None:
+    data = pairs(50)
+    losses = []
+    for batch_size, accumulate in ((16, 1), (4, 4), (8, 2)):
+        net = classifier().double()
+        losses.append(fit(net, data, epochs=2, batch_size=batch_size, accumulate=accumulate, progress=False).losses)
+    assert len(losses[0]) == 2 * math.ceil(50 / 16)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-9)
+    assert losses[2] == pytest.approx(losses[0], abs=1e-9)
+
+
+def test_a_seed_fixes_the_run() -> None:
+    runs = [
+        fit(classifier(dropout=0.2), pairs(), epochs=2, batch_size=16, seed=seed, progress=False).losses
+        for seed in (3, 3, 4)
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_it_learns_and_keeps_the_best_epoch() -> None:
+    train, dev = pairs(600, seed=1), pairs(200, seed=2)
+    net = classifier(dropout=0.1)
+    seen: list[Epoch] = []
+    history = fit(net, train, dev, epochs=6, batch_size=16, lr=2e-3, progress=False, on_epoch=seen.append)
+    assert seen == history.epochs
+    accuracies = [e.dev_accuracy for e in history.epochs]
+    assert max(a for a in accuracies if a is not None) > 0.9
+    assert history.best_epoch == accuracies.index(max(accuracies)) + 1  # type: ignore[type-var]
+    assert evaluate(net, dev)["accuracy"] == pytest.approx(max(accuracies))  # type: ignore[type-var]
+    assert not net.training
+
+
+def test_keeping_the_best_epoch_means_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertnli import train as module
+
+    accuracies = iter([0.5, 0.9, 0.7])
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def pretend(model: BERTClassifier, *_: object) -> tuple[float, float]:
+        kept.append(copy.deepcopy(model.state_dict()))
+        return 1.0, next(accuracies)
+
+    monkeypatch.setattr(module, "_loss_and_accuracy", pretend)
+    net = classifier()
+    history = fit(net, pairs(), pairs(9), epochs=3, progress=False)
+    assert history.best_epoch == 2
+    assert all(torch.equal(value, kept[1][name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("freeze", ["embeddings", 0, 1, 2, "encoder", 3])
+def test_what_is_frozen_stays_and_runs_in_eval_mode(freeze: str | int) -> None:
+    net = classifier(dropout=0.5)
+    before = copy.deepcopy(net.state_dict())
+    fit(net, pairs(), epochs=2, batch_size=16, lr=1e-2, freeze=freeze, progress=False)
+    depth = {"embeddings": 0, "encoder": 3}.get(freeze, freeze) if isinstance(freeze, str) else freeze
+    for name, value in net.state_dict().items():
+        layer = int(name.split(".")[2]) if name.startswith("encoder.blks") else -1
+        frozen = name.startswith("encoder.") and layer < depth
+        if not name.endswith("W_k.bias"):  # without influence: it stays anyway, but for rounding
+            assert torch.equal(value, before[name]) == frozen, name
+
+
+def test_a_wholly_frozen_encoder_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its features are the same as when the encoder runs at every step, in eval mode."""
+    data = pairs()
+    cached, layered = classifier(dropout=0.5), classifier(dropout=0.5)
+    calls = []
+    whole = BERTClassifier.features
+    monkeypatch.setattr(BERTClassifier, "features", lambda self, batch: calls.append(len(batch)) or whole(self, batch))
+    losses = fit(cached, data, epochs=3, batch_size=16, lr=1e-2, freeze="encoder", progress=False).losses
+    assert sum(calls) == len(data)
+    wanted = fit(layered, data, epochs=3, batch_size=16, lr=1e-2, freeze=3, progress=False).losses
+    assert losses == pytest.approx(wanted, abs=1e-5)
+
+
+def test_pretraining_heads_stay_bit_equal() -> None:
+    net = classifier(dropout=0.1)
+    before = [copy.deepcopy(head.state_dict()) for head in net.pretraining_heads if head is not None]
+    assert len(before) == 2
+    assert not any(name.startswith(("mlm", "nsp")) for name, _ in net.named_parameters())
+    fit(net, pairs(), epochs=1, lr=1e-2, weight_decay=0.5, progress=False)
+    for head, state in zip(net.pretraining_heads, before, strict=True):
+        assert head is not None
+        assert all(torch.equal(value, state[name]) for name, value in head.state_dict().items())
+
+
+def test_an_interrupted_run_continues_where_it_was(tmp_path: Path) -> None:
+    data, dev = pairs(), pairs(30, seed=5)
+    options = dict(epochs=4, batch_size=16, lr=1e-3, progress=False)
+    whole = classifier(dropout=0.2)
+    wanted = fit(whole, data, dev, **options)  # type: ignore[arg-type]
+    file = tmp_path / "state.pt"
+
+    class Stop(Exception):
+        pass
+
+    def stop(e: Epoch) -> None:
+        if e.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(classifier(dropout=0.2), data, dev, state_file=file, on_epoch=stop, **options)  # type: ignore[arg-type]
+    assert file.exists()
+    with pytest.raises(ValueError, match="other lr; remove it"):
+        fit(classifier(), data, dev, state_file=file, **{**options, "lr": 1.0})  # type: ignore[arg-type]
+    net = classifier(dropout=0.2, seed=99)
+    history = fit(net, data, dev, state_file=file, **options)  # type: ignore[arg-type]
+    assert history.losses == wanted.losses
+    assert [e.dev_accuracy for e in history.epochs] == [e.dev_accuracy for e in wanted.epochs]
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in net.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16_follows_fp32() -> None:
+    data = pairs(300)
+    exact, rough = classifier(), classifier()
+    wanted = fit(exact, data, epochs=2, batch_size=32, lr=1e-3, progress=False).losses
+    losses = fit(rough, data, epochs=2, batch_size=32, lr=1e-3, precision="bf16", progress=False).losses
+    assert losses == pytest.approx(wanted, abs=0.03)
+    assert losses != wanted
+    assert {p.dtype for p in rough.parameters()} == {torch.float32}
+    torch.testing.assert_close(score(rough, data, precision="bf16"), score(rough, data), atol=0.05, rtol=0.05)
+
+
+def test_figures_of_evaluation() -> None:
+    net, data = classifier(), pairs(100)
+    figures = evaluate(net, data, batch_size=7)
+    scores = score(net, data, batch_size=100)
+    guess, labels = scores.argmax(1), data.labels
+    assert labels is not None
+    assert figures["accuracy"] == pytest.approx(float((guess == labels).float().mean()))
+    assert figures["loss"] == pytest.approx(float(cross_entropy(scores, labels)), rel=1e-5)
+    for i in range(3):
+        for j in range(3):
+            assert figures["confusion"][i][j] == int(((labels == i) & (guess == j)).sum())
+        hits = figures["confusion"][i][i]
+        assert figures["per_class"][str(i)]["recall"] == pytest.approx(hits / int((labels == i).sum()))
+        assert figures["per_class"][str(i)]["precision"] == pytest.approx(hits / max(1, int((guess == i).sum())))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "sgd"}, "optimizer must be one of"),
+        ({"precision": "int4"}, "precision must be one of"),
+        ({"freeze": "half"}, "freeze must be None"),
+        ({"freeze": 4}, "0 to 3 layers"),
+        ({"epochs": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "must be at least 1"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(classifier(), pairs(), progress=False, **options)  # type: ignore[arg-type]
+
+
+def test_bad_data() -> None:
+    data = pairs()
+    bare = EncodedPairs(data.ids, data.offsets, data.first_lens, pad_id=0, max_len=20)
+    for call in (lambda: fit(classifier(), bare), lambda: evaluate(classifier(), bare)):
+        with pytest.raises(ValueError, match="no labels"):
+            call()
+    with pytest.raises(ValueError, match="labels from 0 to 3; the model has 3"):
+        fit(classifier(), pairs(classes=4))
+    with pytest.raises(ValueError, match="train is empty"):
+        fit(classifier(), data[:0])
+    with pytest.raises(TypeError, match="train must be EncodedPairs"):
+        fit(classifier(), [1, 2])  # type: ignore[arg-type]
+
+
+def test_freezing_is_undone() -> None:
+    net = classifier()
+    freeze_parameters(net, "encoder")
+    assert not any(p.requires_grad for p in net.encoder.parameters())
+    freeze_parameters(net, None)
+    assert all(p.requires_grad for p in net.parameters())
