@@ -511,7 +511,7 @@ def _pairs(seed: int, split: str, count: int) -> Iterator[tuple[str, Caption, Ca
 
 
 def write_demo_corpus(
-    folder: str | os.PathLike[str], seed: int = 0, train: int = 12000, dev: int = 1500, test: int = 1500
+    folder: str | os.PathLike[str], seed: int = 0, train: int = 20000, dev: int = 1500, test: int = 1500
 ) -> Path:
     """Write `snli_1.0_{train,dev,test}.txt` of `train`, `dev` and `test` pairs in SNLI's layout; return `folder`.
 

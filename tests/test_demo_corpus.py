@@ -264,7 +264,7 @@ def test_labels_follow_from_the_pair(corpus: dict[str, list[Row]]) -> None:
 
 
 def test_layout(corpus: dict[str, list[Row]]) -> None:
-    for split, count in zip(SPLITS, (12000, 1500, 1500), strict=True):
+    for split, count in zip(SPLITS, (20000, 1500, 1500), strict=True):
         rows = corpus[split]
         assert len(rows) == count
         assert " ".join(rows[0]) == COLUMNS
@@ -342,7 +342,7 @@ def test_bad_sizes(demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="seed must not be negative; found -5"):
         demo.write_demo_corpus(tmp_path, seed=-5)
     monkeypatch.setattr(demo, "TEMPLATES", (lambda dice, label: ((["a dog"], ["is", "running"]),) * 2,))
-    with pytest.raises(ValueError, match=r"train=12000: the grammar has no more than about [01] different pairs"):
+    with pytest.raises(ValueError, match=r"train=20000: the grammar has no more than about [01] different pairs"):
         demo.write_demo_corpus(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
