@@ -201,7 +201,7 @@ def test_files_that_are_not_there(tmp_path):
     for empty in ("", "\n"):
         with pytest.raises(ValueError, match=r"x\.txt:1: the file is empty"):
             read_pairs(write(tmp_path / "x.txt", empty))
-    with pytest.raises(ValueError, match="expected a header with a column 'sentence1_binary_parse'.*columns=\"text\""):
+    with pytest.raises(ValueError, match=r"expected a header with a column 'sentence1_binary_parse'.*columns=.text"):
         read_pairs(write(tmp_path / "x.tsv", "label\tsentence1\tsentence2\n"))
     with pytest.raises(ValueError, match="columns must be"):
         read_pairs(tmp_path / "x.tsv", columns="raw")
