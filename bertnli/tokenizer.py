@@ -170,7 +170,7 @@ class Tokenizer(ABC):
             "ratio"             both are cut in proportion to their lengths
             "only_first", "only_second"   only that text is cut; ValueError names a row whose other text does not fit
         num_threads: 0 means torch.get_num_threads().
-        Raises ValueError for texts of unequal number, `max_len` under 3 or a lone surrogate, TypeError for a text that is
+        Raises ValueError for texts of unequal number, `max_len` under 3 or a lone surrogate, TypeError where a text is
         no str.
         """
         self._check_special()
