@@ -24,7 +24,7 @@ _FORMAT = "bertnli.EncodedPairs.1"
 
 
 def as_labels(labels: Sequence[int] | Sequence[float] | Tensor | None, rows: int) -> Tensor | None:
-    """Labels as a tensor [rows]: int64 for integers, float32 for reals. Raises ValueError for another number of them."""
+    """Labels as a tensor [rows]: int64 for integers, float32 for reals. ValueError for another number of them."""
     if labels is None:
         return None
     tensor = torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
@@ -62,11 +62,15 @@ class EncodedPairs:
             ("first_lens", first_lens, torch.int32),
         ):
             if tensor.dtype != dtype or tensor.dim() != 1:
-                raise ValueError(f"{name} must be a one-dimensional {dtype} tensor, not {tensor.dtype} {tensor.dim()}-d")
+                raise ValueError(
+                    f"{name} must be a one-dimensional {dtype} tensor, not {tensor.dtype} {tensor.dim()}-d"
+                )
         if len(offsets) != len(first_lens) + 1:
             raise ValueError(f"offsets must have {len(first_lens) + 1} elements for {len(first_lens)} rows")
         if labels is not None and labels.shape != first_lens.shape:
-            raise ValueError(f"labels must be as many as the rows: found {list(labels.shape)} for {len(first_lens)} rows")
+            raise ValueError(
+                f"labels must be as many as the rows: found {list(labels.shape)} for {len(first_lens)} rows"
+            )
         self.ids = ids.contiguous()
         self.offsets = offsets.contiguous()
         self.first_lens = first_lens.contiguous()
@@ -78,7 +82,9 @@ class EncodedPairs:
         return len(self.first_lens)
 
     def __repr__(self) -> str:
-        return f"EncodedPairs({len(self)} rows, {int(self.offsets[-1] - self.offsets[0])} tokens, max_len={self.max_len})"
+        return (
+            f"EncodedPairs({len(self)} rows, {int(self.offsets[-1] - self.offsets[0])} tokens, max_len={self.max_len})"
+        )
 
     def __getitem__(self, rows: slice) -> EncodedPairs:
         """The rows of a slice; a slice without a step shares the memory."""
@@ -170,7 +176,7 @@ class EncodedPairs:
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
         try:
-            with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ValueError("it holds something else")
@@ -183,7 +189,11 @@ class EncodedPairs:
                 pad_id=int(metadata["pad_id"]),
                 max_len=int(metadata["max_len"]),
             )
-            if int(pairs.offsets[0]) != 0 or int(pairs.offsets[-1]) != len(pairs.ids) or bool((pairs.lengths < 0).any()):
+            if (
+                int(pairs.offsets[0]) != 0
+                or int(pairs.offsets[-1]) != len(pairs.ids)
+                or bool((pairs.lengths < 0).any())
+            ):
                 raise ValueError("its offsets do not fit its ids")
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is no intact file of encoded pairs: {error}") from None

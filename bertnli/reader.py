@@ -108,10 +108,10 @@ def read_pairs(
 ) -> PairData:
     """Read one file of labelled pairs.
 
-    `.jsonl`, `.json-lines`, `.ndjson` and `.json` hold one JSON object a line; anything else is tab-separated text with a
-    header. The label is `gold_label` or `label`: a name of `label_names` or an index into it. `columns="parse"` takes the
-    words from `sentence1_binary_parse` and `sentence2_binary_parse` (official SNLI), `columns="text"` reads `sentence1`
-    and `sentence2` (or `premise` and `hypothesis`) as they are.
+    `.jsonl`, `.json-lines`, `.ndjson` and `.json` hold one JSON object a line; anything else is tab-separated text with
+    a header. The label is `gold_label` or `label`: a name of `label_names` or an index into it. `columns="parse"` takes
+    the words from `sentence1_binary_parse` and `sentence2_binary_parse` (official SNLI), `columns="text"` reads
+    `sentence1` and `sentence2` (or `premise` and `hypothesis`) as they are.
 
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
     """

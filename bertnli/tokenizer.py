@@ -142,7 +142,7 @@ class Tokenizer(ABC):
     @abstractmethod
     def id_to_token(self, index: int) -> str: ...
 
-    def _check_special(self) -> None:
+    def _check_special(self) -> None:  # noqa: B027  (only a vocabulary of words can lack one)
         """Raise ValueError where a special token that rows need is missing."""
 
     @property
@@ -165,12 +165,13 @@ class Tokenizer(ABC):
         """Rows `<cls> premise <sep> hypothesis <sep>` of at most `max_len` tokens, stored without padding.
 
         truncation: where a pair is too long,
-            "longest_first"     the last token of the longer text goes, the hypothesis's where they are equal (D2L, BERT)
+            "longest_first"     the longer text loses its last token, the hypothesis where they are equal (D2L, BERT)
             "longest_first_hf"  the rule of Hugging Face's fast tokenizers, which differs by one token for odd budgets
             "ratio"             both are cut in proportion to their lengths
             "only_first", "only_second"   only that text is cut; ValueError names a row whose other text does not fit
         num_threads: 0 means torch.get_num_threads().
-        Raises ValueError for texts of unequal number, `max_len` under 3 or a lone surrogate, TypeError for what is no str.
+        Raises ValueError for texts of unequal number, `max_len` under 3 or a lone surrogate, TypeError where a text is
+        no str.
         """
         self._check_special()
         first, second = _source(premises, "premises"), _source(hypotheses, "hypotheses")
@@ -205,7 +206,7 @@ class Tokenizer(ABC):
         truncation: Truncation = "longest_first",
         num_threads: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of `encode_pairs`, padded: (token_ids [N, max_len], segments [N, max_len], valid_lens [N]), int64."""
+        """The rows of `encode_pairs`, padded: token_ids and segments [N, max_len], valid_lens [N], all int64."""
         self._check_special()
         first, second = _source(premises, "premises"), _source(hypotheses, "hypotheses")
         n = len(first[1]) if isinstance(premises, Texts) else len(first)
@@ -238,8 +239,8 @@ def _ids(ids: Iterable[int] | Tensor) -> list[int]:
 class WordTokenizer(Tokenizer):
     """D2L's words: `text.lower().split()`, looked up in a vocabulary; what is not in it becomes `<unk>`.
 
-    vocab: a `Vocab` or anything with `idx_to_token` and `token_to_idx`; it is read once, here. Rows need `<pad>`, `<cls>`
-    and `<sep>` in it: encoding pairs raises ValueError where one is missing.
+    vocab: a `Vocab` or anything with `idx_to_token` and `token_to_idx`; it is read once, here. Rows need `<pad>`,
+    `<cls>` and `<sep>` in it: encoding pairs raises ValueError where one is missing.
     """
 
     def __init__(self, vocab: Any) -> None:

@@ -38,7 +38,7 @@ def kept(encoded):
     return [(f - 2, n - f - 1) for f, n in zip(encoded.first_lens.tolist(), encoded.lengths.tolist(), strict=True)]
 
 
-# ------------------------------------------------------------------------------------------------------------ truncation
+# ---- truncation
 
 LENGTHS = [(p, h) for p in range(13) for h in range(13)]
 
@@ -146,7 +146,7 @@ def test_single_texts():
     assert WORDS.encode_texts([text(3)], max_len=2).ids.tolist() == [cls, sep]
 
 
-# --------------------------------------------------------------------------------------------------------- encoded pairs
+# ---- encoded pairs
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +215,7 @@ def test_bad_rows(encoded):
             encoded.batch(rows)
     with pytest.raises(TypeError, match="rows must be a sequence of integers"):
         encoded.batch([0.5])
-    damaged = EncodedPairs(
-        encoded.ids, encoded.offsets + 1, encoded.first_lens, pad_id=1, max_len=16
-    )
+    damaged = EncodedPairs(encoded.ids, encoded.offsets + 1, encoded.first_lens, pad_id=1, max_len=16)
     with pytest.raises(ValueError, match="row 299 of the encoded pairs is damaged"):
         damaged.batch([0, 299])
     with pytest.raises(ValueError, match="does not fit into max_len 10"):
@@ -270,7 +268,7 @@ def test_bad_labels():
             WORDS.encode_pairs(["a", "b"], ["a", "b"], labels=labels)
 
 
-# -------------------------------------------------------------------------------------------------------------- dataset
+# ---- dataset
 
 
 def book_vocabulary(*texts):

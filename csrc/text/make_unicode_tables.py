@@ -28,7 +28,8 @@ def probe(normalizer):
     changed = {}
     for c in code_points():
         out = normalizer.normalize_str(f"x{chr(c)}y")
-        assert out[0] == "x" and out[-1] == "y", hex(c)
+        assert out.startswith("x"), hex(c)
+        assert out.endswith("y"), hex(c)
         if out[1:-1] != chr(c):
             changed[c] = out[1:-1]
     return changed
@@ -91,7 +92,8 @@ def kinds(changed, ranks, mapped):
         elif HANGUL_FIRST <= c <= HANGUL_LAST:
             out[c] = HANGUL
         else:
-            assert mapped is not None and " " not in text, hex(c)
+            assert mapped is not None, hex(c)
+            assert " " not in text, hex(c)
             assert ord(nfd(chr(c))[0]) not in ranks, hex(c)  # it begins with a starter: marks never move over it
             out[c] = MAPPED
             mapped[c] = text
@@ -115,8 +117,8 @@ def main():
     lower, cased = probe(BertNormalizer(lowercase=True)), probe(BertNormalizer(lowercase=False))
     mapped = {}
     lower_kinds, cased_kinds = kinds(lower, ranks, mapped), kinds(cased, ranks, None)
-    # clean_text deletes before NFD and is invisible to it; a mark that is stripped afterwards stops other marks from moving
-    # over it if its class is 0.
+    # clean_text deletes before NFD and is invisible to it; a mark that is stripped afterwards stops other marks from
+    # moving over it if its class is 0.
     for c, kind in lower_kinds.items():
         if kind == DELETE and c not in cased and any(ord(p) not in ranks for p in NFD().normalize_str(chr(c))):
             lower_kinds[c] = BARRIER
@@ -128,7 +130,8 @@ def main():
             punctuation[c] = 1
             assert c not in ranks, hex(c)
         elif parts == 2:  # white space: it must not survive the normaliser
-            assert c == 0x20 or lower_kinds.get(c) in (SPACE, DELETE) and cased_kinds.get(c) in (SPACE, DELETE), hex(c)
+            gone = {lower_kinds.get(c), cased_kinds.get(c)}
+            assert c == 0x20 or gone <= {SPACE, DELETE}, hex(c)
     surviving = {c: r for c, r in ranks.items() if c not in lower}
     characters = "".join(mapped[c] for c in sorted(mapped))
     offset, rows = 0, []
