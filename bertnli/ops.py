@@ -49,8 +49,8 @@ def varlen_attention(
     cu_seqlens_q  int32 [B+1]          where the queries differ from the keys in number; with max_seqlen_q
     seed          int64 [2], q's device  fixes what is dropped; drawn from torch's default generator by default
 
-    Returns [Tq, heads, d_v] of q's dtype, contiguous. Sums are in float32 for bfloat16. A query without keys gives zeros.
-    Differentiable, once, in q, k and v.
+    Returns [Tq, heads, d_v] of q's dtype, contiguous. Sums are in float32 for bfloat16. A query without keys has
+    the output 0. Differentiable, once, in q, k and v.
 
     Dropout keeps the weight of (sequence, head, query, key) and divides it by 1 - p if and only if
 
@@ -92,8 +92,8 @@ def varlen_attention_with_sum(
 ) -> tuple[Tensor, Tensor]:
     """`varlen_attention` and the sum of each query's weights after dropout, float32 (float64) [Tq, heads].
 
-    The sum is 1 without dropout (0 for a query without keys). A value projection's bias, applied after attention instead
-    of before, must be multiplied by it. Both results are differentiable.
+    The sum is 1 without dropout (0 for a query without keys). A value projection's bias, applied after attention
+    instead of before, must be multiplied by it. Both results are differentiable.
     """
     if (cu_seqlens_q is None) != (max_seqlen_q is None):
         raise ValueError("cu_seqlens_q and max_seqlen_q must be given together")

@@ -1,4 +1,4 @@
-"""varlen_attention against float64 PyTorch, PyTorch's own attention, and a Philox of our own checked by known answers."""
+"""varlen_attention against float64 PyTorch, PyTorch's own attention, and a numpy Philox checked by known answers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def attention_by_loop(
     scale: float | None = None,
     masks: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The definition, a sequence at a time; masks: for each sequence [heads, queries, keys], already divided by 1 - p."""
+    """The definition, a sequence at a time; masks: for each sequence [heads, queries, keys], 0 or 1 / (1 - p)."""
     group = q.size(1) // k.size(1)
     scale = q.size(2) ** -0.5 if scale is None else scale
     outs, sums = [], []
@@ -170,7 +170,7 @@ def test_error_is_at_most_twice_that_of_pytorch(
     )
     theirs = with_gradients(lambda q, k, v: attention_by_sdpa(q, k, v, q_lens, lens), inputs, dout)
     for name, a, b, reference in zip(
-        "out dq dk dv".split(), with_gradients(ours, inputs, dout), theirs, exact, strict=True
+        ["out", "dq", "dk", "dv"], with_gradients(ours, inputs, dout), theirs, exact, strict=True
     ):
         assert a.shape == reference.shape
         assert a.dtype == dtype
@@ -180,7 +180,7 @@ def test_error_is_at_most_twice_that_of_pytorch(
 
 
 def test_long_sequence(isa: str) -> None:
-    q_lens, (*inputs, dout) = random_inputs(2, 2, 16, 16, [4096], False, torch.float32)
+    q_lens, (*inputs, _) = random_inputs(2, 2, 16, 16, [4096], False, torch.float32)
     reference, _ = attention_by_loop(*(x.double() for x in inputs), q_lens, [4096])
     out = ops.varlen_attention(*inputs, cumulative([4096]), 4096)
     torch.testing.assert_close(out.double(), reference, atol=2e-6, rtol=0)
