@@ -182,7 +182,9 @@ def save_pretrained(
     elif format == "d2l":
         vocab = tokenizer.vocab if isinstance(tokenizer, WordTokenizer) else tokenizer
         if not isinstance(vocab, Vocab):
-            raise ValueError("the book's format needs a Vocab or WordTokenizer; save WordPiece models in another format")
+            raise ValueError(
+                "the book's format needs a Vocab or WordTokenizer; save WordPiece models in another format"
+            )
         _save_vocab(vocab, folder)
         with hub.atomic_path(folder / "pretrained.params") as path:
             torch.save({name: value for name, value in state.items() if not name.startswith("output.")}, path)
@@ -320,7 +322,12 @@ def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
         label_names = ()  # Hugging Face's placeholder for "no names"
     dropout = settings.get("classifier_dropout")
     return _Checkpoint(
-        folder, state, config, tokenizer, label_names or None, {} if dropout is None else {"classifier_dropout": dropout}
+        folder,
+        state,
+        config,
+        tokenizer,
+        label_names or None,
+        {} if dropout is None else {"classifier_dropout": dropout},
     )
 
 
@@ -400,7 +407,9 @@ def _huggingface_config(model: BERTClassifier | BERTModel, tokenizer: Vocab | To
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise ValueError("Hugging Face's BERT needs a WordPieceTokenizer")
     settings: dict[str, Any] = {
-        "architectures": ["BertForSequenceClassification" if isinstance(model, BERTClassifier) else "BertForPreTraining"],
+        "architectures": [
+            "BertForSequenceClassification" if isinstance(model, BERTClassifier) else "BertForPreTraining"
+        ],
         "model_type": "bert",
         "vocab_size": config.vocab_size,
         "hidden_size": config.num_hiddens,
@@ -408,7 +417,9 @@ def _huggingface_config(model: BERTClassifier | BERTModel, tokenizer: Vocab | To
         "num_attention_heads": config.num_heads,
         "num_hidden_layers": config.num_layers,
         "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.dropout if config.attention_dropout is None else config.attention_dropout,
+        "attention_probs_dropout_prob": config.dropout
+        if config.attention_dropout is None
+        else config.attention_dropout,
         "max_position_embeddings": config.max_len,
         "type_vocab_size": config.num_segments,
         "hidden_act": {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}[config.activation],

@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("predict", _predict, "Classify pairs: one JSON object a line, in the order of the input.")
     sub.add_argument("--model", required=True, help="checkpoint folder")
-    sub.add_argument("--input", default="-", help="file of `premise<TAB>hypothesis` or JSON lines; - reads standard input")
+    sub.add_argument(
+        "--input", default="-", help="file of `premise<TAB>hypothesis` or JSON lines; - reads standard input"
+    )
     _add_running(sub)
 
     sub = command("download", _download, "Fetch and unpack SNLI, bert.small or bert.base.")
@@ -332,7 +334,9 @@ def _plot(history: History, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     epochs = [e.epoch for e in history.epochs]
     per_epoch = len(history.losses) / len(epochs)
-    left.plot([(i + 1) / per_epoch for i in range(len(history.losses))], history.losses, lw=0.5, alpha=0.5, label="step")
+    left.plot(
+        [(i + 1) / per_epoch for i in range(len(history.losses))], history.losses, lw=0.5, alpha=0.5, label="step"
+    )
     left.plot(epochs, [e.train_loss for e in history.epochs], marker="o", label="train")
     right.plot(epochs, [e.train_accuracy for e in history.epochs], marker="o", label="train")
     if history.epochs[0].dev_loss is not None:

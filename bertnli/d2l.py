@@ -298,9 +298,7 @@ def train_ch13(
                 metric.add(summed, right, labels.shape[0], labels.numel())
                 timer.stop()
                 if (i + 1) % max(1, num_batches // 5) == 0 or i == num_batches - 1:
-                    animator.add(
-                        epoch + (i + 1) / num_batches, (metric[0] / metric[2], metric[1] / metric[3], None)
-                    )
+                    animator.add(epoch + (i + 1) / num_batches, (metric[0] / metric[2], metric[1] / metric[3], None))
             test_acc = evaluate_accuracy_gpu(net, test_iter)
             animator.add(epoch + 1, (None, None, test_acc))
     finally:

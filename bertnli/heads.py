@@ -69,4 +69,3 @@ class BERTClassifier(nn.Module):
                 raise TypeError("inputs must be a PackedBatch or the three tensors (tokens, segments, valid_lens)")
             inputs = PackedBatch.from_padded(*inputs)
         return self.head(self.features(inputs))
-

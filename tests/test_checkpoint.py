@@ -26,7 +26,7 @@ from bertnli import (
     save_pretrained,
 )
 
-WORDS = ["<unk>", "<pad>", "<cls>", "<sep>", *"the a dog cat runs sleeps".split()]
+WORDS = ["<unk>", "<pad>", "<cls>", "<sep>", *["the", "a", "dog", "cat", "runs", "sleeps"]]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "run", "##s", "sleep"]
 
 
@@ -160,7 +160,11 @@ def test_broken_checkpoints_are_named(tmp_path: Path, caplog: pytest.LogCaptureF
     edit(copy("e") / "pretrained.params", lambda s: s.pop("nsp.output.bias"))
     load_pretrained_model(tmp_path / "e")
     assert "lacks nsp.output.bias: newly initialised" in caplog.text
-    for name, error in (("nowhere/at/all", "is not a folder"), ("./nowhere", "is not a folder"), (str(tmp_path), "holds neither")):
+    for name, error in (
+        ("nowhere/at/all", "is not a folder"),
+        ("./nowhere", "is not a folder"),
+        (str(tmp_path), "holds neither"),
+    ):
         with pytest.raises(FileNotFoundError, match=error):
             load_pretrained_model(name)
     # A pickle that would run code is refused, not run.
@@ -218,7 +222,9 @@ def test_minilm_equals_transformers(minilm: Path) -> None:
     assert (pooled - precise.pooler_output).abs().max() <= 2 * own + 1e-7
 
 
-@pytest.mark.parametrize("kind", ["BertModel", "BertForSequenceClassification", "BertForPreTraining", "BertForMaskedLM"])
+@pytest.mark.parametrize(
+    "kind", ["BertModel", "BertForSequenceClassification", "BertForPreTraining", "BertForMaskedLM"]
+)
 @pytest.mark.parametrize("weights", ["safetensors", "bin", "gamma"])
 def test_hugging_face_folders_of_every_kind(tmp_path: Path, kind: str, weights: str) -> None:
     transformers = pytest.importorskip("transformers")
@@ -277,7 +283,9 @@ def test_out_to_hugging_face_and_back(tmp_path: Path, heads: bool) -> None:
     bert = BERTModel(small(True, pretraining_heads=heads))
     net = BERTClassifier(bert, 3, ("e", "c", "n")).eval()
     save_pretrained(net, tmp_path, WordPieceTokenizer(PIECES), format="huggingface")
-    theirs, loading = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not loading["missing_keys"]
     b = batch()
     with torch.no_grad():

@@ -82,7 +82,11 @@ def os_umask() -> int:
 
 @pytest.mark.parametrize(
     ("name", "digest", "error"),
-    [("mini.zip", "0" * 40, "expected 0000"), ("none.zip", None, "File not found"), ("half.cut", None, "arrived|5 of 1000")],
+    [
+        ("mini.zip", "0" * 40, "expected 0000"),
+        ("none.zip", None, "File not found"),
+        ("half.cut", None, "arrived|5 of 1000"),
+    ],
 )
 def test_what_is_not_whole_leaves_nothing(
     server: tuple[str, list[str]], tmp_path: Path, name: str, digest: str | None, error: str

@@ -125,7 +125,9 @@ def test_both_signatures_of_the_book() -> None:
         VOCAB, HIDDEN, [HIDDEN], HIDDEN, FFN, HEADS, LAYERS, 0.1, max_len=MAX_LEN, key_size=HIDDEN, query_size=HIDDEN,
         value_size=HIDDEN, hid_in_features=HIDDEN, mlm_in_features=HIDDEN, nsp_in_features=HIDDEN,
     )  # fmt: skip
-    newer = BERTModel(VOCAB, HIDDEN, ffn_num_hiddens=FFN, num_heads=HEADS, num_blks=LAYERS, dropout=0.1, max_len=MAX_LEN)
+    newer = BERTModel(
+        VOCAB, HIDDEN, ffn_num_hiddens=FFN, num_heads=HEADS, num_blks=LAYERS, dropout=0.1, max_len=MAX_LEN
+    )
     assert older.config == newer.config == config(dropout=0.1)
     assert BERTEncoder(VOCAB, HIDDEN, FFN, HEADS, LAYERS, 0.1).config.max_len == 1000
     with pytest.raises(ValueError, match="key_size=768 must equal num_hiddens=24"):

@@ -1,0 +1,206 @@
+"""The `bertnli` command: its files, its output and its complaints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertnli import read_pairs
+from bertnli.cli import main
+from bertnli.demo import write_demo_corpus
+
+LABELS = ["entailment", "contradiction", "neutral"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_demo_corpus(folder, seed=2, train=300, dev=60, test=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder that `train --scratch` wrote."""
+    output = tmp_path_factory.mktemp("trained")
+    arguments = ["--scratch", "bert.small", "--train", str(corpus), "--output", str(output), "--epochs", "2"]
+    assert main(["train", *arguments, "--lr", "1e-3", "--min-freq", "1", "--quiet"]) == 0
+    return output
+
+
+def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    status = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_train_writes_its_files(trained: Path) -> None:
+    assert {p.name for p in trained.iterdir()} == {
+        "config.json", "model.safetensors", "vocab.json", "metrics.jsonl", "curves.png",
+    }  # fmt: skip
+    epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [e["epoch"] for e in epochs] == [1, 2]
+    assert all(0 < e["dev_accuracy"] < 1 and e["train_loss"] > 0 for e in epochs)
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((trained / "config.json").read_text())["labels"] == LABELS
+
+
+def test_train_from_a_checkpoint(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(
+        "train", "--model", trained, "--train", corpus / "snli_1.0_train.txt", "--dev", corpus / "snli_1.0_dev.txt",
+        "--output", tmp_path / "new" / "run", "--epochs", 1, "--limit", 64, "--freeze", "1", "--quiet", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "64 training pairs" in out
+    assert "60 dev pairs" in out
+    assert (tmp_path / "new" / "run" / "model.safetensors").exists()
+
+
+def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run("evaluate", "--model", trained, "--data", corpus, "--json", capsys=capsys)
+    assert status == 0
+    figures = json.loads(out)
+    assert figures["pairs"] == 60
+    assert figures["labels"] == LABELS
+    assert sum(map(sum, figures["confusion"])) == 60
+    assert figures["accuracy"] == pytest.approx(sum(figures["confusion"][i][i] for i in range(3)) / 60)
+    assert set(figures["per_class"]["neutral"]) == {"precision", "recall", "f1", "support"}
+    status, out, _ = run("evaluate", "--model", trained, "--data", corpus / "snli_1.0_test.txt", capsys=capsys)
+    assert status == 0
+    assert f"accuracy {figures['accuracy']:.4f}" in out
+    assert out.count("\n") == 5
+
+
+def test_predict_keeps_the_order_of_its_input(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = read_pairs(corpus / "snli_1.0_test.txt")
+    rows = list(zip(data.premises, data.hypotheses, strict=True))
+    (tmp_path / "pairs.tsv").write_text("".join(f"{p}\t{h}\n" for p, h in rows))
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"premise": p, "hypothesis": h}) + "\r\n" for p, h in rows)
+    )
+    outputs = []
+    for name, extra in (("pairs.tsv", []), ("pairs.jsonl", []), ("pairs.tsv", ["--batch-size", 1])):
+        status, out, err = run("predict", "--model", trained, "--input", tmp_path / name, *extra, capsys=capsys)
+        assert status == 0, err
+        outputs.append([json.loads(line) for line in out.splitlines()])
+    labels = [[row["label"] for row in output] for output in outputs]
+    assert labels[0] == labels[1] == labels[2]
+    assert len(labels[0]) == 60
+    for row in outputs[0]:
+        assert list(row["probabilities"]) == LABELS
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+    status, out, _ = run("evaluate", "--model", trained, "--data", corpus, "--json", capsys=capsys)
+    right = sum(LABELS[label] == guess for label, guess in zip(data.labels, labels[0], strict=True))
+    assert right / 60 == pytest.approx(json.loads(out)["accuracy"])
+
+
+def test_predict_reads_standard_input(trained: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "bertnli", "predict", "--model", str(trained), "--input", "-"],
+        input="Un café ☕\tA cup .\nA\tB\n".encode(), capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_bad_input_is_one_line_and_status_2(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.tsv"
+    header = (corpus / "snli_1.0_test.txt").read_text().splitlines()[0]
+    (tmp_path / "broken.txt").write_text(header + "\nneutral\tonly\n")
+    train = ["train", "--scratch", "bert.small", "--output", tmp_path / "never"]
+    cases: list[tuple[list[object], str, str]] = [
+        (["evaluate", "--model", tmp_path / "none", "--data", corpus], "", "none is not a folder"),
+        (["evaluate", "--model", trained, "--data", tmp_path / "none.txt"], "", "none.txt"),
+        (["evaluate", "--model", trained, "--data", tmp_path / "broken.txt"], "", "broken.txt:2"),
+        (["predict", "--model", trained, "--input", bad], "a\tb\na b\n", "bad.tsv:2: expected premise<TAB>hypothesis"),
+        (["predict", "--model", trained, "--input", bad], "a\tb\n\n", "bad.tsv:2: the line is empty"),
+        (["predict", "--model", trained, "--input", bad], '{"premise": 1}\n', "bad.tsv:1: expected an object with"),
+        (["predict", "--model", trained, "--input", bad], "{oops\n", "bad.tsv:1: not JSON"),
+        (["predict", "--model", trained, "--input", tmp_path / "gone"], "", "gone"),
+        ([*train, "--train", tmp_path], "", "tried"),
+        ([*train, "--train", corpus, "--freeze", "9"], "", "freeze must be None"),
+        ([*train, "--train", corpus, "--limit", "0"], "", "train is empty"),
+        ([*train, "--train", corpus, "--max-len", "2"], "", "max_len"),
+    ]
+    for arguments, content, message in cases:
+        bad.write_text(content)
+        status, _, err = run(*arguments, "--quiet" if arguments[0] == "train" else "--batch-size=8", capsys=capsys)
+        assert status == 2, arguments
+        assert err.startswith("bertnli: error: ")
+        assert message in err
+        assert err.count("\n") == 1
+    bad.write_bytes(b"a\tb\nA\xff\tb\n")
+    status, _, err = run("predict", "--model", trained, "--input", bad, capsys=capsys)
+    assert status == 2
+    assert "not UTF-8" in err
+    for arguments in (["train"], ["predict"], ["nothing"], [*train, "--train", corpus, "--model", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        assert stop.value.code == 2
+
+
+def test_an_interrupted_training_is_resumed(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bertnli import cli
+
+    def arguments(output: Path, *more: str) -> list[object]:
+        return ["train", "--scratch", "bert.small", "--train", corpus, "--output", output, "--epochs", 2,
+                "--limit", 64, "--quiet", *more]  # fmt: skip
+
+    assert run(*arguments(tmp_path / "whole"), capsys=capsys)[0] == 0
+
+    def interrupt(e: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_print_epoch", interrupt)
+        assert run(*arguments(tmp_path / "cut"), capsys=capsys)[0] == 130
+    status, _, err = run(*arguments(tmp_path / "cut"), capsys=capsys)
+    assert status == 2
+    assert "continue it with --resume" in err
+    assert run(*arguments(tmp_path / "cut", "--resume"), capsys=capsys)[0] == 0
+    whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    assert not (tmp_path / "cut" / "training_state.pt").exists()
+
+
+def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(
+        "demo", "--output", tmp_path, "--pairs", 300, "--epochs", 1, "--quiet", capsys=capsys
+    )  # fmt: skip
+    assert status == 0, err
+    assert "test accuracy" in out
+    assert out.count("    -> ") == 3
+    assert {"corpus", "config.json", "model.safetensors", "curves.png", "metrics.jsonl"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+
+
+def test_download_of_a_local_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zipfile
+
+    from bertnli import hub
+
+    with zipfile.ZipFile(tmp_path / "snli_1.0.zip", "w") as archive:
+        archive.writestr("snli_1.0/snli_1.0_test.txt", "x")
+    monkeypatch.setitem(hub.DATA_HUB, "SNLI", ((tmp_path / "snli_1.0.zip").as_uri(), None))
+    status, out, _ = run("download", "SNLI", "--folder", tmp_path / "to", capsys=capsys)
+    assert status == 0
+    assert Path(out.strip()) == tmp_path / "to" / "snli_1.0"
+    assert (tmp_path / "to" / "snli_1.0" / "snli_1.0_test.txt").exists()

@@ -1,0 +1,59 @@
+"""Every command and snippet of the README runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if "bertnli " in line]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder outside the checkout in which `bertnli demo` has run, small."""
+    folder = tmp_path_factory.mktemp("readme")
+    shell(folder, COMMANDS[0] + " --pairs 300 --epochs 1 --quiet")
+    return folder
+
+
+def shell(folder: Path, command: str) -> str:
+    """Run with `bertnli` meaning this checkout's, as an installed command would."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = re.sub(r"(^|\| )bertnli ", rf"\1{sys.executable} -m bertnli ", command)
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_commands(place: Path, command: str) -> None:
+    assert shell(place, command).strip()
+
+
+@pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
+def test_snippets(place: Path, code: str) -> None:
+    (place / "snippet.py").write_text(code, encoding="utf-8")
+    shell(place, f"{sys.executable} -W error::DeprecationWarning snippet.py")
+
+
+def test_make_and_ci_have_the_two_commands() -> None:
+    """`make demo` and `make test` cannot run inside the suite: CI runs both."""
+    makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    for target in ("demo", "test"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+        assert f"make {target}\n" in ci
+    assert len(COMMANDS) == 5
