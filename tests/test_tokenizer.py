@@ -377,6 +377,17 @@ def test_more_words_than_the_cache_holds(real):
     assert_same(expected, ours, texts + texts[:100])
 
 
+def test_huge_texts_are_read_no_further_than_needed(real):
+    ours, _ = real
+    huge = ["a" * 2_000_000, "." * 2_000_000, "e\u0301" * 600_000, "the " * 600_000, "[SEP]" * 400_000]
+    short = [text[:3000] for text in huge]
+    short[0], short[2] = "a" * 101, "e" * 101
+    assert torch.equal(ours.encode_texts(huge, 50).ids, ours.encode_texts(short, 50).ids)
+    pairs = ours.encode_pairs(huge, huge[::-1], 50, truncation="longest_first_hf")
+    assert pairs.lengths.tolist() == [50, 50, 5, 50, 50]  # (two unknown words against each other: [UNK] alone)
+    assert pairs.first_lens.tolist() == [3, 26, 3, 25, 48]
+
+
 def test_python_threads_at_once(real):
     ours, _ = real
     texts = random_texts(random.Random(8), 2000)
