@@ -147,8 +147,7 @@ def _row_dtype(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
-@torch.library.register_fake("bertnli::varlen_attention")
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     rows = q.shape[:2]
     return (
         q.new_empty((*rows, v.size(2))),
@@ -157,15 +156,13 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]
     )
 
 
-@torch.library.register_fake("bertnli::varlen_attention_backward")
-def _(
+def _fake_backward(
     dout: Tensor, dweight_sum: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-@torch.library.register_fake("bertnli::varlen_attention_packed")
-def _(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_packed(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     tokens, _three, heads, width = qkv.shape
     return (
         qkv.new_empty((tokens, heads, width)),
@@ -174,9 +171,14 @@ def _(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-@torch.library.register_fake("bertnli::varlen_attention_packed_backward")
-def _(dout: Tensor, qkv: Tensor, *_: Any) -> Tensor:
+def _fake_packed_backward(dout: Tensor, qkv: Tensor, *_: Any) -> Tensor:
     return qkv.new_empty(qkv.shape)
+
+
+torch.library.register_fake("bertnli::varlen_attention", _fake)
+torch.library.register_fake("bertnli::varlen_attention_backward", _fake_backward)
+torch.library.register_fake("bertnli::varlen_attention_packed", _fake_packed)
+torch.library.register_fake("bertnli::varlen_attention_packed_backward", _fake_packed_backward)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
