@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bertnli import hub
+from bertnli.files import atomic_path
 from bertnli.heads import BERTClassifier
 from bertnli.model import BERTConfig, BERTModel
 from bertnli.tokenizer import Tokenizer, Vocab, WordPieceTokenizer, WordTokenizer
@@ -186,7 +187,7 @@ def save_pretrained(
                 "the book's format needs a Vocab or WordTokenizer; save WordPiece models in another format"
             )
         _save_vocab(vocab, folder)
-        with hub.atomic_path(folder / "pretrained.params") as path:
+        with atomic_path(folder / "pretrained.params") as path:
             torch.save({name: value for name, value in state.items() if not name.startswith("output.")}, path)
     else:
         raise ValueError(f'format must be "bertnli", "huggingface" or "d2l"; found {format!r}')
@@ -213,7 +214,8 @@ def _find(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -
         ) from None
     wanted = ["config.json", "*.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
     try:
-        return Path(snapshot_download(str(name), allow_patterns=wanted, cache_dir=folder))
+        cache = None if folder is None else Path(folder)
+        return Path(snapshot_download(str(name), allow_patterns=wanted, cache_dir=cache))
     except (HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
             f"{name} is neither a folder nor one of {sorted(hub.DATA_HUB)}, and the hub did not give it: {error}"
@@ -454,22 +456,22 @@ def _to_huggingface(state: dict[str, Tensor], classifier: bool) -> dict[str, Ten
 
 
 def _save_vocab(tokenizer: Vocab | Tokenizer, folder: Path) -> str:
-    if isinstance(tokenizer, WordTokenizer):
-        tokenizer = tokenizer.vocab
-    name = "vocab.json" if isinstance(tokenizer, Vocab) else "vocab.txt"
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / name)
+    vocab = tokenizer.vocab if isinstance(tokenizer, WordTokenizer) else tokenizer
+    if not isinstance(vocab, (Vocab, WordPieceTokenizer)):
+        raise TypeError(f"a {type(vocab).__name__} cannot be saved; give a Vocab, WordTokenizer or WordPieceTokenizer")
+    name = "vocab.json" if isinstance(vocab, Vocab) else "vocab.txt"
+    vocab.save(folder / name)
     return name
 
 
 def _save_safetensors(state: dict[str, Tensor], path: Path) -> None:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
 
 
 def _write_json(path: Path, value: object) -> None:
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -10,17 +10,18 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 import torch
 
 from bertnli import checkpoint, demo, hub
+from bertnli.files import atomic_path
 from bertnli.heads import BERTClassifier
 from bertnli.inference import PRECISIONS, Prediction, evaluate, predict
 from bertnli.model import BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
-from bertnli.tokenizer import Tokenizer, Vocab, WordTokenizer
+from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer
 from bertnli.train import Epoch, History, fit
 
 # The book's two sizes, for training from scratch.
@@ -28,7 +29,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "bert.small": dict(num_hiddens=256, ffn_num_hiddens=512, num_heads=4, num_layers=2, dropout=0.1, max_len=512),
     "bert.base": dict(num_hiddens=768, ffn_num_hiddens=3072, num_heads=12, num_layers=12, dropout=0.1, max_len=512),
 }
-TRUNCATIONS = ("longest_first", "longest_first_hf", "ratio", "only_first", "only_second")
+TRUNCATIONS = get_args(Truncation)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -295,7 +296,7 @@ def _book_vocab(data: PairData, min_freq: int) -> Vocab:
 
 
 def _encode(
-    tokenizer: Tokenizer, data: PairData, max_len: int = 128, truncation: str = "longest_first"
+    tokenizer: Tokenizer, data: PairData, max_len: int = 128, truncation: Truncation = "longest_first"
 ) -> EncodedPairs:
     return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)
 
@@ -322,7 +323,7 @@ def _print_epoch(e: Epoch) -> None:
 
 def _save(model: BERTClassifier, folder: Path, tokenizer: Tokenizer, history: History) -> None:
     checkpoint.save_pretrained(model, folder, tokenizer)
-    with hub.atomic_path(folder / "metrics.jsonl") as path:
+    with atomic_path(folder / "metrics.jsonl") as path:
         path.write_text("".join(json.dumps(vars(e)) + "\n" for e in history.epochs), encoding="utf-8")
     _plot(history, folder / "curves.png")
 
@@ -340,14 +341,14 @@ def _plot(history: History, path: Path) -> None:
     left.plot(epochs, [e.train_loss for e in history.epochs], marker="o", label="train")
     right.plot(epochs, [e.train_accuracy for e in history.epochs], marker="o", label="train")
     if history.epochs[0].dev_loss is not None:
-        left.plot(epochs, [e.dev_loss for e in history.epochs], marker="o", label="dev")  # type: ignore[misc]
-        right.plot(epochs, [e.dev_accuracy for e in history.epochs], marker="o", label="dev")  # type: ignore[misc]
+        left.plot(epochs, [e.dev_loss for e in history.epochs], marker="o", label="dev")
+        right.plot(epochs, [e.dev_accuracy for e in history.epochs], marker="o", label="dev")
     left.set(xlabel="epoch", ylabel="loss")
     right.set(xlabel="epoch", ylabel="accuracy")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend()
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 

@@ -10,11 +10,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
+
+from bertnli.files import atomic_path
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 
@@ -29,24 +29,6 @@ DATA_HUB: dict[str, tuple[str, str | None]] = {
 def cache_dir() -> Path:
     """Where downloads go unless told otherwise: `$BERTNLI_CACHE`, or `~/.cache/bertnli`."""
     return Path(os.environ.get("BERTNLI_CACHE", Path.home() / ".cache" / "bertnli"))
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block succeeds and vanishes when it does not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sha1_of(path: str | os.PathLike[str]) -> str:

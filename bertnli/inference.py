@@ -13,7 +13,7 @@ from torch import Tensor
 from bertnli.heads import BERTClassifier
 from bertnli.metrics import classification_metrics
 from bertnli.pairs import EncodedPairs
-from bertnli.tokenizer import Tokenizer
+from bertnli.tokenizer import Tokenizer, Truncation
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -84,7 +84,7 @@ def predict(
     hypotheses: Sequence[str],
     *,
     max_len: int = 128,
-    truncation: str = "longest_first",
+    truncation: Truncation = "longest_first",
     batch_size: int = 256,
     precision: str = "fp32",
 ) -> list[Prediction]:

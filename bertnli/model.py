@@ -6,7 +6,9 @@ Shapes in the comments: T tokens in B sequences, R rows read, H hidden units in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,10 +18,10 @@ from torch import Tensor, nn
 from bertnli import ops
 from bertnli.batching import PackedBatch
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
 
 
@@ -295,7 +297,7 @@ class BERTEncoder(nn.Module):
         positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
         x = self.token_embedding(batch.input_ids) + self.segment_embedding(batch.segment_ids)
         x = x + F.embedding(batch.positions, positions[0])
-        return self.embedding_dropout(self.embedding_norm(x)) if self.config.embedding_norm else x
+        return cast(Tensor, self.embedding_dropout(self.embedding_norm(x))) if self.config.embedding_norm else x
 
 
 class MaskLM(nn.Module):

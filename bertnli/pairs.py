@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from bertnli import _text
 from bertnli.batching import PackedBatch
+from bertnli.files import atomic_path
 
 _FORMAT = "bertnli.EncodedPairs.1"
 
@@ -154,20 +154,12 @@ class EncodedPairs:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, which appears whole or not at all."""
-        path = Path(path)
         tensors = {"ids": self.ids, "offsets": self.offsets, "first_lens": self.first_lens}
         if self.labels is not None:
             tensors["labels"] = self.labels.contiguous()
         metadata = {"format": _FORMAT, "pad_id": str(self.pad_id), "max_len": str(self.max_len)}
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(fd)
-        try:
+        with atomic_path(path) as temporary:
             save_file({name: t.clone() if t._is_view() else t for name, t in tensors.items()}, temporary, metadata)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedPairs:

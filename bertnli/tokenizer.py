@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import operator
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,23 +15,11 @@ import torch
 from torch import Tensor
 
 from bertnli import _text
+from bertnli.files import atomic_path
 from bertnli.pairs import EncodedPairs, as_labels
 from bertnli.reader import Texts
 
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
-
-
-def _write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    path = Path(path)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(fd, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 class Vocab:
@@ -81,7 +68,8 @@ class Vocab:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokens as a JSON list that `from_json` reads; the file appears whole or not at all."""
-        _write_atomically(path, json.dumps(self.idx_to_token, ensure_ascii=False))
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(self.idx_to_token, ensure_ascii=False), encoding="utf-8", newline="\n")
 
     def __len__(self) -> int:
         return len(self.idx_to_token)
@@ -358,7 +346,8 @@ class WordPieceTokenizer(Tokenizer):
         """Write the vocabulary, one token a line; the file appears whole or not at all."""
         if any("\n" in token for token in self.tokens):
             raise ValueError("a token with a line feed cannot be saved in a vocab.txt")
-        _write_atomically(path, "".join(f"{token}\n" for token in self.tokens))
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8", newline="\n")
 
     def __len__(self) -> int:
         return len(self.tokens)

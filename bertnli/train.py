@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bertnli import hub
+from bertnli.files import atomic_path
 from bertnli.heads import BERTClassifier
 from bertnli.inference import autocast, score
 from bertnli.pairs import EncodedPairs, SNLIBERTDataset
@@ -145,7 +145,7 @@ def fit(
                 for begin in range(0, len(order), group):
                     rows = order[begin : begin + group]
                     step_loss = 0.0
-                    for micro in rows.split(batch_size):
+                    for micro in torch.split(rows, batch_size):
                         with autocast(device, precision):
                             if cached is None:
                                 batch = train.batch(micro).to(device, non_blocking=True)
@@ -162,7 +162,7 @@ def fit(
                         nn.utils.clip_grad_norm_(parameters, max_grad_norm)
                     opt.step()
                     schedule.step()
-                    opt.zero_grad(set_to_none=False)  # keeps the gradients' memory: a page fault costs more than a fill
+                    opt.zero_grad()
                     loss_sum += step_loss
                     history.losses.append(step_loss / len(rows))
                     done = begin + len(rows)
@@ -180,7 +180,7 @@ def fit(
                 if keep_best and dev is not None and epochs > 1:
                     best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             if state_file is not None and epoch + 1 < epochs:
-                with hub.atomic_path(state_file) as path:
+                with atomic_path(state_file) as path:
                     torch.save(
                         {
                             "arguments": arguments,
@@ -247,7 +247,8 @@ def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> t
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if name not in kinds:
         raise ValueError(f"optimizer must be one of {sorted(kinds)}; found {name!r}")
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
             norm_or_bias = key.endswith(".bias") or ".ln." in key or "embedding_norm" in key
