@@ -97,6 +97,9 @@ def varlen_attention_with_sum(
     """
     if (cu_seqlens_q is None) != (max_seqlen_q is None):
         raise ValueError("cu_seqlens_q and max_seqlen_q must be given together")
+    if q.device.type not in ("cpu", "meta"):
+        cu_q = cu_seqlens if cu_seqlens_q is None else cu_seqlens_q
+        return _padded_attention(q, k, v, cu_q, cu_seqlens, dropout_p, _scale(q, scale), _seed(q, dropout_p, seed))
     out, weight_sum, _ = _lib.varlen_attention(
         q,
         k,
@@ -125,12 +128,69 @@ def varlen_attention_packed(
 
     qkv [T, 3, heads, d]; returns [T, heads, d].
     """
+    if qkv.device.type not in ("cpu", "meta"):
+        return varlen_attention(*qkv.unbind(1), cu_seqlens, max_seqlen, dropout_p, scale, seed=seed)
     return cast(
         Tensor,
         _lib.varlen_attention_packed(
             qkv, cu_seqlens, max_seqlen, dropout_p, _scale(qkv, scale), _seed(qkv, dropout_p, seed)
         )[0],
     )
+
+
+def _padded_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    dropout_p: float,
+    scale: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`varlen_attention_with_sum` on devices that have no kernel of ours: padded, in PyTorch's own operators.
+
+    The same results and the same dropout masks, at the price of the padding.
+    """
+
+    def pad(x: Tensor, cu: Tensor) -> tuple[Tensor, Tensor]:
+        lens = cu.diff()
+        valid = torch.arange(int(lens.max()) if len(lens) else 0, device=x.device) < lens[:, None]  # (B, L)
+        return x.new_zeros((*valid.shape, *x.shape[1:])).masked_scatter(valid[..., None, None], x), valid
+
+    group = q.size(1) // k.size(1)
+    (queries, valid_q), (keys, valid_k) = pad(q, cu_q), pad(k, cu_k)
+    keys, values = (x.repeat_interleave(group, 2) for x in (keys, pad(v, cu_k)[0]))  # (B, Lk, heads, d)
+    scores = torch.einsum("bqhd,bkhd->bhqk", queries, keys).to(_row_dtype(q)) * scale
+    unseen = ~valid_k[:, None, None, :]
+    weights = torch.softmax(scores.masked_fill(unseen, torch.finfo(scores.dtype).min), -1).masked_fill(unseen, 0)
+    if dropout_p > 0:
+        assert seed is not None
+        weights = weights * (_dropout_words(weights, seed) >= max(1, int(dropout_p * 2**32))) / (1 - dropout_p)
+    out = torch.einsum("bhqk,bkhd->bqhd", weights.to(v.dtype), values)
+    return out[valid_q], weights.sum(-1).transpose(1, 2)[valid_q]
+
+
+def _dropout_words(like: Tensor, seed: Tensor) -> Tensor:
+    """The Philox words (int64, below 2**32) of every (sequence, head, query, key): the shape of `like`, [B, h, Lq, Lk]."""
+    low = 0xFFFFFFFF
+    shape = (*like.shape[:3], -(-like.size(3) // 4))
+    counter = [
+        torch.arange(n, device=like.device).view([-1 if i == axis else 1 for i in range(4)]).expand(shape)
+        for axis, n in enumerate(shape)
+    ]
+    key = [seed[0] & low, seed[1] & low]
+    for _ in range(10):
+        # Products of 32-bit numbers wrap in int64, but their 64 bits are right.
+        first, second = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
+        counter = [
+            (second >> 32 & low) ^ counter[1] ^ key[0],
+            second & low,
+            (first >> 32 & low) ^ counter[3] ^ key[1],
+            first & low,
+        ]
+        key = [key[0] + 0x9E3779B9 & low, key[1] + 0xBB67AE85 & low]
+    return torch.stack(counter, -1).flatten(3)[..., : like.size(3)]
 
 
 def _scale(q: Tensor, scale: float | None) -> float:

@@ -474,3 +474,26 @@ def test_environment_chooses_the_instruction_set(name: str) -> None:
         assert done.returncode != 0
         assert "BERTNLI_ISA" in done.stderr
         assert ("which this CPU lacks" if name != "sse9" else "must be plain, avx2 or avx512") in done.stderr
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.4])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_padded_expression_of_other_devices_is_the_same(kv_heads: int, dropout_p: float) -> None:
+    """What runs where no kernel of ours does: equal results, gradients and dropout masks."""
+    g = torch.Generator().manual_seed(kv_heads)
+    cu_k, cu_q = (torch.tensor(x, dtype=torch.int32) for x in ([0, 5, 5, 6, 20], [0, 1, 1, 2, 5]))
+    q, k, v = (
+        torch.randn(*shape, dtype=torch.float64, generator=g, requires_grad=True)
+        for shape in ((5, 4, 8), (20, kv_heads, 8), (20, kv_heads, 6))
+    )
+    seed = torch.tensor([123456789012, -5])
+    bounds = dict(cu_seqlens_q=cu_q, max_seqlen_q=3)
+    wanted = ops.varlen_attention_with_sum(q, k, v, cu_k, 14, dropout_p, seed=seed, **bounds)
+    found = ops._padded_attention(q, k, v, cu_q, cu_k, dropout_p, 8**-0.5, seed)
+    gradients = []
+    for out, weight_sum in (wanted, found):
+        gradients.append(torch.autograd.grad(out.square().sum() + weight_sum.pow(3).sum(), (q, k, v)))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradients[1], gradients[0])
+    none = torch.tensor([0], dtype=torch.int32)
+    assert ops._padded_attention(q[:0], k[:0], v[:0], none, none, 0.0, 1.0, None)[0].shape == (0, 4, 6)
