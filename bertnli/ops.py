@@ -129,7 +129,8 @@ def varlen_attention_packed(
     qkv [T, 3, heads, d]; returns [T, heads, d].
     """
     if qkv.device.type not in ("cpu", "meta"):
-        return varlen_attention(*qkv.unbind(1), cu_seqlens, max_seqlen, dropout_p, scale, seed=seed)
+        q, k, v = qkv.unbind(1)
+        return varlen_attention(q, k, v, cu_seqlens, max_seqlen, dropout_p, scale, seed=seed)
     return cast(
         Tensor,
         _lib.varlen_attention_packed(
@@ -172,7 +173,7 @@ def _padded_attention(
 
 
 def _dropout_words(like: Tensor, seed: Tensor) -> Tensor:
-    """The Philox words (int64, below 2**32) of every (sequence, head, query, key): the shape of `like`, [B, h, Lq, Lk]."""
+    """The Philox words, int64 below 2**32, of every (sequence, head, query, key) of `like` [B, h, Lq, Lk]."""
     low = 0xFFFFFFFF
     shape = (*like.shape[:3], -(-like.size(3) // 4))
     counter = [
