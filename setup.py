@@ -1,5 +1,6 @@
 """Compile the two extensions: `_text` (bytes to ragged ids, free of torch) and `_ops` (operators on packed tensors)."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 TORCH_VERSION = torch.__version__.split("+")[0]  # 2.13.0+cpu and 2.13.0+cu130 share one C++ ABI
 FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+if os.environ.get("BERTNLI_WERROR"):  # the tests' build: a warning is an error
+    FLAGS.append("-Werror")
 
 
 def sources(room: str) -> list[str]:

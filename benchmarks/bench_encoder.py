@@ -98,7 +98,7 @@ def contestants(shape: str, rows: Tensor) -> dict[str, Contestant]:
         num_attention_heads=config.num_heads, intermediate_size=config.ffn_num_hiddens,
         max_position_embeddings=config.max_len, num_labels=3, attn_implementation="sdpa",
     )  # fmt: skip
-    state = _to_huggingface(ours.state_dict(), True)
+    state = _to_huggingface(ours.state_dict())
     token_ids, segments, lens = data.to_padded(128)
 
     def padded(net: nn.Module, pad: str) -> Callable[[Tensor], list[tuple[Tensor, Tensor]]]:

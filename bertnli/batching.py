@@ -70,6 +70,13 @@ class PackedBatch:
                 f"tokens and segments must have one shape [batch, length]; "
                 f"found {list(token_ids.shape)} and {list(segments.shape)}"
             )
+        for name, ids in (("tokens", token_ids), ("segments", segments)):
+            if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+                raise ValueError(f"{name} must be integers; found {ids.dtype}")
+        # An id beyond int32 would wrap around to a valid one; clamped, it stays outside every vocabulary.
+        token_ids, segments = (
+            ids.clamp(-1, 2**31 - 1) if ids.dtype == torch.int64 else ids for ids in (token_ids, segments)
+        )
         batch, length = token_ids.shape
         device = token_ids.device
         if valid_lens is None:

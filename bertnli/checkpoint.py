@@ -103,14 +103,16 @@ def load_pretrained_model(
 
     Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT", `load_pretrained_model`.
     """
-    checkpoint = _read(_find(pretrained_model, folder))
+    checkpoint = _read(_find(pretrained_model, folder), num_heads)
     wanted = {
+        "num_heads": num_heads,
         "num_hiddens": num_hiddens,
         "ffn_num_hiddens": ffn_num_hiddens,
         "num_layers": num_layers if num_blks is None else num_blks,
         "max_len": max_len,
     }
     witnesses = {
+        "num_heads": "num_heads",
         "num_hiddens": "encoder.token_embedding.weight",
         "ffn_num_hiddens": "encoder.blks.0.ffn.dense1.weight",
         "num_layers": "encoder.blks",
@@ -120,25 +122,22 @@ def load_pretrained_model(
         found = getattr(checkpoint.config, name)
         if value is not None and value != found:
             raise ValueError(f"{name}={value}, but {witnesses[name]} in {checkpoint.folder} has {found}")
-    changes: dict[str, Any] = {}
-    if num_heads is not None:
-        changes["num_heads"] = num_heads
-    if dropout is not None:
-        changes.update(dropout=dropout, attention_dropout=None)
-    config = dataclasses.replace(checkpoint.config, **changes)
-    bert = BERTModel(config)
+    bert = BERTModel(_with_dropout(checkpoint.config, dropout))
     _load_state(bert, checkpoint, skip=("output.",))
     return bert.to(devices[0]) if devices else bert, checkpoint.vocab
 
 
 def from_pretrained(
-    name_or_dir: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None = None
+    name_or_dir: str | os.PathLike[str],
+    *,
+    dropout: float | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> tuple[BERTClassifier | BERTModel, Tokenizer]:
     """A model in eval mode with its tokenizer: a BERTClassifier where the checkpoint has an output layer, else a
     BERTModel. Arguments and errors as for `load_pretrained_model`.
     """
     checkpoint = _read(_find(name_or_dir, folder))
-    bert = BERTModel(checkpoint.config)
+    bert = BERTModel(_with_dropout(checkpoint.config, dropout))
     model: BERTClassifier | BERTModel = bert
     if "output.weight" in checkpoint.state:
         num_labels = len(checkpoint.state["output.weight"])
@@ -163,6 +162,8 @@ def save_pretrained(
     """
     folder = Path(folder)
     state = _state_of(model)
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(f"a vocabulary of {len(tokenizer)} tokens for a model of vocab_size {model.config.vocab_size}")
     if format == "bertnli":
         vocab_file = _save_vocab(tokenizer, folder)
         _write_json(folder / "config.json", _config_json(model, tokenizer, vocab_file))
@@ -179,18 +180,31 @@ def save_pretrained(
                 "model_max_length": model.config.max_len,
             },
         )
-        _save_safetensors(_to_huggingface(state, isinstance(model, BERTClassifier)), folder / "model.safetensors")
+        (folder / "tokenizer.json").unlink(missing_ok=True)  # another model's, which would be read instead
+        _save_safetensors(_to_huggingface(state), folder / "model.safetensors")
     elif format == "d2l":
         vocab = tokenizer.vocab if isinstance(tokenizer, WordTokenizer) else tokenizer
         if not isinstance(vocab, Vocab):
             raise ValueError(
                 "the book's format needs a Vocab or WordTokenizer; save WordPiece models in another format"
             )
+        config = model.config
+        book = BERTConfig(config.vocab_size)
+        for name in ("activation", "embedding_norm", "norm_eps"):
+            if getattr(config, name) != getattr(book, name):
+                raise ValueError(f"the book's format has no place for {name}={getattr(config, name)!r}")
+        if config.num_heads != _book_heads(config.num_hiddens):
+            _log.warning("the book's format does not say num_heads=%d: give it when loading", config.num_heads)
         _save_vocab(vocab, folder)
         with atomic_path(folder / "pretrained.params") as path:
             torch.save({name: value for name, value in state.items() if not name.startswith("output.")}, path)
+        (folder / "config.json").unlink(missing_ok=True)  # another format's, which would be read instead
     else:
         raise ValueError(f'format must be "bertnli", "huggingface" or "d2l"; found {format!r}')
+
+
+def _with_dropout(config: BERTConfig, dropout: float | None) -> BERTConfig:
+    return config if dropout is None else dataclasses.replace(config, dropout=dropout, attention_dropout=None)
 
 
 # ---- finding --------------------------------------------------------------------------------------------------------
@@ -225,39 +239,48 @@ def _find(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _read(folder: Path) -> _Checkpoint:
-    if (folder / "pretrained.params").exists():
-        return _read_d2l(folder)
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder} holds neither pretrained.params (book) nor config.json")
-    settings = _read_json(folder / "config.json")
-    return _read_own(folder, settings) if settings.get("format") == "bertnli" else _read_huggingface(folder, settings)
+def _read(folder: Path, num_heads: int | None = None) -> _Checkpoint:
+    if (folder / "config.json").exists():
+        settings = _read_json(folder / "config.json")
+        own = settings.get("format") == "bertnli"
+        checkpoint = _read_own(folder, settings) if own else _read_huggingface(folder, settings)
+    elif (folder / "pretrained.params").exists():
+        checkpoint = _read_d2l(folder, num_heads)
+    else:
+        raise FileNotFoundError(f"{folder} holds neither config.json nor the book's pretrained.params")
+    if len(checkpoint.vocab) != checkpoint.config.vocab_size:
+        raise ValueError(
+            f"{folder} has a vocabulary of {len(checkpoint.vocab)} tokens, "
+            f"but a model of vocab_size {checkpoint.config.vocab_size}"
+        )
+    return checkpoint
 
 
-def _read_d2l(folder: Path) -> _Checkpoint:
+def _read_d2l(folder: Path, num_heads: int | None) -> _Checkpoint:
     state = _torch_load(folder / "pretrained.params")
     vocab = Vocab.from_json(folder / "vocab.json")
     for name, dims in (("token_embedding.weight", 2), ("segment_embedding.weight", 2), ("pos_embedding", 3)):
         if f"encoder.{name}" not in state or state[f"encoder.{name}"].dim() != dims:
             raise ValueError(f"{folder / 'pretrained.params'} has no encoder.{name} of {dims} dimensions")
     vocab_size, width = state["encoder.token_embedding.weight"].shape
-    if len(vocab) != vocab_size:
-        raise ValueError(
-            f"{folder / 'vocab.json'} has {len(vocab)} tokens, but encoder.token_embedding.weight has {vocab_size} rows"
-        )
     layers = {int(m[1]) for name in state if (m := re.match(r"encoder\.blks\.(\d+)\.", name))}
     ffn = state.get("encoder.blks.0.ffn.dense1.weight")
     config = BERTConfig(
         vocab_size,
         num_hiddens=width,
         ffn_num_hiddens=width if ffn is None else len(ffn),
-        num_heads=max(1, width // 64),
+        num_heads=_book_heads(width) if num_heads is None else num_heads,
         num_layers=max(layers, default=-1) + 1,
         max_len=state["encoder.pos_embedding"].shape[1],
         num_segments=len(state["encoder.segment_embedding.weight"]),
         pretraining_heads="mlm.mlp.3.weight" in state,
     )
     return _Checkpoint(folder, state, config, vocab)
+
+
+def _book_heads(width: int) -> int:
+    """The book's files do not say; its models have heads of 64."""
+    return width // 64 if width % 64 == 0 else 1
 
 
 def _read_own(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
@@ -269,7 +292,8 @@ def _read_own(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
         if kind == "words":
             vocab = Vocab.from_json(folder / "vocab.json")
         else:
-            vocab = WordPieceTokenizer.from_file(folder / "vocab.txt", lowercase=settings["tokenizer"]["lowercase"])
+            options = {name: settings["tokenizer"][name] for name in ("lowercase", "split_special_tokens")}
+            vocab = WordPieceTokenizer.from_file(folder / "vocab.txt", **options)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} lacks or misuses {error}") from error
     labels = settings.get("labels")
@@ -285,6 +309,10 @@ def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
         raise ValueError(f"{where} has position_embedding_type {settings['position_embedding_type']!r}, not 'absolute'")
     if settings.get("hidden_act", "gelu") not in _ACTIVATIONS:
         raise ValueError(f"{where} has hidden_act {settings['hidden_act']!r}; known: {sorted(_ACTIVATIONS)}")
+    plain = ("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
+    for kind in settings.get("architectures") or ():
+        if kind not in (*plain, "BertForSequenceClassification"):
+            raise ValueError(f"{where} is of a {kind}; its head is none of {', '.join(plain)} or a sequence classifier")
     if (folder / "model.safetensors").exists():
         raw = _safetensors_load(folder / "model.safetensors")
     elif (folder / "pytorch_model.bin").exists():
@@ -315,7 +343,11 @@ def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
         tokenizer = WordPieceTokenizer.from_file(folder / "tokenizer.json")
     else:
         options = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-        tokenizer = WordPieceTokenizer.from_file(folder / "vocab.txt", lowercase=options.get("do_lower_case", True))
+        lowercase = options.get("do_lower_case", True)
+        for name, known in (("strip_accents", (None, lowercase)), ("tokenize_chinese_chars", (True,))):
+            if options.get(name, known[0]) not in known:
+                raise ValueError(f"{folder / 'tokenizer_config.json'} has {name}={options[name]}, which we do not have")
+        tokenizer = WordPieceTokenizer.from_file(folder / "vocab.txt", lowercase=lowercase)
     names = settings.get("id2label") or {}
     label_names = tuple(str(names[k]) for k in sorted(names, key=int))
     if "output.weight" not in state or len(label_names) != len(state["output.weight"]):
@@ -341,10 +373,12 @@ def _from_huggingface(raw: dict[str, Tensor]) -> dict[str, Tensor]:
         name = name.replace("cls.predictions.bias", "cls.predictions.decoder.bias")
         layer = re.search(r"\.layer\.(\d+)\.", name)
         pattern = name if layer is None else name.replace(layer[0], ".layer.{i}.", 1)
-        for ours in (pattern, pattern.rpartition(".")[0]):
-            if ours in _NAMES:
-                found = _NAMES[ours] + pattern[len(ours) :]
-                state[found if layer is None else found.replace("{i}", layer[1])] = value
+        stem = next((stem for stem in (pattern, pattern.rpartition(".")[0]) if stem in _NAMES), None)
+        if stem is not None:
+            found = _NAMES[stem] + pattern[len(stem) :]
+            state[found if layer is None else found.replace("{i}", layer[1])] = value
+        elif not name.endswith(".position_ids"):
+            state[name] = value  # unknown here: reported when the model is filled
     if "encoder.pos_embedding" in state:
         state["encoder.pos_embedding"] = state["encoder.pos_embedding"][None]
     if "mlm.mlp.0.weight" in state:  # the decoder is tied to the embeddings and may be absent
@@ -366,7 +400,10 @@ def _load_state(model: nn.Module, checkpoint: _Checkpoint, skip: Iterable[str] =
         raise ValueError(f"{checkpoint.folder} lacks {lost[0]} ({len(lost)} encoder parameters are missing)")
     if missing:
         _log.warning("%s lacks %s: newly initialised", checkpoint.folder, ", ".join(missing))
-    if unknown := sorted(state.keys() - wanted.keys()):
+    unknown = sorted(state.keys() - wanted.keys())
+    if surplus := [name for name in unknown if name.startswith("encoder.")]:
+        raise ValueError(f"{checkpoint.folder} has {surplus[0]}, for which its config has no place")
+    if unknown:
         _log.warning("%s has parameters that the model does not: %s", checkpoint.folder, ", ".join(unknown))
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -388,14 +425,19 @@ def _state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _config_json(model: BERTClassifier | BERTModel, tokenizer: Vocab | Tokenizer, vocab_file: str) -> dict[str, Any]:
-    words = isinstance(tokenizer, (Vocab, WordTokenizer))
     settings: dict[str, Any] = {
         "format": "bertnli",
         "format_version": 1,
         "model": dataclasses.asdict(model.config),
-        "tokenizer": {"type": "words"} if words else {"type": "wordpiece", "lowercase": tokenizer.lowercase},  # type: ignore[union-attr]
+        "tokenizer": {"type": "words", "file": vocab_file},
     }
-    settings["tokenizer"]["file"] = vocab_file
+    if isinstance(tokenizer, WordPieceTokenizer):
+        settings["tokenizer"] = {
+            "type": "wordpiece",
+            "file": vocab_file,
+            "lowercase": tokenizer.lowercase,
+            "split_special_tokens": tokenizer.split_special_tokens,
+        }
     if isinstance(model, BERTClassifier):
         settings["labels"] = None if model.label_names is None else list(model.label_names)
         settings["classifier_dropout"] = model.dropout.p
@@ -438,7 +480,7 @@ def _huggingface_config(model: BERTClassifier | BERTModel, tokenizer: Vocab | To
     return settings
 
 
-def _to_huggingface(state: dict[str, Tensor], classifier: bool) -> dict[str, Tensor]:
+def _to_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
     theirs = {ours: name for name, ours in _NAMES.items()}
     result: dict[str, Tensor] = {}
     for name, value in state.items():

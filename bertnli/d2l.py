@@ -22,6 +22,7 @@ from bertnli.model import BERTEncoder, BERTModel
 from bertnli.pairs import SNLIBERTDataset
 from bertnli.reader import read_snli
 from bertnli.tokenizer import Tokenizer, Vocab
+from bertnli.train import flushed_denormals
 
 __all__ = [
     "DATA_HUB",
@@ -224,11 +225,18 @@ def _to(x: Any, device: torch.device | str) -> Any:
     return [t.to(device) for t in x] if isinstance(x, (list, tuple)) else x.to(device)
 
 
-def evaluate_accuracy_gpu(net: nn.Module, data_iter: Iterable[Any], device: torch.device | None = None) -> float:
-    """Accuracy of `net` over `data_iter`, on `device` (None: where the net is); the net is left in eval mode."""
-    net.eval()
-    if device is None:
-        device = next(net.parameters()).device
+def evaluate_accuracy_gpu(
+    net: Callable[[Any], Tensor], data_iter: Iterable[Any], device: torch.device | None = None
+) -> float:
+    """Accuracy of `net`, a module or a function, over `data_iter`.
+
+    device: None means where the module is (a function: the CPU). A module is left in eval mode.
+    """
+    if isinstance(net, nn.Module):
+        net.eval()
+        if device is None:
+            device = next(net.parameters()).device
+    device = device or torch.device("cpu")
     metric = Accumulator(2)
     with torch.no_grad():
         for X, y in data_iter:
@@ -277,18 +285,21 @@ def train_ch13(
     if not num_batches:
         raise ValueError("train_iter has no batches")
     animator = Animator(
-        xlabel="epoch", xlim=[1, num_epochs], ylim=[0, 1], legend=["train loss", "train acc", "test acc"]
+        xlabel="epoch",
+        xlim=[1, num_epochs] if num_epochs > 1 else None,
+        ylim=[0, 1],
+        legend=["train loss", "train acc", "test acc"],
     )
     net = net.to(devices[0])
     if len(devices) > 1:
         net = nn.DataParallel(net, device_ids=devices)
     if type(trainer) is torch.optim.Adam and not trainer.state:
         for group in trainer.param_groups:
-            if group.get("foreach") is None and not group.get("amsgrad") and group.get("fused") is None:
+            chosen = any(group.get(name) for name in ("foreach", "amsgrad", "differentiable"))
+            if group.get("fused") is None and not chosen:
                 group["fused"] = True
-    flushed = torch.set_flush_denormal(True)
     metric, test_acc = Accumulator(4), 0.0
-    try:
+    with flushed_denormals():
         for epoch in range(num_epochs):
             # Sum of the loss, right predictions, pairs, predictions
             metric = Accumulator(4)
@@ -301,9 +312,6 @@ def train_ch13(
                     animator.add(epoch + (i + 1) / num_batches, (metric[0] / metric[2], metric[1] / metric[3], None))
             test_acc = evaluate_accuracy_gpu(net, test_iter)
             animator.add(epoch + 1, (None, None, test_acc))
-    finally:
-        if flushed:
-            torch.set_flush_denormal(False)
     if num_epochs:
         print(f"loss {metric[0] / metric[2]:.3f}, train acc {metric[1] / metric[3]:.3f}, test acc {test_acc:.3f}")
         print(f"{metric[2] * num_epochs / timer.sum():.1f} examples/sec on {devices!s}")

@@ -37,6 +37,8 @@ class BERTClassifier(nn.Module):
             raise ValueError(f"{len(label_names)} label names for num_labels={num_labels}")
         if num_labels < 1:
             raise ValueError(f"num_labels must be at least 1; found {num_labels}")
+        if label_names is not None and len(set(label_names)) < num_labels:
+            raise ValueError(f"label names must differ; found {list(label_names)}")
         self.label_names = tuple(label_names) if label_names is not None else None
         self.encoder = bert.encoder
         self.hidden = bert.hidden

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tarfile
 import tempfile
 import urllib.error
@@ -99,9 +98,11 @@ def download_extract(
     result = archive.parent / folder if folder else Path(stem)
     if extension not in (".zip", ".tar", ".gz", ".tgz"):
         raise ValueError(f"{archive} is not a zip or tar archive")
-    if result.exists() and result.stat().st_mtime >= archive.stat().st_mtime:
+    stamp = archive.with_name(f".{archive.name}.unpacked")
+    digest = sha1_of(archive)
+    if result.exists() and stamp.exists() and stamp.read_text() == digest:
         return str(result)  # unpacked before, from this very archive
-    # Unpack aside and move whole entries into place: an interrupted run leaves no half of a folder.
+    # Unpack aside, then move: an interrupted run leaves no half of a file, and no stamp.
     with tempfile.TemporaryDirectory(prefix=".unpack.", dir=archive.parent) as aside:
         try:
             if extension == ".zip":
@@ -112,13 +113,17 @@ def download_extract(
                     tarred.extractall(aside, filter="data")
         except (zipfile.BadZipFile, tarfile.TarError) as error:
             raise ValueError(f"{archive} cannot be unpacked: {error}") from error
-        for entry in Path(aside).iterdir():
-            place = archive.parent / entry.name
+        # File by file: what else lies in a folder of the same name is not ours to remove.
+        for entry in sorted(Path(aside).rglob("*")):
+            place = archive.parent / entry.relative_to(aside)
             if place == archive:
                 raise ValueError(f"{archive} holds an entry of its own name")
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            os.replace(entry, place)
+            if entry.is_dir() and not entry.is_symlink():
+                place.mkdir(exist_ok=True)
+            else:
+                os.replace(entry, place)
     if not result.exists():
         raise ValueError(f"{archive} holds no {result.name}")
+    with atomic_path(stamp) as temporary:
+        temporary.write_text(digest)
     return str(result)

@@ -41,9 +41,33 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+def check_labels(pairs: EncodedPairs, name: str, model: BERTClassifier) -> None:
+    """Raise ValueError unless `pairs` are some, labelled with classes of `model`, and short enough for it."""
+    classes = model.output.out_features
+    if not len(pairs):
+        raise ValueError(f"{name} is empty")
+    if pairs.labels is None:
+        raise ValueError(f"{name} has no labels")
+    if pairs.labels.dtype != torch.int64:
+        raise ValueError(f"{name} has labels of {pairs.labels.dtype}; classes are integers")
+    low, high = int(pairs.labels.min()), int(pairs.labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} has labels from {low} to {high}; the model has {classes} classes")
+    if (longest := int(pairs.lengths.max())) > model.config.max_len:
+        raise ValueError(
+            f"{name} has a row of {longest} tokens; the model's max_len is {model.config.max_len}: "
+            "encode the pairs with a smaller max_len"
+        )
+
+
 @torch.no_grad()
 def score(model: BERTClassifier, pairs: EncodedPairs, *, batch_size: int = 256, precision: str = "fp32") -> Tensor:
-    """Class scores, float32 [N, num_labels] on the CPU, in eval mode; the model's own mode is restored."""
+    """Class scores, float32 [N, num_labels] on the CPU, in eval mode; the model's own mode is restored.
+
+    Raises ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -63,15 +87,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Accuracy, loss, per-class figures and confusion matrix on labelled pairs (see `classification_metrics`).
 
-    Raises ValueError for pairs without labels or with a label that the model does not have.
+    Raises ValueError where there are no pairs, no labels, or labels that the model does not have.
     """
-    if pairs.labels is None:
-        raise ValueError("evaluation needs labelled pairs; these have no labels")
-    if len(pairs) and not 0 <= int(pairs.labels.min()) <= int(pairs.labels.max()) < model.output.out_features:
-        raise ValueError(
-            f"labels run from {int(pairs.labels.min())} to {int(pairs.labels.max())}, "
-            f"but the model has {model.output.out_features} classes"
-        )
+    check_labels(pairs, "the evaluated data", model)
+    assert pairs.labels is not None
     return classification_metrics(
         score(model, pairs, batch_size=batch_size, precision=precision), pairs.labels, model.label_names
     )

@@ -14,7 +14,6 @@ def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence
     """Accuracy, mean cross-entropy, and per-class precision, recall, F1 and support with the confusion matrix.
 
     logits: float [N, C]; labels: int64 [N]. `confusion[i][j]` counts the pairs of class i that were given class j.
-    Without pairs, accuracy and loss are NaN.
     """
     classes = logits.shape[1]
     names = list(label_names) if label_names is not None else [str(i) for i in range(classes)]
@@ -37,5 +36,5 @@ def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence
         },
         "macro_f1": float(f1.mean()),
         "labels": names,
-        "confusion": confusion_matrix(truth, guess, labels=which).tolist() if len(truth) else [[0] * classes] * classes,
+        "confusion": confusion_matrix(truth, guess, labels=which).tolist(),
     }

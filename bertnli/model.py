@@ -101,7 +101,7 @@ class BERTConfig:
             if len(args) > 1 or kwargs:
                 raise TypeError("give either one BERTConfig or the book's arguments, not both")
             return args[0]
-        older = "norm_shape" in kwargs or (len(args) > 2 and not isinstance(args[2], int))
+        older = "norm_shape" in kwargs or (len(args) > 2 and isinstance(args[2], (list, tuple)))
         names = (
             "vocab_size num_hiddens norm_shape ffn_num_input ffn_num_hiddens num_heads num_layers dropout max_len "
             "key_size query_size value_size hid_in_features mlm_in_features nsp_in_features"
@@ -120,7 +120,7 @@ class BERTConfig:
         for name in names if older else ():
             if name in given and (name.endswith(("_size", "_features", "_input", "_shape")) and name != "vocab_size"):
                 value = given.pop(name)
-                width = value[-1] if isinstance(value, (list, tuple, torch.Size)) else value
+                width = value[-1] if isinstance(value, (list, tuple)) else value
                 if width != given.get("num_hiddens"):
                     raise ValueError(f"{name}={value} must equal num_hiddens={given.get('num_hiddens')}")
         return cls(**{"max_len": 1000, **given})
@@ -273,8 +273,11 @@ class BERTEncoder(nn.Module):
         return batch.pad(self._encode(batch, None), inputs.shape[1])
 
     def _encode(self, batch: PackedBatch, rows: Tensor | None) -> Tensor:
-        if rows is not None and rows.numel() > 1 and bool((rows.diff() < 0).any()):
-            raise ValueError("rows must be ascending")
+        if rows is not None and rows.numel():
+            if bool((rows.diff() < 0).any()):
+                raise ValueError("rows must be ascending")
+            if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
+                raise IndexError(f"rows must lie between 0 and {batch.input_ids.numel() - 1}, the last token")
         x = self.embed(batch)
         for i, block in enumerate(self.blks):
             x = block(x, batch, rows if i == len(self.blks) - 1 else None)

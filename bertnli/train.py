@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tqdm import tqdm
 
 from bertnli.files import atomic_path
 from bertnli.heads import BERTClassifier
-from bertnli.inference import autocast, score
+from bertnli.inference import autocast, check_labels, score
 from bertnli.pairs import EncodedPairs, SNLIBERTDataset
 
 
@@ -81,155 +83,178 @@ def fit(
     seed            orders the pairs and draws the dropout; equal seeds give equal runs
     keep_best       end with the weights of the epoch of best dev accuracy (the first of equals)
     state_file      after each epoch the run's state is written here; a file from an interrupted run of the same
-                    arguments is continued, and it is removed at the end
+                    arguments and data is continued. Remove it once the result is safe
     on_epoch        called with each epoch's figures
 
-    Raises ValueError for missing or foreign labels, for too long sequences and for unknown options.
+    The model ends in eval mode; its parameters' `requires_grad` and torch's generators are left as they were.
+
+    Raises ValueError for missing or foreign labels, for too long rows, for unknown options, and for a state file of
+    another run.
     """
     train, dev = _pairs(train, "train"), None if dev is None else _pairs(dev, "dev")
-    classes = model.output.out_features
-    for name, pairs in (("train", train), ("dev", dev)):
-        if pairs is None:
-            continue
-        if pairs.labels is None:
-            raise ValueError(f"{name} has no labels")
-        if len(pairs) and not 0 <= int(pairs.labels.min()) <= int(pairs.labels.max()) < classes:
-            raise ValueError(
-                f"{name} has labels from {int(pairs.labels.min())} to {int(pairs.labels.max())}; "
-                f"the model has {classes} classes"
-            )
-    if not len(train):
-        raise ValueError("train is empty")
+    check_labels(train, "train", model)
+    if dev is not None:
+        check_labels(dev, "dev", model)
+    assert train.labels is not None
     if min(epochs, batch_size, accumulate) < 1:
         raise ValueError(f"epochs={epochs}, batch_size={batch_size} and accumulate={accumulate} must be at least 1")
-    assert train.labels is not None
+    if max_grad_norm is not None and max_grad_norm <= 0:
+        raise ValueError(f"max_grad_norm must be positive, or None not to clip; found {max_grad_norm}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie between 0 and 2**32 - 1; found {seed}")
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
 
     group = batch_size * accumulate
     steps = epochs * math.ceil(len(train) / group)
-    frozen = freeze_parameters(model, freeze)
-    opt = _optimizer(model, optimizer, lr, weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    history, best_state, first_epoch = History(), None, 0
-    arguments = dict(
-        epochs=epochs, group=group, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
-        max_grad_norm=max_grad_norm, freeze=freeze, precision=precision, seed=seed, pairs=len(train),
-    )  # fmt: skip
-    if state_file is not None and Path(state_file).exists():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        if state["arguments"] != arguments:
-            changed = sorted(k for k in arguments if state["arguments"].get(k) != arguments[k])
-            raise ValueError(f"{state_file} is of a run with other {', '.join(changed)}; remove it to start anew")
-        model.load_state_dict(state["model"])
-        opt.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
-        best_state, first_epoch = state["best"], len(history.epochs)
+    with _left_as_found(model, device):
+        frozen = freeze_parameters(model, freeze)
+        opt = _optimizer(model, optimizer, lr, weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
+        history, best_state = History(), None
+        arguments = dict(
+            epochs=epochs, batch_size=batch_size, accumulate=accumulate, lr=lr, optimizer=optimizer,
+            weight_decay=weight_decay, warmup=warmup, max_grad_norm=max_grad_norm, freeze=freeze, precision=precision,
+            seed=seed, keep_best=keep_best, model=asdict(model.config), dropout=model.dropout.p,
+            train=_fingerprint(train), dev=None if dev is None else _fingerprint(dev),
+        )  # fmt: skip
+        if state_file is not None and Path(state_file).exists():
+            state = _read_state(Path(state_file), arguments)
+            model.load_state_dict(state["model"])
+            opt.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
+            best_state = state["best"]
+        wholly_frozen = set(model.encoder.children()) - {model.encoder.blks} | set(model.encoder.blks) <= set(frozen)
+        cached = _features(model, train, device, precision) if wholly_frozen else None
 
-    cached = _features(model, train, device, precision) if freeze == "encoder" else None
-    flushed = torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which are slow
-    try:
-        for epoch in range(first_epoch, epochs):
+        def step(rows: Tensor) -> tuple[float, int]:
+            """One optimizer step: the sum of the loss over the rows, and how many were right."""
+            assert train.labels is not None
+            loss_sum, correct = 0.0, 0
+            for micro in torch.split(rows, batch_size):
+                labels = train.labels[micro].to(device)
+                with autocast(device, precision):
+                    if cached is None:
+                        logits = model(train.batch(micro).to(device, non_blocking=True))
+                    else:
+                        logits = model.head(cached[micro.to(device)])
+                precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                loss = F.cross_entropy(precise, labels, reduction="sum")
+                (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+                loss_sum += float(loss.detach())
+                correct += int((logits.detach().argmax(1) == labels).sum())
+            if max_grad_norm is not None:
+                nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), max_grad_norm)
+            opt.step()
+            schedule.step()
+            opt.zero_grad()
+            return loss_sum, correct
+
+        for epoch in range(len(history.epochs), epochs):
             # Seeded anew each epoch, so that a continued run draws what an uninterrupted one would.
             torch.manual_seed(seed * 1_000_003 + epoch)
             order = torch.randperm(len(train))
             model.train()
             for module in frozen:
                 module.eval()
-            loss_sum, correct, begun = 0.0, 0, time.perf_counter()
+            loss_sum, correct, done, begun = 0.0, 0, 0, time.perf_counter()
             with tqdm(
                 total=len(train), desc=f"epoch {epoch + 1}/{epochs}", unit="pairs", disable=not progress, leave=False
             ) as bar:
-                for begin in range(0, len(order), group):
-                    rows = order[begin : begin + group]
-                    step_loss = 0.0
-                    for micro in torch.split(rows, batch_size):
-                        with autocast(device, precision):
-                            if cached is None:
-                                batch = train.batch(micro).to(device, non_blocking=True)
-                                logits, labels = model(batch), batch.labels
-                            else:
-                                logits, labels = model.head(cached[micro.to(device)]), train.labels[micro].to(device)
-                        assert labels is not None
-                        loss = F.cross_entropy(logits.to(_at_least_float32(logits)), labels, reduction="sum")
-                        (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
-                        step_loss += float(loss.detach())
-                        correct += int((logits.detach().argmax(1) == labels).sum())
-                        bar.update(len(micro))
-                    if max_grad_norm is not None:
-                        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-                    opt.step()
-                    schedule.step()
-                    opt.zero_grad()
-                    loss_sum += step_loss
-                    history.losses.append(step_loss / len(rows))
-                    done = begin + len(rows)
+                for rows in torch.split(order, group):
+                    loss, right = step(rows)
+                    loss_sum, correct, done = loss_sum + loss, correct + right, done + len(rows)
+                    history.losses.append(loss / len(rows))
                     bar.set_postfix(loss=f"{loss_sum / done:.3f}", acc=f"{correct / done:.3f}", refresh=False)
+                    bar.update(len(rows))
             seconds = time.perf_counter() - begun
             dev_loss, dev_accuracy = (None, None) if dev is None else _loss_and_accuracy(model, dev, precision)
-            record = Epoch(
-                epoch + 1, loss_sum / len(train), correct / len(train), dev_loss, dev_accuracy, seconds,
-                len(train) / seconds,
-            )  # fmt: skip
-            history.epochs.append(record)
-            best = _best_epoch(history)
-            if best != history.best_epoch:
+            history.epochs.append(
+                Epoch(epoch + 1, loss_sum / done, correct / done, dev_loss, dev_accuracy, seconds, done / seconds)
+            )
+            if (best := _best_epoch(history)) != history.best_epoch:
                 history.best_epoch = best
-                if keep_best and dev is not None and epochs > 1:
+                if keep_best and epochs > 1:
                     best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-            if state_file is not None and epoch + 1 < epochs:
+            if state_file is not None:
+                state = {"model": model.state_dict(), "optimizer": opt.state_dict(), "schedule": schedule.state_dict()}
                 with atomic_path(state_file) as path:
-                    torch.save(
-                        {
-                            "arguments": arguments,
-                            "model": model.state_dict(),
-                            "optimizer": opt.state_dict(),
-                            "schedule": schedule.state_dict(),
-                            "epochs": [asdict(e) for e in history.epochs],
-                            "losses": history.losses,
-                            "best_epoch": history.best_epoch,
-                            "best": best_state,
-                        },
-                        path,
-                    )
+                    torch.save({"arguments": arguments, **state, **history.as_dict(), "best": best_state}, path)
             if on_epoch is not None:
-                on_epoch(record)
-    finally:
-        if flushed:
-            torch.set_flush_denormal(False)
-        for p in model.parameters():
-            p.grad = None
+                on_epoch(history.epochs[-1])
     if best_state is not None and history.best_epoch != len(history.epochs):
         model.load_state_dict(best_state)
-    if state_file is not None:
-        Path(state_file).unlink(missing_ok=True)
     model.eval()
     return history
 
 
+@contextmanager
+def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """What training changes beside the weights is restored: generators, denormals, `requires_grad`, gradients."""
+    trainable = {p: p.requires_grad for p in model.parameters()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), flushed_denormals():
+        try:
+            yield
+        finally:
+            for p, flag in trainable.items():
+                p.grad = None
+                p.requires_grad_(flag)
+
+
 def freeze_parameters(model: BERTClassifier, freeze: str | int | None) -> list[nn.Module]:
-    """Set `requires_grad` of the encoder's parameters as `fit` describes; the frozen modules are returned."""
+    """Turn off `requires_grad` of what `fit` describes; the frozen modules are returned. None freezes nothing."""
     encoder = model.encoder
     layers = len(encoder.blks)
     if freeze is None:
-        depth = -1
-    elif freeze == "embeddings":
+        return []
+    if freeze == "embeddings":
         depth = 0
     elif freeze == "encoder":
         depth = layers
-    elif isinstance(freeze, int) and 0 <= freeze <= layers:
+    elif isinstance(freeze, int) and not isinstance(freeze, bool) and 0 <= freeze <= layers:
         depth = freeze
     else:
         raise ValueError(f'freeze must be None, "embeddings", "encoder" or 0 to {layers} layers; found {freeze!r}')
     embeddings: list[nn.Module] = [m for name, m in encoder.named_children() if name != "blks"]
-    frozen = [*embeddings, *list(encoder.blks)[:depth]] if depth >= 0 else []
-    encoder.requires_grad_(True)
-    encoder.pos_embedding.requires_grad_(depth < 0)
+    frozen = [*embeddings, *list(encoder.blks)[:depth]]
+    encoder.pos_embedding.requires_grad_(False)
     for module in frozen:
         module.requires_grad_(False)
     return frozen
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers count as zero inside: Adam's moments of unseen words decay into them, and they are slow."""
+    already = float(torch.tensor(1e-39) * 1) == 0
+    changed = not already and torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if changed:
+            torch.set_flush_denormal(False)
+
+
+def _fingerprint(pairs: EncodedPairs) -> int:
+    """Of the rows and their labels."""
+    crc = 0
+    for tensor in (pairs.ids, pairs.offsets, pairs.first_lens, pairs.labels):
+        if tensor is not None:
+            crc = zlib.crc32(tensor.contiguous().numpy().tobytes(), crc)
+    return crc
+
+
+def _read_state(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["arguments"]
+    except Exception as error:
+        raise ValueError(f"{path} is not the state of a training run; remove it to start anew") from error
+    if before != arguments:
+        changed = sorted(k for k in arguments if before.get(k) != arguments[k])
+        raise ValueError(f"{path} is of a run with other {', '.join(changed)}; remove it to start anew")
+    return dict(state)
 
 
 def _pairs(data: EncodedPairs | SNLIBERTDataset, name: str) -> EncodedPairs:
@@ -237,10 +262,6 @@ def _pairs(data: EncodedPairs | SNLIBERTDataset, name: str) -> EncodedPairs:
     if not isinstance(pairs, EncodedPairs):
         raise TypeError(f"{name} must be EncodedPairs or an SNLIBERTDataset, not {type(data).__name__}")
     return pairs
-
-
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -70,7 +70,7 @@ def test_own_format_keeps_everything(tmp_path: Path, original: bool, heads: bool
     torch.manual_seed(0)
     bert = BERTModel(small(original, pretraining_heads=heads))
     net = BERTClassifier(bert, 3, ("entailment", "contradiction", "neutral"), dropout=0.25).eval()
-    tokenizer = WordPieceTokenizer(PIECES, lowercase=False) if original else WordTokenizer(word_vocab())
+    tokenizer = WordPieceTokenizer(PIECES, False, True) if original else WordTokenizer(word_vocab())
     save_pretrained(net, tmp_path / "out", tokenizer)
     again, read = from_pretrained(tmp_path / "out")
     assert isinstance(again, BERTClassifier)
@@ -79,7 +79,10 @@ def test_own_format_keeps_everything(tmp_path: Path, original: bool, heads: bool
     assert again.config == net.config
     assert again.dropout.p == 0.25
     assert not again.training
-    assert read.encode("the dog runs") == tokenizer.encode("the dog runs")
+    for text in ("the dog runs", "The [SEP]"):
+        assert read.encode(text) == tokenizer.encode(text)
+    with pytest.raises(ValueError, match=r"num_heads=4, but num_heads in .* has 2"):
+        load_pretrained_model(tmp_path / "out", num_heads=4)
     assert torch.equal(net(batch()), again(batch()))
     for before, after in zip(net.pretraining_heads, again.pretraining_heads, strict=True):
         assert (before is None) == (after is None) == (not heads)
@@ -117,6 +120,15 @@ def test_the_books_files_both_ways(tmp_path: Path) -> None:
     assert all(torch.equal(written[k], state[k]) for k in written)
     assert load_pretrained_model(folder)[0].config.dropout == 0.2
     assert load_pretrained_model(folder, num_heads=4, num_blks=2)[0].config.num_heads == 4
+    with pytest.raises(ValueError, match="no place for activation='gelu'"):
+        save_pretrained(BERTModel(small(True)), tmp_path / "no", vocab, format="d2l")
+    with pytest.raises(ValueError, match="a vocabulary of 11 tokens for a model of vocab_size 10"):
+        save_pretrained(bert, tmp_path / "no", Vocab(["x"], reserved_tokens=WORDS[1:]))
+    # A folder that is used again holds what was written last.
+    save_pretrained(net, tmp_path / "again", vocab)
+    assert isinstance(from_pretrained(tmp_path / "again")[0], BERTClassifier)
+    save_pretrained(bert, tmp_path / "again", vocab, format="d2l")
+    assert isinstance(from_pretrained(tmp_path / "again")[0], BERTModel)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +171,7 @@ def test_broken_checkpoints_are_named(tmp_path: Path, caplog: pytest.LogCaptureF
     with pytest.raises(ValueError, match=r"pretrained.params is not a file of tensors"):
         load_pretrained_model(tmp_path / "c")
     (copy("d") / "vocab.json").write_text(json.dumps(WORDS[:-1]))
-    with pytest.raises(ValueError, match=r"has 9 tokens, but encoder.token_embedding.weight has 10 rows"):
+    with pytest.raises(ValueError, match=r"has a vocabulary of 9 tokens, but a model of vocab_size 10"):
         load_pretrained_model(tmp_path / "d")
     edit(copy("e") / "pretrained.params", lambda s: s.pop("nsp.output.bias"))
     load_pretrained_model(tmp_path / "e")
@@ -322,6 +334,18 @@ def test_a_foreign_config_is_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps({**settings, key: value}))
         with pytest.raises(ValueError, match=f"{key}.*{value}"):
             load_pretrained_model(tmp_path)
+    for kind in ("BertForTokenClassification", "BertForQuestionAnswering"):
+        (tmp_path / "config.json").write_text(json.dumps({**settings, "architectures": [kind]}))
+        with pytest.raises(ValueError, match=f"is of a {kind}"):
+            load_pretrained_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 0}))
+    with pytest.raises(ValueError, match=r"has encoder.blks.0.* for which its config has no place"):
+        load_pretrained_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"strip_accents": False}))
+    with pytest.raises(ValueError, match="strip_accents=False"):
+        load_pretrained_model(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         load_pretrained_model(tmp_path)

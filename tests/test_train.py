@@ -12,7 +12,6 @@ from oracles import PlainD2LClassifier
 from torch.nn.functional import cross_entropy
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, score
-from bertnli.train import freeze_parameters
 
 VOCAB = 40
 SIZES = dict(num_hiddens=24, ffn_num_hiddens=40, num_heads=3, num_layers=3, max_len=20)
@@ -144,16 +143,24 @@ def test_what_is_frozen_stays_and_runs_in_eval_mode(freeze: str | int) -> None:
             assert torch.equal(value, before[name]) == frozen, name
 
 
-def test_a_wholly_frozen_encoder_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("freeze", ["encoder", 3])
+def test_a_wholly_frozen_encoder_is_run_once(freeze: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its features are the same as when the encoder runs at every step, in eval mode."""
     data = pairs()
     cached, layered = classifier(dropout=0.5), classifier(dropout=0.5)
     calls = []
     whole = BERTClassifier.features
     monkeypatch.setattr(BERTClassifier, "features", lambda self, batch: calls.append(len(batch)) or whole(self, batch))
-    losses = fit(cached, data, epochs=3, batch_size=16, lr=1e-2, freeze="encoder", progress=False).losses
+    losses = fit(cached, data, epochs=3, batch_size=16, lr=1e-2, freeze=freeze, progress=False).losses
     assert sum(calls) == len(data)
-    wanted = fit(layered, data, epochs=3, batch_size=16, lr=1e-2, freeze=3, progress=False).losses
+    # The same by hand: the encoder runs at every step, in eval mode.
+    layered.encoder.requires_grad_(False)
+    layered.encoder.train = lambda mode=True: layered.encoder  # type: ignore[method-assign, assignment]
+    layered.encoder.eval()
+    for module in layered.encoder.modules():
+        module.training = False
+    wanted = fit(layered, data, epochs=3, batch_size=16, lr=1e-2, progress=False).losses
+    assert sum(calls) > 3 * len(data)
     assert losses == pytest.approx(wanted, abs=1e-5)
 
 
@@ -186,13 +193,13 @@ def test_an_interrupted_run_continues_where_it_was(tmp_path: Path) -> None:
         fit(classifier(dropout=0.2), data, dev, state_file=file, on_epoch=stop, **options)  # type: ignore[arg-type]
     assert file.exists()
     with pytest.raises(ValueError, match="other lr; remove it"):
-        fit(classifier(), data, dev, state_file=file, **{**options, "lr": 1.0})  # type: ignore[arg-type]
+        fit(classifier(dropout=0.2), data, dev, state_file=file, **{**options, "lr": 1.0})  # type: ignore[arg-type]
     net = classifier(dropout=0.2, seed=99)
     history = fit(net, data, dev, state_file=file, **options)  # type: ignore[arg-type]
     assert history.losses == wanted.losses
     assert [e.dev_accuracy for e in history.epochs] == [e.dev_accuracy for e in wanted.epochs]
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in net.state_dict().items())
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_bf16_follows_fp32() -> None:
@@ -231,6 +238,9 @@ def test_figures_of_evaluation() -> None:
         ({"freeze": 4}, "0 to 3 layers"),
         ({"epochs": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
+        ({"freeze": True}, "freeze must be None"),
+        ({"max_grad_norm": 0.0}, "must be positive"),
+        ({"seed": 2**60}, "seed must lie"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
@@ -244,6 +254,20 @@ def test_bad_data() -> None:
     for call in (lambda: fit(classifier(), bare), lambda: evaluate(classifier(), bare)):
         with pytest.raises(ValueError, match="no labels"):
             call()
+    reals = EncodedPairs(data.ids, data.offsets, data.first_lens, torch.rand(90), pad_id=0, max_len=20)
+    with pytest.raises(ValueError, match=r"labels of torch.float32; classes are integers"):
+        fit(classifier(), reals)
+    with pytest.raises(ValueError, match="the evaluated data is empty"):
+        evaluate(classifier(), data[:0])
+    with pytest.raises(ValueError, match="dev is empty"):
+        fit(classifier(), data, data[:0])
+    for batch_size in (0, -1):
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            score(classifier(), data, batch_size=batch_size)
+    torch.manual_seed(0)
+    short = BERTClassifier(BERTModel(BERTConfig(VOCAB, **{**SIZES, "max_len": 10})))
+    with pytest.raises(ValueError, match=r"train has a row of .* max_len is 10"):
+        fit(short, data)
     with pytest.raises(ValueError, match="labels from 0 to 3; the model has 3"):
         fit(classifier(), pairs(classes=4))
     with pytest.raises(ValueError, match="train is empty"):
@@ -252,9 +276,46 @@ def test_bad_data() -> None:
         fit(classifier(), [1, 2])  # type: ignore[arg-type]
 
 
-def test_freezing_is_undone() -> None:
+def test_the_rest_is_left_as_it_was() -> None:
+    """Generators, denormals, and what the caller froze himself, which stays frozen and is not thawed."""
     net = classifier()
-    freeze_parameters(net, "encoder")
-    assert not any(p.requires_grad for p in net.encoder.parameters())
-    freeze_parameters(net, None)
-    assert all(p.requires_grad for p in net.parameters())
+    net.encoder.token_embedding.weight.requires_grad_(False)
+    flags = {name: p.requires_grad for name, p in net.named_parameters()}
+    table = net.encoder.token_embedding.weight.clone()
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    for freeze in (None, 1):
+        fit(net, pairs(), epochs=1, lr=1e-2, freeze=freeze, progress=False)
+    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(net.encoder.token_embedding.weight, table)
+    assert {name: p.requires_grad for name, p in net.named_parameters()} == flags
+    assert all(p.grad is None for p in net.parameters())
+    assert float(torch.tensor(1e-39) * 1) > 0
+    torch.set_flush_denormal(True)
+    try:
+        fit(net, pairs(), epochs=1, progress=False)
+        assert float(torch.tensor(1e-39) * 1) == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    options = dict(epochs=1, batch_size=16, progress=False, state_file=file)
+    fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+    done = fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+    assert len(done.epochs) == 1
+    with pytest.raises(ValueError, match="other train; remove it"):
+        fit(classifier(), pairs(seed=9), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="other dev"):
+        fit(classifier(), pairs(), pairs(9), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="other model"):
+        fit(classifier(dropout=0.1), pairs(), **options)  # type: ignore[arg-type]
+    for content in (b"junk", b""):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"state\.pt is not the state of a training run"):
+            fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+    torch.save({"weights": 1}, file)
+    with pytest.raises(ValueError, match="is not the state"):
+        fit(classifier(), pairs(), **options)  # type: ignore[arg-type]

@@ -116,10 +116,14 @@ struct Part {
 
 std::string quoted(std::string_view s) {
   constexpr size_t kMost = 40;
-  if (s.size() <= kMost) return "'" + std::string(s) + "'";
-  size_t n = kMost;
-  while (n > 0 && (static_cast<unsigned char>(s[n]) & 0xC0) == 0x80) --n;
-  return "'" + std::string(s.substr(0, n)) + "...'";
+  size_t n = s.size();
+  if (n > kMost) {
+    n = kMost;
+    while (n > 0 && (static_cast<unsigned char>(s[n]) & 0xC0) == 0x80) --n;
+  }
+  std::string result = "'";
+  result.append(s.substr(0, n)).append(n < s.size() ? "...'" : "'");
+  return result;
 }
 
 std::string join(const std::vector<std::string>& names) {
