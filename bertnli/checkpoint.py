@@ -188,13 +188,13 @@ def save_pretrained(
             raise ValueError(
                 "the book's format needs a Vocab or WordTokenizer; save WordPiece models in another format"
             )
-        config = model.config
-        book = BERTConfig(config.vocab_size)
+        mine = model.config
+        book = BERTConfig(mine.vocab_size)
         for name in ("activation", "embedding_norm", "norm_eps"):
-            if getattr(config, name) != getattr(book, name):
-                raise ValueError(f"the book's format has no place for {name}={getattr(config, name)!r}")
-        if config.num_heads != _book_heads(config.num_hiddens):
-            _log.warning("the book's format does not say num_heads=%d: give it when loading", config.num_heads)
+            if getattr(mine, name) != getattr(book, name):
+                raise ValueError(f"the book's format has no place for {name}={getattr(mine, name)!r}")
+        if mine.num_heads != _book_heads(mine.num_hiddens):
+            _log.warning("the book's format does not say num_heads=%d: give it when loading", mine.num_heads)
         _save_vocab(vocab, folder)
         with atomic_path(folder / "pretrained.params") as path:
             torch.save({name: value for name, value in state.items() if not name.startswith("output.")}, path)

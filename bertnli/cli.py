@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("demo", _demo, "Generate a small NLI corpus, train on it from scratch, and predict three pairs.")
     sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for corpus, checkpoint and curves")
-    sub.add_argument("--epochs", type=int, default=6, help="passes over the generated pairs")
-    sub.add_argument("--pairs", type=int, default=12000, help="training pairs to generate")
+    sub.add_argument("--epochs", type=_positive, default=6, help="passes over the generated pairs")
+    sub.add_argument("--pairs", type=_positive, default=12000, help="training pairs to generate")
     sub.add_argument("--seed", type=int, default=0, help="of the corpus and of the training")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -76,9 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--train", type=Path, required=True, help="file of labelled pairs, or a folder in SNLI's layout")
     sub.add_argument("--dev", type=Path, help="file of labelled pairs; of a folder, its dev file")
     sub.add_argument("--output", type=Path, required=True, help="folder to write")
-    sub.add_argument("--epochs", type=int, default=3, help="passes over the training pairs")
-    sub.add_argument("--batch-size", type=int, default=32, help="pairs a batch")
-    sub.add_argument("--accumulate", type=int, default=1, help="batches a step")
+    _add_reading(sub)
+    sub.add_argument("--epochs", type=_positive, default=3, help="passes over the training pairs")
+    sub.add_argument("--batch-size", type=_positive, default=32, help="pairs a batch")
+    sub.add_argument("--accumulate", type=_positive, default=1, help="batches a step")
     sub.add_argument("--lr", type=float, default=5e-5, help="highest learning rate")
     sub.add_argument("--optimizer", choices=("adamw", "adam"), default="adamw", help="optimizer")
     sub.add_argument("--weight-decay", type=float, default=0.01, help="weight decay")
@@ -86,11 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-grad-norm", type=float, default=1.0, help="clip the gradient's norm; 0 does not")
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, or a number of lowest layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
-    sub.add_argument("--min-freq", type=int, default=5, help="with --scratch: rarer words are unknown")
-    sub.add_argument("--max-len", type=int, default=128, help="tokens a pair at most")
+    sub.add_argument("--min-freq", type=_positive, default=5, help="with --scratch: rarer words are unknown")
+    sub.add_argument("--max-len", type=_positive, default=128, help="tokens a pair at most")
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the matrix products")
-    sub.add_argument("--limit", type=int, help="use only the first LIMIT training pairs")
+    sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training pairs")
     sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")
     sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
     sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", required=True, help="checkpoint folder")
     sub.add_argument("--data", type=Path, required=True, help="file of labelled pairs; of a folder, its test file")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_reading(sub)
     _add_running(sub)
 
     sub = command("predict", _predict, "Classify pairs: one JSON object a line, in the order of the input.")
@@ -115,9 +118,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; found {value}")
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _add_reading(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--labels", type=_names, help="names of the classes, by commas, instead of the model's or SNLI's")
+    sub.add_argument(
+        "--columns", choices=get_args(Columns), help="words of the parses, or the sentences; the tokenizer decides"
+    )
+
+
 def _add_running(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--batch-size", type=int, default=256, help="pairs a batch")
-    sub.add_argument("--max-len", type=int, default=128, help="tokens a pair at most")
+    sub.add_argument("--batch-size", type=_positive, default=256, help="pairs a batch")
+    sub.add_argument("--max-len", type=_positive, default=128, help="tokens a pair at most")
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the matrix products")
     sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
@@ -163,30 +184,39 @@ def _demo(a: argparse.Namespace) -> None:
 def _train(a: argparse.Namespace) -> None:
     freeze = None if a.freeze == "none" else int(a.freeze) if a.freeze.isdigit() else a.freeze
     state_file = a.output / "training_state.pt"
-    if not a.resume and state_file.exists():
-        raise ValueError(f"{state_file} is of an interrupted run: continue it with --resume, or remove it")
+    if a.resume != state_file.exists():
+        raise ValueError(
+            f"there is no {state_file} to resume"
+            if a.resume
+            else f"{state_file} is of an interrupted run: continue it with --resume, or remove it"
+        )
     device = _device(a.device)
     torch.manual_seed(a.seed)
-    label_names: Sequence[str] = SNLI_LABELS
     started = time.perf_counter()
     if a.scratch:
-        train = _read(a.train, "train", "parse", label_names)
+        train = _read(a.train, "train", a.columns or "parse", a.labels)
         tokenizer: Tokenizer = WordTokenizer(_book_vocab(train, a.min_freq))
         sizes = dict(SIZES[a.scratch])
         if a.dropout is not None:
             sizes["dropout"] = a.dropout
-        model = BERTClassifier(
-            BERTModel(BERTConfig(tokenizer.vocab_size, **sizes, pretraining_heads=False)), len(label_names), label_names
-        )
+        bert = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
+        model = BERTClassifier(bert, len(train.label_names), train.label_names)
     else:
-        bert, vocab = checkpoint.load_pretrained_model(a.model, dropout=a.dropout)
-        tokenizer = WordTokenizer(vocab) if isinstance(vocab, Vocab) else vocab
-        train = _read(a.train, "train", _columns(tokenizer), label_names)
-        model = BERTClassifier(bert, len(label_names), label_names)
+        loaded, tokenizer = checkpoint.from_pretrained(a.model, dropout=a.dropout)
+        trained = loaded if isinstance(loaded, BERTClassifier) else None
+        names = a.labels or (None if trained is None else trained.label_names)
+        train = _read(a.train, "train", a.columns or _columns(tokenizer), names)
+        if trained is not None and trained.label_names == train.label_names:
+            model = trained
+        else:
+            if trained is not None:
+                print("the checkpoint's output layer is for other classes: starting a new one")
+            bert, _ = checkpoint.load_pretrained_model(a.model, dropout=a.dropout)
+            model = BERTClassifier(bert, len(train.label_names), train.label_names)
     if a.limit is not None:
         train = train[: a.limit]
     dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
-    dev = None if dev_path is None else _read(dev_path, "dev", _columns(tokenizer), label_names)
+    dev = None if dev_path is None else _read(dev_path, "dev", a.columns or _columns(tokenizer), train.label_names)
     max_len = min(a.max_len, model.config.max_len)
     train_pairs = _encode(tokenizer, train, max_len, a.truncation)
     dev_pairs = None if dev is None else _encode(tokenizer, dev, max_len, a.truncation)
@@ -218,15 +248,25 @@ def _train(a: argparse.Namespace) -> None:
         on_epoch=_print_epoch,
     )
     _save(model, a.output, tokenizer, history)
+    state_file.unlink()
     print(f"checkpoint, metrics.jsonl and curves.png: {a.output}")
 
 
 def _evaluate(a: argparse.Namespace) -> None:
     model, tokenizer = _load_classifier(a.model, a.device)
-    data = _read(a.data, "test", _columns(tokenizer), model.label_names or SNLI_LABELS)
+    names = a.labels or model.label_names
+    if names is None:
+        print(
+            f"bertnli: the model does not name its classes; taken for {', '.join(SNLI_LABELS)} (--labels changes that)",
+            file=sys.stderr,
+        )
+    data = _read(a.data, "test", a.columns or _columns(tokenizer), names)
     begun = time.perf_counter()
     pairs = _encode(tokenizer, data, min(a.max_len, model.config.max_len), a.truncation)
     figures = evaluate(model, pairs, batch_size=a.batch_size, precision=a.precision)
+    if model.label_names is None:
+        figures["labels"] = list(data.label_names)
+        figures["per_class"] = dict(zip(data.label_names, figures["per_class"].values(), strict=True))
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - begun
     if a.json:
@@ -247,8 +287,9 @@ def _evaluate(a: argparse.Namespace) -> None:
 def _predict(a: argparse.Namespace) -> None:
     model, tokenizer = _load_classifier(a.model, a.device)
     if a.input == "-":
-        sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-        _predict_stream(a, model, tokenizer, sys.stdin, "standard input")
+        # Not sys.stdin: its encoding and line ends are the environment's choice, ours must not be.
+        with open(sys.stdin.fileno(), encoding="utf-8-sig", newline="\n", closefd=False) as file:
+            _predict_stream(a, model, tokenizer, file, "standard input")
     else:
         with open(a.input, encoding="utf-8-sig", newline="\n") as file:
             _predict_stream(a, model, tokenizer, file, a.input)
@@ -258,8 +299,10 @@ def _predict_stream(
     a: argparse.Namespace, model: BERTClassifier, tokenizer: Tokenizer, lines: TextIO, where: str
 ) -> None:
     pairs = _parse_pairs(lines, where)
-    while chunk := list(itertools.islice(pairs, 16 * a.batch_size)):
+    while chunk := list(itertools.islice(pairs, a.batch_size)):
         premises, hypotheses = zip(*chunk, strict=True)
+        if isinstance(tokenizer, WordTokenizer):
+            premises, hypotheses = (tuple(map(_spaced, side)) for side in (premises, hypotheses))
         for p in predict(
             model,
             tokenizer,
@@ -271,6 +314,7 @@ def _predict_stream(
             precision=a.precision,
         ):
             print(_as_json(p))
+        sys.stdout.flush()
 
 
 def _download(a: argparse.Namespace) -> None:
@@ -280,9 +324,15 @@ def _download(a: argparse.Namespace) -> None:
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, split: str, columns: Columns, label_names: Sequence[str] = SNLI_LABELS) -> PairData:
+def _read(path: Path, split: str, columns: Columns, label_names: Sequence[str] | None = None) -> PairData:
     """The labelled pairs of a file, or of a folder in SNLI's layout that split's."""
-    return read_pairs(snli_file(path, split), columns, label_names)
+    return read_pairs(snli_file(path, split), columns, label_names or SNLI_LABELS)
+
+
+def _spaced(text: str) -> str:
+    """Punctuation and clitics set apart by spaces, as the words of a Vocab are: it has no "sleeping." with a stop."""
+    text = re.sub(r"([^\w\s'\u2019-])", r" \1 ", text)
+    return re.sub(r"(?i)(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text)
 
 
 def _columns(tokenizer: Tokenizer) -> Columns:
@@ -302,7 +352,12 @@ def _encode(
 
 
 def _device(name: str | None) -> torch.device:
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
 def _load_classifier(name: str, device: str | None) -> tuple[BERTClassifier, Tokenizer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,8 @@ class SNLIBERTDataset(Dataset[Any]):
 
     dataset: (premises, hypotheses, labels) of `read_snli`. vocab: a `Vocab`, or a tokenizer. Items are
     ((token_ids [max_len], segments [max_len], valid_len []), label []), all int64; `all_token_ids`, `all_segments` and
-    `valid_lens` are the padded tensors of the whole, made when asked for. A DataLoader makes each batch by one gather.
+    `valid_lens` are the padded tensors of the whole, made (and kept) when first asked for. A DataLoader makes each
+    batch by one gather; a `collate_fn` of one's own is handed a sequence of items that makes them when they are read.
     """
 
     def __init__(
@@ -266,13 +268,17 @@ class SNLIBERTDataset(Dataset[Any]):
         assert self.pairs.labels is not None
         return self.pairs.labels
 
+    @cached_property
+    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.pairs.to_padded(self.max_len)
+
     @property
     def all_token_ids(self) -> Tensor:
-        return self.pairs.to_padded()[0]
+        return self._all[0]
 
     @property
     def all_segments(self) -> Tensor:
-        return self.pairs.to_padded()[1]
+        return self._all[1]
 
     @property
     def valid_lens(self) -> Tensor:
@@ -281,7 +287,11 @@ class SNLIBERTDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    def __getitem__(self, index: int | slice) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """One example, or with a slice the tensors of several, as indexing the book's tensors gives."""
+        if isinstance(index, slice):
+            rows = np.arange(len(self))[index]
+            return self.pairs._padded(rows, self.max_len), self.labels[torch.from_numpy(rows)]
         row = int(index)
         row += len(self) if row < 0 else 0
         token_ids, segments, valid_lens = self.pairs._padded(np.array([row], np.int64), self.max_len)

@@ -114,6 +114,49 @@ def test_predict_reads_standard_input(trained: Path) -> None:
     assert len(result.stdout.splitlines()) == 2
 
 
+def test_standard_input_is_answered_batch_by_batch(trained: Path) -> None:
+    """A reader at the other end of a pipe is not kept waiting; a byte order mark is not text."""
+    command = [sys.executable, "-m", "bertnli", "predict", "--model", str(trained), "--batch-size", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b'\xef\xbb\xbf{"premise": "A man is sleeping.", "hypothesis": "A man isn\'t."}\n')
+        process.stdin.write(b'{"premise": "x", "hypothesis": "y"}\n')
+        process.stdin.flush()
+        first = json.loads(process.stdout.readline())
+        process.stdin.close()
+        rest = process.stdout.read()
+    assert first["label"] in LABELS
+    assert rest.count(b"\n") == 1
+    assert process.returncode == 0
+
+
+def test_words_are_set_apart_from_punctuation() -> None:
+    from bertnli.cli import _spaced
+
+    assert _spaced("A man's dog isn't sleeping, they're up.").split() == [
+        "A", "man", "'s", "dog", "is", "n't", "sleeping", ",", "they", "'re", "up", ".",
+    ]  # fmt: skip
+    tokens = "a t-shirt ( red ) , is n't it ?"
+    assert _spaced(tokens).split() == tokens.split()
+
+
+def test_a_trained_output_layer_is_kept(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Continuing a classifier of the same classes at learning rate 0 changes nothing; other classes start anew."""
+    common = ["--train", corpus, "--limit", 64, "--epochs", 1, "--quiet"]
+    run("train", "--model", trained, "--output", tmp_path / "same", "--lr", 0, *common, capsys=capsys)
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    names = "contradiction,neutral,entailment"
+    status, out, _ = run(
+        "train", "--model", trained, "--output", tmp_path / "other", "--labels", names, *common, capsys=capsys
+    )
+    assert status == 0
+    assert "starting a new one" in out
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["labels"] == names.split(",")
+
+
 def test_bad_input_is_one_line_and_status_2(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,8 +175,10 @@ def test_bad_input_is_one_line_and_status_2(
         (["predict", "--model", trained, "--input", tmp_path / "gone"], "", "gone"),
         ([*train, "--train", tmp_path], "", "tried"),
         ([*train, "--train", corpus, "--freeze", "9"], "", "freeze must be None"),
-        ([*train, "--train", corpus, "--limit", "0"], "", "train is empty"),
         ([*train, "--train", corpus, "--max-len", "2"], "", "max_len"),
+        ([*train, "--train", corpus, "--labels", "yes,no"], "", "unknown label"),
+        ([*train, "--train", corpus, "--resume"], "", "no "),
+        (["predict", "--model", trained, "--input", bad, "--device", "nosuch"], "", "--device nosuch"),
     ]
     for arguments, content, message in cases:
         bad.write_text(content)
@@ -146,7 +191,11 @@ def test_bad_input_is_one_line_and_status_2(
     status, _, err = run("predict", "--model", trained, "--input", bad, capsys=capsys)
     assert status == 2
     assert "not UTF-8" in err
-    for arguments in (["train"], ["predict"], ["nothing"], [*train, "--train", corpus, "--model", "x"]):
+    predict = ["predict", "--model", trained, "--input", bad]
+    for arguments in (
+        ["train"], ["predict"], ["nothing"], [*train, "--train", corpus, "--model", "x"],
+        [*predict, "--batch-size", "0"], [*predict, "--batch-size", "-1"], [*train, "--train", corpus, "--limit", "-3"],
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
             main([str(a) for a in arguments])
         assert stop.value.code == 2

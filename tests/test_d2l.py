@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def test_a_readers_script_runs_to_the_final_line(site: Path, tmp_path: Path, own
     ]
     result = subprocess.run(
         [sys.executable, "-W", "ignore", HERE / "chapter.py", own, *digests, site.as_uri() + "/", "2"],
-        cwd=tmp_path / "book", capture_output=True, text=True, timeout=600, check=False,
+        cwd=tmp_path / "book", env={**os.environ, "PYTHONPATH": str(HERE.parent)}, capture_output=True, text=True,
+        timeout=600, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -93,6 +95,7 @@ def test_a_choice_of_the_reader_is_left_alone() -> None:
     for trainer in (
         torch.optim.Adam(net.parameters(), fused=False),
         torch.optim.Adam(net.parameters(), foreach=True),
+        torch.optim.Adam(net.parameters(), amsgrad=True),
         torch.optim.SGD(net.parameters(), lr=0.1),
     ):
         before = [{k: v for k, v in g.items() if k != "params"} for g in trainer.param_groups]
@@ -124,8 +127,22 @@ def test_small_helpers() -> None:
     assert timer.sum() == timer.avg() == timer.cumsum()[-1]
 
 
-def test_every_name_of_the_design_is_there() -> None:
-    assert all(hasattr(d2l, name) for name in d2l.__all__)
+CHAPTER = """
+    DATA_HUB DATA_URL download download_extract Vocab tokenize get_tokens_and_segments get_dataloader_workers try_gpu
+    try_all_gpus read_snli BERTModel BERTEncoder SNLIBERTDataset BERTClassifier load_pretrained_model train_ch13
+    train_batch_ch13 evaluate_accuracy_gpu accuracy Timer Accumulator Animator
+"""
+
+
+def test_every_name_of_the_chapter_is_there() -> None:
+    assert set(CHAPTER.split()) == set(d2l.__all__)
+    assert all(hasattr(d2l, name) for name in CHAPTER.split())
+
+
+def test_accuracy_of_a_function() -> None:
+    data = toy_batches(2)
+    net = nn.Linear(5, 3)
+    assert d2l.evaluate_accuracy_gpu(lambda x: net(x), data) == d2l.evaluate_accuracy_gpu(net, data)
 
 
 def test_animator_keeps_its_curves(tmp_path: Path) -> None:
