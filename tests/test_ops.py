@@ -46,6 +46,8 @@ def assert_as_exact_as_pytorch(
         # PyTorch's float64 is the reference itself; one unit of bfloat16 is more than a difference of rounding
         units = {torch.float32: 4, torch.bfloat16: 0.5, torch.float64: 1000}[a.dtype]
         floor = torch.finfo(a.dtype).eps * units * float(reference.abs().max())
+        if a.dtype == torch.float64:
+            floor = max(floor, 1e-12)  # where the true value is 0, as the gradient of a row of one column
         error, their_error = (float((x.double() - reference).abs().max()) for x in (a, b))
         assert error <= 2 * their_error + floor, f"result {i}: {error} against {their_error} of PyTorch"
 
@@ -178,7 +180,8 @@ def test_gelu_over_the_whole_range(isa: str, kind: str) -> None:
     expected, slope, _ = with_gradients(plain_bias_act(kind), [x.double(), bias.double()], torch.ones_like(x).double())
     error = (out.double() - expected).abs() / x.abs().clamp(min=1)  # of the integral
     assert float(error.max()) < 2e-7
-    assert float((dx.double() - slope).abs().max()) < 1e-6
+    # the tanh form's slope has the factor 1 - tanh, a difference of nearly equal numbers
+    assert float((dx.double() - slope).abs().max()) < (3e-6 if kind == "gelu_tanh" else 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh"])
