@@ -6,9 +6,7 @@ Shapes in the comments: T tokens in B sequences, R rows read, H hidden units in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,11 +16,7 @@ from torch import Tensor, nn
 from bertnli import ops
 from bertnli.batching import PackedBatch
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-}
+_ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class BERTConfig:
         if self.num_hiddens % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide num_hiddens={self.num_hiddens}")
         if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}; found {self.activation!r}")
+            raise ValueError(f"activation must be one of {_ACTIVATIONS}; found {self.activation!r}")
         for name in ("dropout", "attention_dropout"):
             p = getattr(self, name)
             if p is not None and not 0 <= p < 1:
@@ -130,7 +124,7 @@ class BERTConfig:
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of D2L's parameter names over packed tokens."""
+    """Attention of D2L's parameter names over packed tokens; without the bias of W_o, which AddNorm adds."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -151,7 +145,7 @@ class MultiHeadAttention(nn.Module):
         out = ops.varlen_attention_packed(
             qkv, batch.cu_seqlens, batch.max_seqlen, dropout_p=self.dropout if self.training else 0.0
         )  # (T, h, d)
-        return cast(Tensor, self.W_o(out.flatten(1)))
+        return F.linear(out.flatten(1), self.W_o.weight)
 
     def read_rows(self, x: Tensor, batch: PackedBatch, rows: Tensor, cu_seqlens_q: Tensor, max_q: int) -> Tensor:
         """[T, H] and R rows of it to [R, H], without projecting keys and values of all tokens.
@@ -180,22 +174,25 @@ class MultiHeadAttention(nn.Module):
         # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
         bias = self.W_v.bias + 0 * self.W_k.bias
         out = out.transpose(0, 1) + weight_sum[:, :, None] * bias.view(h, d)  # (R, h, d)
-        return cast(Tensor, self.W_o(out.reshape(read, width).to(q.dtype)))
+        return F.linear(out.reshape(read, width).to(q.dtype), self.W_o.weight)
 
 
 class AddNorm(nn.Module):
-    """LayerNorm(x + dropout(y))."""
+    """LayerNorm(x + dropout(y + y_bias)); y_bias is that of the linear layer that made y, where it was left out."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
         self.ln = nn.LayerNorm(config.num_hiddens, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return cast(Tensor, self.ln(x + self.dropout(y)))
+    def forward(self, x: Tensor, y: Tensor, y_bias: Tensor | None = None) -> Tensor:
+        p = self.dropout.p if self.training else 0.0
+        return ops.add_norm(x, y, self.ln.weight, self.ln.bias, self.ln.eps, p, y_bias=y_bias)
 
 
 class PositionWiseFFN(nn.Module):
+    """Two linear layers with an activation between; without the bias of the second, which AddNorm adds."""
+
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         self.dense1 = nn.Linear(config.num_hiddens, config.ffn_num_hiddens)
@@ -203,7 +200,8 @@ class PositionWiseFFN(nn.Module):
         self.activation = config.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.dense2(_ACTIVATIONS[self.activation](self.dense1(x))))
+        hidden = ops.bias_act(F.linear(x, self.dense1.weight), self.dense1.bias, self.activation)  # (T, F)
+        return F.linear(hidden, self.dense2.weight)
 
 
 class EncoderBlock(nn.Module):
@@ -217,16 +215,16 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, batch: PackedBatch, rows: Tensor | None = None) -> Tensor:
         """[T, H] to [T, H], or to [R, H] where only some rows of the result are read."""
         if rows is None:
-            y = self.addnorm1(x, self.attention(x, batch))
-            return cast(Tensor, self.addnorm2(y, self.ffn(y)))
+            y = self.addnorm1(x, self.attention(x, batch), self.attention.W_o.bias)
+            return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
         cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
         max_q = int(cu_seqlens_q.diff().max()) if len(batch) else 0
         if rows.numel() <= len(batch):
             attended = self.attention.read_rows(x, batch, rows, cu_seqlens_q, max_q)
         else:  # several rows a sequence: projecting the keys and values once is the cheaper way
             attended = self.attention(x, batch)[rows]
-        y = self.addnorm1(x[rows], attended)
-        return cast(Tensor, self.addnorm2(y, self.ffn(y)))
+        y = self.addnorm1(x[rows], attended, self.attention.W_o.bias)
+        return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
 
 
 class BERTEncoder(nn.Module):
@@ -290,16 +288,11 @@ class BERTEncoder(nn.Module):
                 f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={self.config.max_len}; "
                 "encode the pairs with a smaller max_len"
             )
-        if batch.device.type == "cpu" and batch.input_ids.numel():
-            low, high = (int(v) for v in torch.aminmax(batch.input_ids))
-            if low < 0 or high >= self.config.vocab_size:
-                raise IndexError(
-                    f"token id {low if low < 0 else high} lies outside the model's vocabulary of "
-                    f"{self.config.vocab_size}; is this the tokenizer that the model was trained with?"
-                )
         positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
-        x = self.token_embedding(batch.input_ids) + self.segment_embedding(batch.segment_ids)
-        x = x + F.embedding(batch.positions, positions[0])
+        x = ops.embed(
+            *(self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)),
+            *(batch.input_ids, batch.segment_ids, batch.positions),
+        )
         return cast(Tensor, self.embedding_dropout(self.embedding_norm(x))) if self.config.embedding_norm else x
 
 

@@ -1,6 +1,7 @@
 """Operators on packed tokens: for each a wrapper, what it does to fake tensors, and its gradient.
 
-The CPU implementations are in csrc/ops; the schemas in csrc/ops/bindings.cpp.
+The CPU implementations are in csrc/ops; the schemas in csrc/ops/bindings.cpp. `add_norm`, `bias_act` and `embed` run as
+PyTorch's own operations on other devices.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bertnli import _ops  # noqa: F401  (registers torch.ops.bertnli)
@@ -194,6 +196,91 @@ def _dropout_words(like: Tensor, seed: Tensor) -> Tensor:
     return torch.stack(counter, -1).flatten(3)[..., : like.size(3)]
 
 
+def add_norm(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    dropout_p: float = 0.0,
+    *,
+    y_bias: Tensor | None = None,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """LayerNorm(x + dropout(y + y_bias)), one pass forward and one backward.
+
+    x          [T, H]    float32, bfloat16 or float64 (slow)
+    y          [T, H]    x's dtype; bfloat16 may meet a float32 x, as under autocast
+    weight     [H]       LayerNorm's, any floating-point dtype
+    bias       [H]
+    y_bias     [H]       the bias of the linear layer that made y, left to be added here
+    dropout_p  float     the probability, in [0, 1), with which each element of y is dropped
+    seed       int64 [2]   fixes what is dropped; drawn from torch's default generator by default
+
+    Returns [T, H] of x's dtype. Sums are in float32 for bfloat16. Differentiable, once, in every tensor but the seed;
+    what is dropped is computed again in the backward pass, and no sum depends on the number of threads.
+
+    Dropout keeps the element (t, c) and divides it by 1 - p if and only if
+
+        Philox4x32-10(counter, key)[c % 4] >= max(1, floor(dropout_p * 2**32))
+        counter = (t, 2**32 - 1, 0, c // 4)      key = (seed[0] mod 2**32, seed[1] mod 2**32)
+
+    Raises RuntimeError that names the argument where a shape, dtype or dropout_p does not fit; ValueError for a seed
+    on another device than the CPU, where PyTorch's dropout runs.
+    """
+    if x.device.type != "cpu":
+        if seed is not None:
+            raise ValueError(f"add_norm takes a seed on the CPU only; x lies on {x.device}")
+        return F.layer_norm(
+            x + F.dropout(y if y_bias is None else y + y_bias, dropout_p), (x.size(-1),), weight, bias, eps
+        )
+    out = _lib.add_norm(x, y, y_bias, weight, bias, eps, dropout_p, _seed(x, dropout_p, seed))[0]
+    return cast(Tensor, out)
+
+
+def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
+    """The activation of x + bias, [T, F]: "relu", "gelu" (exact) or "gelu_tanh" (its approximation by tanh).
+
+    x [T, F], float32, bfloat16 or float64 (slow), the product of a linear layer whose `bias` [F] is left to be added
+    here. Differentiable, once, in both. Raises RuntimeError that names the argument which does not fit.
+    """
+    if x.device.type != "cpu":
+        if kind not in ("relu", "gelu", "gelu_tanh"):
+            raise RuntimeError(f"kind must be 'relu', 'gelu' or 'gelu_tanh'; found {kind!r}")
+        x = x + bias.to(x.dtype)
+        return F.relu(x) if kind == "relu" else F.gelu(x, approximate="none" if kind == "gelu" else "tanh")
+    return cast(Tensor, _lib.bias_act(x, bias, kind))
+
+
+def embed(
+    token_table: Tensor,
+    segment_table: Tensor,
+    position_table: Tensor,
+    input_ids: Tensor,
+    segment_ids: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """Row input_ids[t] of the token table + row segment_ids[t] of the segments' + row positions[t] of the positions'.
+
+    token_table     [V, H]   float32, bfloat16 or float64
+    segment_table   [S, H]   the same dtype
+    position_table  [P, H]   the same dtype
+    input_ids, segment_ids, positions   int32 [T]
+
+    Returns [T, H]. The tables' gradients are dense.
+
+    Raises IndexError for an id or a position outside its table, RuntimeError that names the argument where a shape or
+    dtype does not fit.
+    """
+    if token_table.device.type != "cpu":
+        return (
+            F.embedding(input_ids, token_table)
+            + F.embedding(segment_ids, segment_table)
+            + F.embedding(positions, position_table)
+        )
+    return cast(Tensor, _lib.embed(token_table, segment_table, position_table, input_ids, segment_ids, positions))
+
+
 def _scale(q: Tensor, scale: float | None) -> float:
     return max(1, q.size(-1)) ** -0.5 if scale is None else scale
 
@@ -274,3 +361,82 @@ def _backward_packed(ctx: Any, dout: Tensor | None, _dweight_sum: None, _dlse: N
 
 
 torch.library.register_autograd("bertnli::varlen_attention_packed", _backward_packed, setup_context=_save_packed)
+
+
+def _fake_add_norm(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    rows = x.shape[:1]
+    return x.new_empty(x.shape), x.new_empty(rows, dtype=_row_dtype(x)), x.new_empty(rows, dtype=_row_dtype(x))
+
+
+def _fake_add_norm_backward(
+    dout: Tensor, x: Tensor, y: Tensor, y_bias: Tensor | None, weight: Tensor, bias: Tensor, *_: Any
+) -> tuple[Tensor, ...]:
+    dy_bias = x.new_empty(0, dtype=_row_dtype(x)) if y_bias is None else torch.empty_like(y_bias)
+    return x.new_empty(x.shape), y.new_empty(y.shape), dy_bias, torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _fake_bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _fake_bias_act_backward(dout: Tensor, x: Tensor, bias: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), torch.empty_like(bias)
+
+
+def _fake_embed(token_table: Tensor, segment_table: Tensor, position_table: Tensor, ids: Tensor, *_: Any) -> Tensor:
+    return token_table.new_empty((ids.size(0), token_table.size(1)))
+
+
+def _fake_embed_backward(
+    dout: Tensor, ids: Tensor, segment_ids: Tensor, positions: Tensor, *rows_and_wanted: int
+) -> tuple[Tensor, ...]:
+    rows, wanted = rows_and_wanted[:3], rows_and_wanted[3:]
+    return tuple(dout.new_empty((n if want else 0, dout.size(1))) for n, want in zip(rows, wanted, strict=True))
+
+
+torch.library.register_fake("bertnli::add_norm", _fake_add_norm)
+torch.library.register_fake("bertnli::add_norm_backward", _fake_add_norm_backward)
+torch.library.register_fake("bertnli::bias_act", _fake_bias_act)
+torch.library.register_fake("bertnli::bias_act_backward", _fake_bias_act_backward)
+torch.library.register_fake("bertnli::embed", _fake_embed)
+torch.library.register_fake("bertnli::embed_backward", _fake_embed_backward)
+
+
+def _save_add_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, y, y_bias, weight, bias, _eps, ctx.dropout_p, seed = inputs
+    ctx.save_for_backward(x, y, y_bias, weight, bias, *output[1:], seed)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_add_norm(ctx: Any, dout: Tensor | None, _dmean: None, _drstd: None) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    if dout is None:
+        return (None,) * 8
+    dx, dy, dy_bias, dweight, dbias = _lib.add_norm_backward(dout, *tensors, ctx.dropout_p, seed)
+    return dx, dy, None if tensors[2] is None else dy_bias, dweight, dbias, None, None, None
+
+
+def _save_bias_act(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+    x, bias, ctx.kind = inputs
+    ctx.save_for_backward(x, bias)
+
+
+def _backward_bias_act(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    return *_lib.bias_act_backward(dout, *ctx.saved_tensors, ctx.kind), None
+
+
+def _save_embed(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.rows = [table.size(0) for table in inputs[:3]]
+    ctx.save_for_backward(*inputs[3:])
+
+
+def _backward_embed(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = ctx.needs_input_grad[:3]
+    gradients = _lib.embed_backward(dout, *ctx.saved_tensors, *ctx.rows, *wanted)
+    return *(g if want else None for g, want in zip(gradients, wanted, strict=True)), None, None, None
+
+
+torch.library.register_autograd("bertnli::add_norm", _backward_add_norm, setup_context=_save_add_norm)
+torch.library.register_autograd("bertnli::bias_act", _backward_bias_act, setup_context=_save_bias_act)
+torch.library.register_autograd("bertnli::embed", _backward_embed, setup_context=_save_embed)

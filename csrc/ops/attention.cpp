@@ -1,5 +1,5 @@
-// Varlen attention on CPU tensors: argument checks, the choice of kernel, and the division of the work among threads.
-#include "attention.h"
+// Varlen attention on CPU tensors: argument checks and the division of the work among threads.
+#include "tensors.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
@@ -11,12 +11,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <limits>
-#include <memory>
 #include <numeric>
 #include <optional>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -25,71 +22,7 @@ namespace {
 
 using at::Tensor;
 
-// ---- instruction sets ----
-
-enum class Isa { plain, avx2, avx512 };
-const char* const kIsaNames[] = {"plain", "avx2", "avx512"};
-
-bool supported(Isa isa) {
-#if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx2) return avx2;
-  if (isa == Isa::avx512)
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#endif
-  return isa == Isa::plain;
-}
-
-Isa best_isa() {
-  for (Isa isa : {Isa::avx512, Isa::avx2})
-    if (supported(isa)) return isa;
-  return Isa::plain;
-}
-
-Isa isa_named(const std::string& name, const char* source) {
-  for (int i = 0; i < 3; i++)
-    if (name == kIsaNames[i]) {
-      TORCH_CHECK(supported(Isa(i)), source, " asks for ", name, ", which this CPU lacks; the best it has is ",
-                  kIsaNames[int(best_isa())]);
-      return Isa(i);
-    }
-  TORCH_CHECK(false, source, " must be plain, avx2 or avx512; found '", name, "'");
-}
-
-// BERTNLI_ISA, else the best that the CPU has; read at the first call.
-std::atomic<int>& chosen_isa() {
-  static std::atomic<int> isa{[] {
-    const char* name = std::getenv("BERTNLI_ISA");
-    return int(name && *name ? isa_named(name, "the environment variable BERTNLI_ISA") : best_isa());
-  }()};
-  return isa;
-}
-
-AttentionKernel kernel_for(Type type) {
-  if (type == Type::f64) return attention_plain(type);
-#if defined(__x86_64__)
-  const Isa isa = Isa(chosen_isa().load());
-  if (isa == Isa::avx512) return attention_avx512(type);
-  if (isa == Isa::avx2) return attention_avx2(type);
-#endif
-  return attention_plain(type);
-}
-
 // ---- checks ----
-
-Type type_of(const Tensor& q) {
-  switch (q.scalar_type()) {
-    case at::kFloat:
-      return Type::f32;
-    case at::kBFloat16:
-      return Type::bf16;
-    case at::kDouble:
-      return Type::f64;
-    default:
-      TORCH_CHECK(false, "varlen_attention on the CPU: q must be float32, bfloat16 or float64; found ", q.dtype());
-  }
-}
 
 Rows rows_of(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)}; }
 
@@ -125,7 +58,7 @@ struct Call {
 Call checked_call(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
                   int64_t max_q, int64_t max_k, double dropout_p, double scale, const std::optional<Tensor>& seed) {
   Call call;
-  call.type = type_of(q);
+  call.type = type_of(q, "varlen_attention", "q");
   TORCH_CHECK(q.dim() == 3, "q must have shape [query tokens, heads, d]; found ", q.sizes());
   TORCH_CHECK(k.dim() == 3, "k must have shape [tokens, kv_heads, d]; found ", k.sizes());
   TORCH_CHECK(v.dim() == 3, "v must have shape [tokens, kv_heads, d_v]; found ", v.sizes());
@@ -138,7 +71,6 @@ Call checked_call(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
               k.size(1), "]; found ", v.sizes());
   TORCH_CHECK(k.size(1) > 0 && q.size(1) % k.size(1) == 0, "k's number of heads must divide q's, ", q.size(1),
               "; found ", k.size(1));
-  TORCH_CHECK(dropout_p >= 0 && dropout_p < 1, "dropout_p must be at least 0 and below 1; found ", dropout_p);
   TORCH_CHECK(scale > 0 && scale < std::numeric_limits<float>::max(), "scale must be positive and finite; found ",
               scale);
   call.cu_k = checked_cu_seqlens(cu_k, "cu_seqlens", k.size(0), max_k, "max_seqlen");
@@ -160,35 +92,14 @@ Call checked_call(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
     a.max_k = std::max<int64_t>(a.max_k, a.cu_k[b + 1] - a.cu_k[b]);
   }
   a.scale = scale;
-  a.threshold = 0;
-  a.keep_scale = 1;
-  if (dropout_p > 0) {
-    TORCH_CHECK(seed.has_value(), "seed must be given where dropout_p is above 0");
-    TORCH_CHECK(seed->dim() == 1 && seed->size(0) == 2 && seed->scalar_type() == at::kLong && seed->device().is_cpu(),
-                "seed must be an int64 tensor of shape [2] on q's device; found ", seed->dtype(), " ", seed->sizes(),
-                " on ", seed->device());
-    const Tensor dense = seed->contiguous();
-    a.threshold = std::max<uint32_t>(1, uint32_t(dropout_p * 4294967296.0));  // below 2^32, since p is below 1
-    a.keep_scale = 1 / (1 - dropout_p);
-    a.seed[0] = uint32_t(dense.const_data_ptr<int64_t>()[0]);
-    a.seed[1] = uint32_t(dense.const_data_ptr<int64_t>()[1]);
-  }
+  const Dropout dropout = checked_dropout(dropout_p, seed, "q");
+  a.threshold = dropout.threshold;
+  a.seed[0] = dropout.seed[0], a.seed[1] = dropout.seed[1];
+  a.keep_scale = dropout.keep_scale;
   return call;
 }
 
 // ---- work ----
-
-// One block of memory a thread, kept between calls: fresh pages would cost more than the attention itself.
-void* scratch_memory(size_t bytes) {
-  thread_local std::unique_ptr<char[]> memory;
-  thread_local size_t size = 0;
-  if (size < bytes + 64) {
-    memory.reset();
-    memory.reset(new char[bytes + 64]);
-    size = bytes + 64;
-  }
-  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
-}
 
 void run(const Call& call, const AttentionKernel& kernel, bool backward) {
   const Attention& a = call.attention;
@@ -235,7 +146,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_i
   a.out = rows_of(out);
   a.weight_sum = weight_sum.data_ptr();
   a.lse = lse.data_ptr();
-  run(call, kernel_for(call.type), false);
+  run(call, attention_kernel(call.type), false);
   return {out, weight_sum, lse};
 }
 
@@ -266,7 +177,7 @@ void backward_into(const Tensor& dq, const Tensor& dk, const Tensor& dv, const T
   a.dk = rows_of(dk);
   a.dv = rows_of(dv);
   a.dweight_sum = dweight_sum.defined() ? dweight_sum.const_data_ptr() : nullptr;
-  run(call, kernel_for(call.type), true);
+  run(call, attention_kernel(call.type), true);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dout, const std::optional<Tensor>& dweight_sum,
@@ -306,11 +217,6 @@ Tensor packed_backward(const Tensor& dout, const Tensor& qkv, const Tensor& out,
 }
 
 }  // namespace
-
-std::string cpu_isa() { return kIsaNames[chosen_isa().load()]; }
-void set_cpu_isa(const std::string& name) {
-  chosen_isa().store(int(name.empty() ? best_isa() : isa_named(name, "set_cpu_isa")));
-}
 
 TORCH_LIBRARY_IMPL(bertnli, CPU, m) {
   m.impl("varlen_attention", forward);

@@ -30,6 +30,23 @@ TORCH_LIBRARY(bertnli, m) {
   m.def(
       "varlen_attention_packed_backward(Tensor dout, Tensor qkv, Tensor out, Tensor weight_sum, Tensor lse, "
       "Tensor cu_seqlens, SymInt max_seqlen, float dropout_p, float scale, Tensor? seed) -> Tensor");
+
+  m.def(
+      "add_norm(Tensor x, Tensor y, Tensor? y_bias, Tensor weight, Tensor bias, float eps, float dropout_p, "
+      "Tensor? seed) -> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "add_norm_backward(Tensor dout, Tensor x, Tensor y, Tensor? y_bias, Tensor weight, Tensor bias, Tensor mean, "
+      "Tensor rstd, float dropout_p, Tensor? seed) -> (Tensor dx, Tensor dy, Tensor dy_bias, Tensor dweight, "
+      "Tensor dbias)");
+  m.def("bias_act(Tensor x, Tensor bias, str kind) -> Tensor");
+  m.def("bias_act_backward(Tensor dout, Tensor x, Tensor bias, str kind) -> (Tensor dx, Tensor dbias)");
+  m.def(
+      "embed(Tensor token_table, Tensor segment_table, Tensor position_table, Tensor input_ids, Tensor segment_ids, "
+      "Tensor positions) -> Tensor");
+  m.def(
+      "embed_backward(Tensor dout, Tensor input_ids, Tensor segment_ids, Tensor positions, SymInt token_rows, "
+      "SymInt segment_rows, SymInt position_rows, bool token_wanted, bool segment_wanted, bool position_wanted) -> "
+      "(Tensor dtoken, Tensor dsegment, Tensor dposition)");
 }
 
 // Importing the module loads the library, which registers the operators above; the module itself is empty.

@@ -1,0 +1,94 @@
+// The choice of the instruction set, at run time.
+#include "kernels.h"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <c10/util/Exception.h>
+#pragma GCC diagnostic pop
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+namespace bertnli {
+namespace {
+
+enum class Isa { plain, avx2, avx512 };
+const char* const kIsaNames[] = {"plain", "avx2", "avx512"};
+
+bool supported(Isa isa) {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::avx2) return avx2;
+  if (isa == Isa::avx512)
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+  return isa == Isa::plain;
+}
+
+Isa best_isa() {
+  for (Isa isa : {Isa::avx512, Isa::avx2})
+    if (supported(isa)) return isa;
+  return Isa::plain;
+}
+
+Isa isa_named(const std::string& name, const char* source) {
+  for (int i = 0; i < 3; i++)
+    if (name == kIsaNames[i]) {
+      TORCH_CHECK(supported(Isa(i)), source, " asks for ", name, ", which this CPU lacks; the best it has is ",
+                  kIsaNames[int(best_isa())]);
+      return Isa(i);
+    }
+  TORCH_CHECK(false, source, " must be plain, avx2 or avx512; found '", name, "'");
+}
+
+// BERTNLI_ISA, else the best that the CPU has; read at the first call.
+std::atomic<int>& chosen_isa() {
+  static std::atomic<int> isa{[] {
+    const char* name = std::getenv("BERTNLI_ISA");
+    return int(name && *name ? isa_named(name, "the environment variable BERTNLI_ISA") : best_isa());
+  }()};
+  return isa;
+}
+
+}  // namespace
+
+AttentionKernel attention_kernel(Type type) {
+  if (type == Type::f64) return attention_plain(type);
+#if defined(__x86_64__)
+  const Isa isa = Isa(chosen_isa().load());
+  if (isa == Isa::avx512) return attention_avx512(type);
+  if (isa == Isa::avx2) return attention_avx2(type);
+#endif
+  return attention_plain(type);
+}
+
+RowKernels row_kernels(Type x, Type y) {
+  if (x == Type::f64) return rows_plain(x, y);
+#if defined(__x86_64__)
+  const Isa isa = Isa(chosen_isa().load());
+  if (isa == Isa::avx512) return rows_avx512(x, y);
+  if (isa == Isa::avx2) return rows_avx2(x, y);
+#endif
+  return rows_plain(x, y);
+}
+
+void* scratch_memory(size_t bytes) {
+  thread_local std::unique_ptr<char[]> memory;
+  thread_local size_t size = 0;
+  if (size < bytes + 64) {
+    memory.reset();
+    memory.reset(new char[bytes + 64]);
+    size = bytes + 64;
+  }
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
+}
+
+std::string cpu_isa() { return kIsaNames[chosen_isa().load()]; }
+void set_cpu_isa(const std::string& name) {
+  chosen_isa().store(int(name.empty() ? best_isa() : isa_named(name, "set_cpu_isa")));
+}
+
+}  // namespace bertnli

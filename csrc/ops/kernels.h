@@ -1,0 +1,121 @@
+// The CPU kernels: what the operators hand to them, and how one finds those of the chosen instruction set.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace bertnli {
+
+enum class Type { f32, bf16, f64 };
+
+// ---- variable-length attention ----
+
+// A [tokens, heads, width] tensor: strides in elements, width contiguous.
+struct Rows {
+  void* data;
+  int64_t token, head;
+};
+
+// One call. Sequence b has the queries cu_q[b] to cu_q[b+1] and the keys cu_k[b] to cu_k[b+1]; query head h reads the
+// key and value head h / (heads / kv_heads).
+struct Attention {
+  Rows q, k, v, out;
+  void *weight_sum, *lse;  // [Tq, heads], float (double for f64)
+  int64_t heads, kv_heads, d, d_v;
+  const int32_t *cu_q, *cu_k;
+  int64_t max_q, max_k;  // no sequence is longer
+  double scale;
+
+  // Dropout: keep the weight of (sequence, head, query, key) iff lane key % 4 of
+  // Philox4x32-10(counter = (sequence, head, query, key / 4), key = seed) is at least `threshold`; 0 keeps all.
+  uint32_t threshold, seed[2];
+  double keep_scale;  // 1 / (1 - p)
+
+  // Backward only. dweight_sum is null where nothing reads weight_sum.
+  Rows dout, dq, dk, dv;
+  const void* dweight_sum;
+};
+
+// A task is one sequence and one key/value head, with every query head that reads it; tasks write disjoint memory.
+struct AttentionKernel {
+  size_t (*scratch_bytes)(const Attention&);  // what each task needs; it does not grow with the square of the length
+  void (*forward)(const Attention&, int64_t sequence, int64_t kv_head, void* scratch);
+  void (*backward)(const Attention&, int64_t sequence, int64_t kv_head, void* scratch);
+};
+
+// ---- row by row ----
+// "Computed type" is float, or double where the tensors are f64.
+
+// out = LayerNorm(x + dropout(y + y_bias)) of rows of `width`; x, y and out are contiguous.
+struct AddNorm {
+  const void *x, *y;                   // y may be bf16 where x is f32
+  const void *y_bias, *weight, *bias;  // [width], computed type; y_bias may be null
+  void* out;                           // x's type
+  void *mean, *rstd;                   // [rows], computed type: written forward, read backward
+  int64_t width;
+  double eps;
+
+  // Dropout: keep (row, column) iff lane column % 4 of Philox4x32-10(counter = (row, 2^32 - 1, 0, column / 4),
+  // key = seed) is at least `threshold`; 0 keeps all. Attention's heads are never so many, so no mask is used twice.
+  uint32_t threshold, seed[2];
+  double keep_scale;  // 1 / (1 - p)
+
+  // Backward only.
+  const void* dout;  // x's type
+  void *dx, *dy;     // x's and y's type
+};
+
+enum class Activation { relu, gelu, gelu_tanh };
+
+// out = activation(x + bias) of contiguous rows; bias in the computed type.
+struct BiasAct {
+  const void *x, *bias;
+  void* out;
+  int64_t width;
+  Activation kind;
+  const void* dout;  // backward only
+  void* dx;
+};
+
+// out[t] = token[ids[t]] + segment[segments[t]] + position[positions[t]]; tables and rows are contiguous.
+struct Embed {
+  const void *token, *segment, *position;
+  const int32_t *ids, *segments, *positions;
+  int64_t tokens, width;
+  void* out;
+  // Backward only. The gradients are in the computed type, zero at first; null where not wanted.
+  const void* dout;
+  void *dtoken, *dsegment, *dposition;
+};
+
+// Each call does rows `begin` to `end`. Where sums over the rows are wanted, `sums` gets the partial ones of these
+// rows, in the computed type: [3, padded(width)] dweight, dbias, dy_bias; [1, padded(width)] dbias.
+struct RowKernels {
+  int64_t (*padded)(int64_t width);
+  size_t (*scratch_bytes)(int64_t width);
+  void (*add_norm)(const AddNorm&, int64_t begin, int64_t end, void* scratch);
+  void (*add_norm_backward)(const AddNorm&, int64_t begin, int64_t end, void* sums, void* scratch);
+  void (*bias_act)(const BiasAct&, int64_t begin, int64_t end);
+  void (*bias_act_backward)(const BiasAct&, int64_t begin, int64_t end, void* sums);
+  void (*embed)(const Embed&, int64_t begin, int64_t end);
+  // Columns `begin` to `end` of all tokens: the order of the sums is that of the tokens, however many threads share it.
+  void (*embed_backward)(const Embed&, int64_t begin, int64_t end, void* scratch);
+};
+
+// ---- instruction sets ----
+
+AttentionKernel attention_plain(Type);
+RowKernels rows_plain(Type x, Type y);
+#if defined(__x86_64__)
+AttentionKernel attention_avx2(Type);  // f32 and bf16 only, as the next three
+AttentionKernel attention_avx512(Type);
+RowKernels rows_avx2(Type x, Type y);
+RowKernels rows_avx512(Type x, Type y);
+#endif
+
+AttentionKernel attention_kernel(Type);
+RowKernels row_kernels(Type x, Type y);  // (f32, f32), (f32, bf16), (bf16, bf16) or (f64, f64)
+
+// One block of memory a thread, kept between calls: fresh pages would cost more than the kernels themselves.
+void* scratch_memory(size_t bytes);
+
+}  // namespace bertnli

@@ -1,0 +1,32 @@
+// The kernels with AVX2 and FMA: 8 lanes of float. The headers come before the pragma, so that nothing in them
+// that another file may share is compiled for this instruction set.
+#include "kernels.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+
+#define BERTNLI_LANES 8
+namespace bertnli::avx2 {
+#include "vectors.inc"
+//
+#include "attention_kernel.inc"
+#include "rows_kernel.inc"
+}  // namespace bertnli::avx2
+
+namespace bertnli {
+AttentionKernel attention_avx2(Type type) {
+  return type == Type::bf16 ? avx2::attention_kernel<avx2::bf16, float>() : avx2::attention_kernel<float, float>();
+}
+RowKernels rows_avx2(Type x, Type y) {
+  if (x == Type::bf16) return avx2::row_kernels<avx2::bf16, avx2::bf16, float>();
+  return y == Type::bf16 ? avx2::row_kernels<float, avx2::bf16, float>() : avx2::row_kernels<float, float, float>();
+}
+}  // namespace bertnli
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

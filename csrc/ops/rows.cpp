@@ -1,0 +1,325 @@
+// The operators that go row by row on CPU tensors: argument checks, division of the work among threads, and sums over
+// rows whose order does not depend on the number of threads.
+#include "tensors.h"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+#pragma GCC diagnostic pop
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace bertnli {
+namespace {
+
+using at::Tensor;
+
+at::ScalarType computed(Type type) { return type == Type::f64 ? at::kDouble : at::kFloat; }
+
+// A vector of x's width as the kernels read it.
+Tensor checked_vector(const Tensor& v, const char* name, const Tensor& x, Type type) {
+  TORCH_CHECK(v.dim() == 1 && v.size(0) == x.size(1), name, " must have shape [", x.size(1), "]; found ", v.sizes());
+  TORCH_CHECK(at::isFloatingType(v.scalar_type()), name, " must have a floating-point dtype; found ", v.dtype());
+  TORCH_CHECK(v.device().is_cpu(), name, " must lie on x's device, the CPU; found ", v.device());
+  return v.to(computed(type)).contiguous();
+}
+
+void check_like(const Tensor& dout, const Tensor& x) {
+  TORCH_CHECK(dout.sizes() == x.sizes() && dout.scalar_type() == x.scalar_type(),
+              "the gradient of the output must have the output's dtype and shape ", x.dtype(), " ", x.sizes(),
+              "; found ", dout.dtype(), " ", dout.sizes());
+}
+
+// Calls work(begin, end) for parts of 0 to `count` whose elements cost `cost` each, in threads where that pays.
+template <class F>
+void in_threads(int64_t count, int64_t cost, const F& work) {
+  at::parallel_for(0, count, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, cost)), work);
+}
+
+// The sums over rows of `vectors` vectors, computed type [vectors, width]: work(begin, end, sums) does those of some
+// rows. The parts depend on the number of rows alone and are added in their order, in double.
+template <class F>
+Tensor summed(const RowKernels& kernels, int64_t rows, int64_t width, int64_t vectors, Type type, const F& work) {
+  const int64_t part = std::max<int64_t>(32, (rows + 63) / 64), parts = (rows + part - 1) / part;
+  const int64_t padded = kernels.padded(width);
+  const Tensor partial = at::empty({parts, vectors, padded}, at::dtype(computed(type)));
+  const Tensor total = at::empty({vectors, width}, partial.options());
+  const auto add = [&]<class C>(C) {
+    C *from = partial.data_ptr<C>(), *to = total.data_ptr<C>();
+    in_threads(parts, part * width, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) work(i * part, std::min(rows, (i + 1) * part), from + i * vectors * padded);
+    });
+    std::vector<double> line(width);
+    for (int64_t v = 0; v < vectors; v++) {
+      std::fill(line.begin(), line.end(), 0.0);
+      for (int64_t i = 0; i < parts; i++)
+        for (int64_t c = 0; c < width; c++) line[c] += from[(i * vectors + v) * padded + c];
+      for (int64_t c = 0; c < width; c++) to[v * width + c] = C(line[c]);
+    }
+  };
+  if (type == Type::f64)
+    add(double());
+  else
+    add(float());
+  return total;
+}
+
+// ---- dropout + residual + LayerNorm ----
+
+struct AddNormCall {
+  AddNorm args{};
+  Tensor x, y, y_bias, weight, bias;  // keep what `args` points to
+  Type type;
+  RowKernels kernels;
+};
+
+AddNormCall checked_add_norm(const Tensor& x, const Tensor& y, const std::optional<Tensor>& y_bias,
+                             const Tensor& weight, const Tensor& bias, double dropout_p,
+                             const std::optional<Tensor>& seed) {
+  AddNormCall call;
+  call.type = type_of(x, "add_norm", "x");
+  TORCH_CHECK(x.dim() == 2 && x.size(1) > 0, "x must have shape [tokens, width], the width not 0; found ", x.sizes());
+  TORCH_CHECK(y.sizes() == x.sizes(), "y must have x's shape ", x.sizes(), "; found ", y.sizes());
+  TORCH_CHECK(y.device().is_cpu(), "y must lie on x's device, the CPU; found ", y.device());
+  TORCH_CHECK(y.scalar_type() == x.scalar_type() || (call.type == Type::f32 && y.scalar_type() == at::kBFloat16),
+              "y must have x's dtype ", x.dtype(), " (or be bfloat16 where x is float32); found ", y.dtype());
+  call.x = x.contiguous();
+  call.y = y.contiguous();
+  if (y_bias.has_value()) call.y_bias = checked_vector(*y_bias, "y_bias", x, call.type);
+  call.weight = checked_vector(weight, "weight", x, call.type);
+  call.bias = checked_vector(bias, "bias", x, call.type);
+  call.kernels = row_kernels(call.type, type_of(y, "add_norm", "y"));
+  const Dropout dropout = checked_dropout(dropout_p, seed, "x");
+  AddNorm& a = call.args;
+  a.x = call.x.const_data_ptr();
+  a.y = call.y.const_data_ptr();
+  a.y_bias = y_bias.has_value() ? call.y_bias.const_data_ptr() : nullptr;
+  a.weight = call.weight.const_data_ptr();
+  a.bias = call.bias.const_data_ptr();
+  a.width = x.size(1);
+  a.threshold = dropout.threshold;
+  a.seed[0] = dropout.seed[0], a.seed[1] = dropout.seed[1];
+  a.keep_scale = dropout.keep_scale;
+  return call;
+}
+
+std::tuple<Tensor, Tensor, Tensor> add_norm(const Tensor& x, const Tensor& y, const std::optional<Tensor>& y_bias,
+                                            const Tensor& weight, const Tensor& bias, double eps, double dropout_p,
+                                            const std::optional<Tensor>& seed) {
+  AddNormCall call = checked_add_norm(x, y, y_bias, weight, bias, dropout_p, seed);
+  const Tensor out = at::empty(x.sizes(), x.options()), mean = at::empty({x.size(0)}, call.weight.options());
+  const Tensor rstd = at::empty({x.size(0)}, call.weight.options());
+  AddNorm& a = call.args;
+  a.eps = eps;
+  a.out = out.data_ptr();
+  a.mean = mean.data_ptr();
+  a.rstd = rstd.data_ptr();
+  in_threads(x.size(0), a.width, [&](int64_t begin, int64_t end) {
+    call.kernels.add_norm(a, begin, end, scratch_memory(call.kernels.scratch_bytes(a.width)));
+  });
+  return {out, mean, rstd};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> add_norm_backward(
+    const Tensor& dout_in, const Tensor& x, const Tensor& y, const std::optional<Tensor>& y_bias, const Tensor& weight,
+    const Tensor& bias, const Tensor& mean_in, const Tensor& rstd_in, double dropout_p,
+    const std::optional<Tensor>& seed) {
+  AddNormCall call = checked_add_norm(x, y, y_bias, weight, bias, dropout_p, seed);
+  check_like(dout_in, x);
+  const Tensor dout = dout_in.contiguous(), mean = mean_in.contiguous(), rstd = rstd_in.contiguous();
+  const Tensor dx = at::empty(x.sizes(), x.options()), dy = at::empty(y.sizes(), y.options());
+  AddNorm& a = call.args;
+  a.mean = mean.data_ptr();
+  a.rstd = rstd.data_ptr();
+  a.dout = dout.const_data_ptr();
+  a.dx = dx.data_ptr();
+  a.dy = dy.data_ptr();
+  const Tensor sums = summed(call.kernels, x.size(0), a.width, 3, call.type, [&](int64_t begin, int64_t end, void* to) {
+    call.kernels.add_norm_backward(a, begin, end, to, scratch_memory(call.kernels.scratch_bytes(a.width)));
+  });
+  const auto row = [&](int i, const Tensor& like) { return sums[i].to(like.scalar_type(), false, true); };
+  return {dx, dy, y_bias.has_value() ? row(2, *y_bias) : at::empty({0}, sums.options()), row(0, weight), row(1, bias)};
+}
+
+// ---- bias + activation ----
+
+struct BiasActCall {
+  BiasAct args{};
+  Tensor x, bias;
+  Type type;
+  RowKernels kernels;
+};
+
+BiasActCall checked_bias_act(const Tensor& x, const Tensor& bias, c10::string_view kind) {
+  BiasActCall call;
+  call.type = type_of(x, "bias_act", "x");
+  TORCH_CHECK(x.dim() == 2, "x must have shape [tokens, width]; found ", x.sizes());
+  call.x = x.contiguous();
+  call.bias = checked_vector(bias, "bias", x, call.type);
+  call.kernels = row_kernels(call.type, call.type);
+  BiasAct& a = call.args;
+  a.x = call.x.const_data_ptr();
+  a.bias = call.bias.const_data_ptr();
+  a.width = x.size(1);
+  TORCH_CHECK(kind == "relu" || kind == "gelu" || kind == "gelu_tanh",
+              "kind must be 'relu', 'gelu' or 'gelu_tanh'; found '", kind, "'");
+  a.kind = kind == "relu" ? Activation::relu : kind == "gelu" ? Activation::gelu : Activation::gelu_tanh;
+  return call;
+}
+
+Tensor bias_act(const Tensor& x, const Tensor& bias, c10::string_view kind) {
+  BiasActCall call = checked_bias_act(x, bias, kind);
+  const Tensor out = at::empty(x.sizes(), x.options());
+  call.args.out = out.data_ptr();
+  in_threads(x.size(0), call.args.width,
+             [&](int64_t begin, int64_t end) { call.kernels.bias_act(call.args, begin, end); });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> bias_act_backward(const Tensor& dout_in, const Tensor& x, const Tensor& bias,
+                                             c10::string_view kind) {
+  BiasActCall call = checked_bias_act(x, bias, kind);
+  check_like(dout_in, x);
+  const Tensor dout = dout_in.contiguous(), dx = at::empty(x.sizes(), x.options());
+  call.args.dout = dout.const_data_ptr();
+  call.args.dx = dx.data_ptr();
+  const Tensor sums =
+      summed(call.kernels, x.size(0), call.args.width, 1, call.type,
+             [&](int64_t begin, int64_t end, void* to) { call.kernels.bias_act_backward(call.args, begin, end, to); });
+  return {dx, sums[0].to(bias.scalar_type())};
+}
+
+// ---- embedding ----
+
+Tensor checked_ids(const Tensor& ids, const char* name, const char* what, int64_t tokens, int64_t rows,
+                   const char* hint) {
+  TORCH_CHECK(ids.dim() == 1 && ids.size(0) == tokens, name, " must have shape [", tokens, "]; found ", ids.sizes());
+  TORCH_CHECK(ids.scalar_type() == at::kInt, name, " must be int32; found ", ids.dtype());
+  TORCH_CHECK(ids.device().is_cpu(), name, " must lie on the tables' device, the CPU; found ", ids.device());
+  const Tensor dense = ids.contiguous();
+  const int32_t* at = dense.const_data_ptr<int32_t>();
+  for (int64_t t = 0; t < tokens; t++)
+    TORCH_CHECK_INDEX(at[t] >= 0 && at[t] < rows, what, " ", at[t], " lies outside the model's ", hint);
+  return dense;
+}
+
+struct EmbedCall {
+  Embed args{};
+  Tensor ids, segments, positions;
+};
+
+EmbedCall checked_embed(const Tensor& ids, const Tensor& segments, const Tensor& positions, int64_t token_rows,
+                        int64_t segment_rows, int64_t position_rows) {
+  EmbedCall call;
+  const int64_t tokens = ids.dim() ? ids.size(0) : 0;
+  const auto number = [](int64_t n) { return std::to_string(n); };
+  call.ids = checked_ids(
+      ids, "input_ids", "token id", tokens, token_rows,
+      ("vocabulary of " + number(token_rows) + "; is this the tokenizer that the model was trained with?").c_str());
+  call.segments = checked_ids(segments, "segment_ids", "segment id", tokens, segment_rows,
+                              (number(segment_rows) + " segment embeddings").c_str());
+  call.positions = checked_ids(positions, "positions", "position", tokens, position_rows,
+                               (number(position_rows) + " position embeddings").c_str());
+  call.args.ids = call.ids.const_data_ptr<int32_t>();
+  call.args.segments = call.segments.const_data_ptr<int32_t>();
+  call.args.positions = call.positions.const_data_ptr<int32_t>();
+  call.args.tokens = tokens;
+  return call;
+}
+
+Tensor embed(const Tensor& token_in, const Tensor& segment_in, const Tensor& position_in, const Tensor& ids,
+             const Tensor& segments, const Tensor& positions) {
+  const Type type = type_of(token_in, "embed", "token_table");
+  for (const auto& [table, name] : {std::pair(&token_in, "token_table"), std::pair(&segment_in, "segment_table"),
+                                    std::pair(&position_in, "position_table")}) {
+    TORCH_CHECK(table->dim() == 2 && table->size(1) == token_in.size(-1), name, " must have shape [rows, ",
+                token_in.size(-1), "]; found ", table->sizes());
+    TORCH_CHECK(table->scalar_type() == token_in.scalar_type(), name, " must have token_table's dtype ",
+                token_in.dtype(), "; found ", table->dtype());
+    TORCH_CHECK(table->device().is_cpu(), name, " must lie on the CPU; found ", table->device());
+  }
+  EmbedCall call = checked_embed(ids, segments, positions, token_in.size(0), segment_in.size(0), position_in.size(0));
+  const Tensor token = token_in.contiguous(), segment = segment_in.contiguous(), position = position_in.contiguous();
+  const Tensor out = at::empty({call.args.tokens, token.size(1)}, token.options());
+  Embed& a = call.args;
+  a.token = token.const_data_ptr();
+  a.segment = segment.const_data_ptr();
+  a.position = position.const_data_ptr();
+  a.width = token.size(1);
+  a.out = out.data_ptr();
+  const RowKernels kernels = row_kernels(type, type);
+  in_threads(a.tokens, a.width, [&](int64_t begin, int64_t end) { kernels.embed(a, begin, end); });
+  return out;
+}
+
+// Zeros that the system provides, in huge pages where it has them: a fresh table's 4 KiB pages would cost more time,
+// one fault each, than everything else that is done to it here.
+Tensor fresh_zeros(int64_t rows, int64_t width, at::ScalarType type) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr size_t huge = size_t(2) << 20;
+  const size_t bytes = (size_t(rows) * width * c10::elementSize(type) + huge - 1) / huge * huge;
+  if (bytes >= 2 * huge) {
+    void* memory = mmap(nullptr, bytes + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory != MAP_FAILED) {
+      char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + huge - 1) / huge * huge);
+      madvise(start, bytes, MADV_HUGEPAGE);
+      return at::from_blob(
+          start, {rows, width}, [memory, bytes](void*) { munmap(memory, bytes + huge); }, at::dtype(type));
+    }
+  }
+#endif
+  return at::zeros({rows, width}, at::dtype(type));
+}
+
+// Gradients of the tables, whose numbers of rows are given; [0, width] for a table of which none is wanted.
+std::tuple<Tensor, Tensor, Tensor> embed_backward(const Tensor& dout_in, const Tensor& ids, const Tensor& segments,
+                                                  const Tensor& positions, int64_t token_rows, int64_t segment_rows,
+                                                  int64_t position_rows, bool token_wanted, bool segment_wanted,
+                                                  bool position_wanted) {
+  const Type type = type_of(dout_in, "embed", "the gradient of the output");
+  EmbedCall call = checked_embed(ids, segments, positions, token_rows, segment_rows, position_rows);
+  Embed& a = call.args;
+  TORCH_CHECK(dout_in.dim() == 2 && dout_in.size(0) == a.tokens, "the gradient of the output must have shape [",
+              a.tokens, ", width]; found ", dout_in.sizes());
+  const Tensor dout = dout_in.contiguous();
+  a.width = dout.size(1);
+  a.dout = dout.const_data_ptr();
+  const Tensor token = fresh_zeros(token_wanted ? token_rows : 0, a.width, computed(type));
+  const Tensor segment = fresh_zeros(segment_wanted ? segment_rows : 0, a.width, computed(type));
+  const Tensor position = fresh_zeros(position_wanted ? position_rows : 0, a.width, computed(type));
+  a.dtoken = token_wanted ? token.data_ptr() : nullptr;
+  a.dsegment = segment_wanted ? segment.data_ptr() : nullptr;
+  a.dposition = position_wanted ? position.data_ptr() : nullptr;
+  const RowKernels kernels = row_kernels(type, type);
+  constexpr int64_t slice = 64;  // columns that one thread takes at a time
+  const int64_t slices = (a.width + slice - 1) / slice;
+  in_threads(slices, a.tokens * slice, [&](int64_t begin, int64_t end) {
+    kernels.embed_backward(a, begin * slice, std::min(a.width, end * slice),
+                           scratch_memory(kernels.scratch_bytes(a.width)));
+  });
+  const auto as = [&](const Tensor& x) { return x.to(dout.scalar_type()); };
+  return {as(token), as(segment), as(position)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(bertnli, CPU, m) {
+  m.impl("add_norm", add_norm);
+  m.impl("add_norm_backward", add_norm_backward);
+  m.impl("bias_act", bias_act);
+  m.impl("bias_act_backward", bias_act_backward);
+  m.impl("embed", embed);
+  m.impl("embed_backward", embed_backward);
+}
+
+}  // namespace bertnli

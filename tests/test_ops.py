@@ -1,0 +1,385 @@
+"""The operators that go row by row against PyTorch's expressions in float64, and the Philox mask of test_attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_attention import ISAS, isa, philox
+from torch import Tensor
+
+from bertnli import ops
+
+__all__ = ["isa"]  # the fixture: each instruction set that this CPU has
+
+WIDTHS = [1, 3, 16, 37, 64, 384]
+DTYPES = [
+    *((isa, dtype) for isa in ISAS for dtype in (torch.float32, torch.bfloat16)),
+    ("plain", torch.float64),
+]
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], dout: Tensor) -> list[Tensor]:
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
+
+
+def assert_as_exact_as_pytorch(
+    ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: list[Tensor], dout: Tensor
+) -> None:
+    """Our error against float64 is at most twice that of PyTorch in the same dtype, outputs and gradients."""
+    exact = with_gradients(theirs, [x.double() for x in inputs], dout.double())
+    results = zip(with_gradients(ours, inputs, dout), with_gradients(theirs, inputs, dout), exact, strict=True)
+    for i, (a, b, reference) in enumerate(results):
+        assert a.shape == reference.shape
+        assert a.dtype == b.dtype
+        # PyTorch's float64 is the reference itself; one unit of bfloat16 is more than a difference of rounding
+        units = {torch.float32: 4, torch.bfloat16: 0.5, torch.float64: 1000}[a.dtype]
+        floor = torch.finfo(a.dtype).eps * units * float(reference.abs().max())
+        if a.dtype == torch.float64:
+            floor = max(floor, 1e-12)  # where the true value is 0, as the gradient of a row of one column
+        error, their_error = (float((x.double() - reference).abs().max()) for x in (a, b))
+        assert error <= 2 * their_error + floor, f"result {i}: {error} against {their_error} of PyTorch"
+
+
+# ---- dropout + residual + LayerNorm ----
+
+
+def dropout_mask(rows: int, width: int, p: float, seed: Tensor) -> Tensor:
+    """What `add_norm` documents: float64 [rows, width], 0 or 1 / (1 - p)."""
+    row, group = np.meshgrid(np.arange(rows), np.arange((width + 3) // 4), indexing="ij")
+    counter = np.stack([row, np.full_like(row, 2**32 - 1), np.zeros_like(row), group], -1)
+    words = philox(counter, (int(seed[0]) % 2**32, int(seed[1]) % 2**32)).reshape(rows, -1)[:, :width]
+    return torch.from_numpy((words >= max(1, int(p * 2**32))) / (1 - p))
+
+
+def add_norm_inputs(rows: int, width: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    x, y, dout = (random(rows, width, dtype=dtype, seed=i) for i in range(3))
+    y_bias, weight, bias = (random(width, dtype=dtype, seed=i) for i in range(3, 6))
+    return [x, y, weight, bias, y_bias], dout
+
+
+def plain_add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, y_bias: Tensor, mask: Any = 1) -> Tensor:
+    return F.layer_norm(x + (y + y_bias) * mask, (x.size(1),), weight, bias, 1e-5)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
+def test_add_norm_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, width: int) -> None:
+    inputs, dout = add_norm_inputs(131, width, dtype)
+    assert_as_exact_as_pytorch(
+        lambda x, y, w, b, y_bias: ops.add_norm(x, y, w, b, 1e-5, y_bias=y_bias), plain_add_norm, inputs, dout
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_add_norm_drops_what_it_documents(isa: str, width: int, p: float) -> None:
+    inputs, dout = add_norm_inputs(70, width, torch.float32)
+    seed = torch.tensor([2**40 + 5, -3])
+    mask = dropout_mask(70, width, p, seed)
+    expected = with_gradients(
+        lambda *leaves: plain_add_norm(*leaves, mask), [x.double() for x in inputs], dout.double()
+    )
+    actual = with_gradients(
+        lambda x, y, w, b, y_bias: ops.add_norm(x, y, w, b, 1e-5, p, y_bias=y_bias, seed=seed), inputs, dout
+    )
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5 * max(1, float(b.abs().max())), rtol=0)
+    assert torch.equal(actual[2] != 0, (mask != 0) & (actual[1] != 0))  # dy's zeros are the mask
+
+
+def test_add_norm_of_bfloat16_into_float32(isa: str) -> None:
+    """As under autocast: the gradient of y is bfloat16, the rest float32."""
+    (x, y, *vectors), dout = add_norm_inputs(40, 37, torch.float32)
+    y = y.bfloat16()
+    seed = torch.tensor([1, 2])
+
+    def run(x: Tensor, y: Tensor, w: Tensor, b: Tensor, y_bias: Tensor) -> Tensor:
+        return ops.add_norm(x, y, w, b, 1e-5, 0.2, y_bias=y_bias, seed=seed)
+
+    mixed, single = (with_gradients(run, [x, v, *vectors], dout) for v in (y, y.float()))
+    assert [t.dtype for t in mixed] == [torch.float32] * 2 + [torch.bfloat16] + [torch.float32] * 3
+    for a, b in zip(mixed, single, strict=True):
+        assert torch.equal(a, b.to(a.dtype))
+
+
+def test_add_norm_statistics() -> None:
+    """Which elements stay: binomial, over rows and over columns."""
+    x, y = torch.zeros(400, 256), torch.ones(400, 256, requires_grad=True)
+    torch.manual_seed(0)
+    out = ops.add_norm(x, y, torch.ones(256), torch.zeros(256), 1e-5, 0.1)
+    out.backward(torch.randn(400, 256))
+    assert y.grad is not None
+    kept = (y.grad != 0).double()
+    assert abs(float(kept.mean()) - 0.9) < 0.004  # standard deviation 0.0009
+    for axis, n in ((0, 400), (1, 256)):
+        spread = float(kept.mean(axis).std())
+        assert 0.85 < spread / (0.09 / n) ** 0.5 < 1.15
+
+
+def test_add_norm_draws_its_seed_from_the_default_generator() -> None:
+    (x, y, weight, bias, _), _ = add_norm_inputs(20, 8, torch.float32)
+
+    def run() -> Tensor:
+        return ops.add_norm(x, y, weight, bias, dropout_p=0.5)
+
+    torch.manual_seed(11)
+    first, second = run(), run()
+    torch.manual_seed(11)
+    assert torch.equal(first, run())
+    assert not torch.equal(first, second)
+
+
+def test_add_norm_of_large_means_and_constant_rows(isa: str) -> None:
+    """The variance is taken about the mean: no cancellation; a constant row gives the bias."""
+    x, y = random(9, 64) + 1e4, torch.zeros(9, 64)
+    x[3] = 7.5
+    weight, bias = random(64, seed=1), random(64, seed=2)
+    out = ops.add_norm(x, y, weight, bias)
+    expected = F.layer_norm(x.double(), (64,), weight.double(), bias.double())
+    torch.testing.assert_close(out.double(), expected, atol=5e-3, rtol=0)
+    assert torch.equal(out[3], bias)
+
+
+# ---- bias + activation ----
+
+
+def plain_bias_act(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if kind == "relu":
+        return lambda x, bias: F.relu(x + bias)
+    return lambda x, bias: F.gelu(x + bias, approximate="tanh" if kind == "gelu_tanh" else "none")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
+def test_bias_act_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, kind: str, width: int) -> None:
+    inputs, dout = [random(101, width, dtype=dtype), random(width, dtype=dtype, seed=1)], random(101, width, seed=2)
+    assert_as_exact_as_pytorch(
+        lambda x, bias: ops.bias_act(x, bias, kind), plain_bias_act(kind), inputs, dout.to(dtype)
+    )
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh"])
+def test_gelu_over_the_whole_range(isa: str, kind: str) -> None:
+    x = torch.cat([torch.linspace(-15, 15, 60_001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 100.0, -100.0, 1e18])])
+    x = x[:, None]
+    bias = torch.zeros(1)
+    out, dx, _ = with_gradients(lambda x, b: ops.bias_act(x, b, kind), [x, bias], torch.ones_like(x))
+    expected, slope, _ = with_gradients(plain_bias_act(kind), [x.double(), bias.double()], torch.ones_like(x).double())
+    error = (out.double() - expected).abs() / x.abs().clamp(min=1)  # of the integral
+    assert float(error.max()) < 2e-7
+    # the tanh form's slope has the factor 1 - tanh, a difference of nearly equal numbers
+    assert float((dx.double() - slope).abs().max()) < (3e-6 if kind == "gelu_tanh" else 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh"])
+def test_activation_of_nan_and_infinity(isa: str, kind: str) -> None:
+    x = torch.tensor([[float("nan"), float("inf"), 1.0]])
+    out = ops.bias_act(x, torch.zeros(3), kind)
+    assert out.isnan().tolist() == [[True, False, False]]
+    assert float(out[0, 1]) == float("inf")
+
+
+# ---- embedding ----
+
+
+def embed_inputs(width: int, dtype: torch.dtype, tokens: int = 300) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(width)
+    tables = [random(n, width, dtype=dtype, seed=i) for i, n in enumerate((50, 2, 40))]
+    ids = [torch.randint(0, n, (tokens,), generator=generator, dtype=torch.int32) for n in (50, 2, 40)]
+    ids[0][::2] = 7  # one token often
+    return tables, ids, random(tokens, width, dtype=dtype, seed=9)
+
+
+def plain_embed(ids: list[Tensor]) -> Callable[..., Tensor]:
+    def run(*tables: Tensor) -> Tensor:
+        return sum((F.embedding(i, t) for i, t in zip(ids, tables, strict=True)), start=torch.zeros(()).to(tables[0]))
+
+    return run
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
+def test_embed_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, width: int) -> None:
+    tables, ids, dout = embed_inputs(width, dtype)
+    assert_as_exact_as_pytorch(lambda *t: ops.embed(*t, *ids), plain_embed(ids), tables, dout)
+
+
+def test_large_table_gets_a_whole_gradient() -> None:
+    """Above 4 MiB the gradient lies in memory of its own; it is zero where no token is, and lives on its own."""
+    tables = [random(20_000, 96).requires_grad_(), random(2, 96), random(9, 96)]
+    ids = [torch.tensor([0, 19_999, 5, 0]).int(), torch.tensor([0, 1, 1, 1]).int(), torch.tensor([0, 1, 2, 8]).int()]
+    dout = random(4, 96, seed=3)
+    expected = torch.zeros(20_000, 96).index_add(0, ids[0].long(), dout)
+    for _ in range(2):
+        tables[0].grad = None
+        ops.embed(*tables, *ids).backward(dout)
+        assert tables[0].grad is not None
+        assert torch.equal(tables[0].grad, expected)
+        assert tables[0].grad.is_contiguous()
+    ops.embed(*tables, *ids).backward(dout)  # accumulates
+    assert torch.equal(tables[0].grad, 2 * expected)
+
+
+@pytest.mark.parametrize("wanted", range(3))
+def test_only_the_wanted_table_gets_a_gradient(wanted: int) -> None:
+    tables, ids, dout = embed_inputs(24, torch.float32)
+    everything = with_gradients(lambda *t: ops.embed(*t, *ids), tables, dout)
+    tables[wanted].requires_grad_()
+    ops.embed(*tables, *ids).backward(dout)
+    assert [t.grad is not None for t in tables] == [i == wanted for i in range(3)]
+    assert torch.equal(tables[wanted].grad, everything[1 + wanted])
+
+
+# ---- all of them ----
+
+
+def cases(dtype: torch.dtype, rows: int, width: int) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
+    inputs, _ = add_norm_inputs(rows, width, dtype)
+    tables, ids, _ = embed_inputs(width, dtype, rows)
+    seed = torch.tensor([5, 6])
+    return {
+        "add_norm": (lambda x, y, w, b, v: ops.add_norm(x, y, w, b, 1e-5, 0.3, y_bias=v, seed=seed), inputs),
+        "no_dropout": (lambda x, y, w, b: ops.add_norm(x, y, w, b), inputs[:4]),
+        "relu": (lambda x, b: ops.bias_act(x, b, "relu"), [inputs[0], inputs[3]]),
+        "gelu": (lambda x, b: ops.bias_act(x, b, "gelu"), [inputs[0], inputs[3]]),
+        "gelu_tanh": (lambda x, b: ops.bias_act(x, b, "gelu_tanh"), [inputs[0], inputs[3]]),
+        "embed": (lambda *t: ops.embed(*t, *ids), tables),
+    }
+
+
+CASES = list(cases(torch.float32, 1, 1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_result_does_not_depend_on_the_number_of_threads(name: str) -> None:
+    function, inputs = cases(torch.float32, 900, 200)[name]
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(with_gradients(function, inputs, random(900, 200, seed=4)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradcheck(name: str) -> None:
+    function, inputs = cases(torch.float64, 5, 7)[name]
+    torch.autograd.gradcheck(function, [x.requires_grad_() for x in inputs])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck(dtype: torch.dtype) -> None:
+    (x, y, w, b, v), _ = add_norm_inputs(6, 8, dtype)
+    tables, ids, _ = embed_inputs(8, dtype, 6)
+    leaves = [t.requires_grad_() for t in (x, y, v, w, b)]
+    lib = torch.ops.bertnli
+    torch.library.opcheck(lib.add_norm, (*leaves, 1e-5, 0.1, torch.tensor([1, 2])))
+    torch.library.opcheck(lib.add_norm, (x, y, None, w, b, 1e-5, 0.0, None))
+    torch.library.opcheck(lib.bias_act, (x, b, "gelu"))
+    torch.library.opcheck(lib.embed, (*(t.requires_grad_() for t in tables), *ids))
+    torch.library.opcheck(lib.embed, (tables[0], tables[1].detach(), tables[2].detach(), *ids))
+
+
+def test_compile_without_graph_breaks() -> None:
+    def run(token: Tensor, segment: Tensor, position: Tensor, ids: list[Tensor]) -> Tensor:
+        x = ops.embed(token, segment, position, *ids)
+        y = ops.bias_act(x, segment[0], "gelu")
+        return ops.add_norm(x, y, segment[0], segment[1], y_bias=segment[1]).square().sum()
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    for tokens in (5, 9, 30):
+        tables, ids, _ = embed_inputs(16, torch.float32, tokens)
+        leaves = [t.requires_grad_() for t in tables]
+        expected = torch.autograd.grad(run(*leaves, ids), leaves)
+        for a, b in zip(torch.autograd.grad(compiled(*leaves, ids), leaves), expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_tokens(isa: str, name: str) -> None:
+    function, inputs = cases(torch.float32, 0, 12)[name]
+    out, *gradients = with_gradients(function, inputs, torch.zeros(0, 12))
+    assert out.shape == (0, 12)
+    for x, gradient in zip(inputs, gradients, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("name", ["add_norm", "gelu"])
+def test_any_strides_give_the_same(isa: str, name: str) -> None:
+    function, inputs = cases(torch.float32, 30, 12)[name]
+    dout = torch.randn(12).expand(30, 12)  # what .sum().backward() sends
+    plain = with_gradients(function, inputs, dout.contiguous())
+    odd = [torch.stack([x, x], -1)[..., 0] for x in inputs]
+    leaves = [x.detach().requires_grad_() for x in odd]
+    out = function(*leaves)
+    for a, b in zip([out, *torch.autograd.grad(out, leaves, dout)], plain, strict=True):
+        assert torch.equal(a, b)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(3)}, r"x must have shape \[tokens, width\]"),
+        ({"x": torch.zeros(3, 8, dtype=torch.float16)}, "x must be float32, bfloat16 or float64"),
+        ({"y": torch.zeros(3, 7)}, r"y must have x's shape \[3, 8\]; found \[3, 7\]"),
+        ({"y": torch.zeros(3, 8, dtype=torch.float64)}, "y must have x's dtype"),
+        ({"x": torch.zeros(3, 8).bfloat16()}, "y must have x's dtype"),
+        ({"weight": torch.zeros(7)}, r"weight must have shape \[8\]; found \[7\]"),
+        ({"bias": torch.zeros(8, dtype=torch.int64)}, "bias must have a floating-point dtype"),
+        ({"y_bias": torch.zeros(1, 8)}, r"y_bias must have shape \[8\]"),
+        ({"dropout_p": 1.0}, "dropout_p must be at least 0 and below 1; found 1"),
+        ({"dropout_p": 0.1, "seed": torch.tensor([1])}, r"seed must be an int64 tensor of shape \[2\]"),
+    ],
+)
+def test_bad_add_norm(change: dict[str, Any], message: str) -> None:
+    arguments = {"x": torch.zeros(3, 8), "y": torch.zeros(3, 8), "weight": torch.ones(8), "bias": torch.ones(8)}
+    with pytest.raises(RuntimeError, match=message):
+        ops.add_norm(**{**arguments, **change})
+
+
+def test_bad_bias_act() -> None:
+    with pytest.raises(RuntimeError, match="kind must be 'relu', 'gelu' or 'gelu_tanh'; found 'tanh'"):
+        ops.bias_act(torch.zeros(3, 8), torch.zeros(8), "tanh")
+    with pytest.raises(RuntimeError, match=r"bias must have shape \[8\]; found \[9\]"):
+        ops.bias_act(torch.zeros(3, 8), torch.zeros(9), "gelu")
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "error", "message"),
+    [
+        (3, torch.tensor([0, 50]), IndexError, "token id 50 lies outside the model's vocabulary of 50"),
+        (3, torch.tensor([-1, 0]), IndexError, "token id -1 lies outside"),
+        (4, torch.tensor([0, 2]), IndexError, "segment id 2 lies outside the model's 2 segment embeddings"),
+        (5, torch.tensor([0, 40]), IndexError, "position 40 lies outside the model's 40 position embeddings"),
+        (4, torch.tensor([0]), RuntimeError, r"segment_ids must have shape \[2\]; found \[1\]"),
+        (5, torch.tensor([0.0, 1.0]), RuntimeError, "positions must be int32"),
+        (1, torch.zeros(2, 9), RuntimeError, r"segment_table must have shape \[rows, 8\]; found \[2, 9\]"),
+        (2, torch.zeros(40, 8).double(), RuntimeError, "position_table must have token_table's dtype"),
+    ],
+)
+def test_bad_embed(at: int, value: Tensor, error: type[Exception], message: str) -> None:
+    tables, ids, _ = embed_inputs(8, torch.float32, 2)
+    arguments = [*tables, *ids]
+    arguments[at] = value if value.is_floating_point() else value.int()
+    with pytest.raises(error, match=message):
+        ops.embed(*arguments)
