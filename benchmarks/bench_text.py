@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import d2l_oracle  # noqa: E402
 
-from bertnli.pairs import SNLIBERTDataset  # noqa: E402
+from bertnli.dataset import SNLIBERTDataset  # noqa: E402
 from bertnli.reader import Texts, read_snli  # noqa: E402
 from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer  # noqa: E402
 

@@ -23,11 +23,12 @@ from bertnli import d2l
 from bertnli.batching import PackedBatch
 from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
 from bertnli.d2l import train_ch13
+from bertnli.dataset import SNLIBERTDataset
 from bertnli.heads import BERTClassifier
 from bertnli.inference import Prediction, evaluate, predict, score
 from bertnli.model import BERTConfig, BERTEncoder, BERTModel
 from bertnli.ops import varlen_attention
-from bertnli.pairs import EncodedPairs, SNLIBERTDataset
+from bertnli.pairs import EncodedPairs
 from bertnli.reader import PairData, read_pairs, read_snli
 from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 from bertnli.train import Epoch, History, fit

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import checkpoint, hub
+from bertnli.dataset import SNLIBERTDataset
 from bertnli.heads import BERTClassifier
 from bertnli.hub import DATA_HUB, DATA_URL
 from bertnli.model import BERTEncoder, BERTModel
-from bertnli.pairs import SNLIBERTDataset
 from bertnli.reader import read_snli
 from bertnli.tokenizer import Tokenizer, Vocab
 from bertnli.train import flushed_denormals

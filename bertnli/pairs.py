@@ -1,12 +1,10 @@
-"""Encoded pairs: a ragged store of token ids, batches of its rows, and D2L's dataset over it."""
+"""Encoded pairs: a ragged store of token ids, and batches of its rows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +12,6 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import Dataset
-from torch.utils.data._utils.collate import default_collate_fn_map
 
 from bertnli import _text
 from bertnli.batching import PackedBatch
@@ -126,7 +122,7 @@ class EncodedPairs:
 
     def batch(self, rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> PackedBatch:
         """The rows as a packed batch, in the order given. Raises IndexError for a row below 0 or beyond the last."""
-        index = _row_array(rows)
+        index = row_array(rows)
         input_ids, segment_ids, positions, cu_seqlens, max_seqlen = _text.gather_packed(*self._arrays(), index)
         return PackedBatch(
             input_ids=torch.from_numpy(input_ids),
@@ -137,7 +133,8 @@ class EncodedPairs:
             labels=None if self.labels is None else self.labels[torch.from_numpy(index)],
         )
 
-    def _padded(self, rows: npt.NDArray[np.int64] | None, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
+    def padded_rows(self, rows: npt.NDArray[np.int64] | None, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(token_ids, segments, valid_lens) of some rows (None: all), as `to_padded` has them of all."""
         count = len(self) if rows is None else len(rows)
         token_ids = torch.empty((count, max_len), dtype=torch.int64)
         segments, valid_lens = torch.empty_like(token_ids), torch.empty(count, dtype=torch.int64)
@@ -151,7 +148,7 @@ class EncodedPairs:
 
         max_len: None means `self.max_len`. Raises ValueError where a row is longer.
         """
-        return self._padded(None, self.max_len if max_len is None else max_len)
+        return self.padded_rows(None, self.max_len if max_len is None else max_len)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, which appears whole or not at all."""
@@ -193,7 +190,8 @@ class EncodedPairs:
         return pairs
 
 
-def _row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Row numbers of any kind as contiguous int64. Raises TypeError for what is no sequence of integers."""
     if isinstance(rows, range):
         return np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
     array = rows.numpy() if isinstance(rows, Tensor) else np.asarray(rows)
@@ -202,100 +200,3 @@ def _row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> 
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(f"rows must be a sequence of integers, not {array.ndim}-dimensional {array.dtype}")
     return np.ascontiguousarray(array, dtype=np.int64)
-
-
-class _Item(tuple[Any, ...]):
-    """One example of a batch, ((ids, segments, valid_len), label): a tuple that names where it comes from."""
-
-    __slots__ = ()
-
-
-class _Rows(Sequence[_Item]):
-    """The examples of one batch, not made yet: the stock collate function turns them into tensors by one gather."""
-
-    def __init__(self, dataset: SNLIBERTDataset, rows: Sequence[int]) -> None:
-        self.dataset = dataset
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        return _Item(self.dataset[self.rows[i]])
-
-    def __iter__(self) -> Iterator[_Item]:
-        return (self[i] for i in range(len(self)))
-
-
-def _collate_rows(batch: Sequence[Any], *, collate_fn_map: dict[Any, Callable[..., Any]] | None = None) -> Any:
-    """What default_collate gives for a list of D2L's items: [[ids, segments, valid_lens], labels]."""
-    if isinstance(batch, _Rows):
-        dataset, rows = batch.dataset, _row_array(batch.rows)
-        return [list(dataset.pairs._padded(rows, dataset.max_len)), dataset.labels[torch.from_numpy(rows)]]
-    inputs, labels = zip(*batch, strict=True)  # items that someone put into a list of their own
-    return [[torch.stack(column) for column in zip(*inputs, strict=True)], torch.stack(labels)]
-
-
-default_collate_fn_map[_Item] = _collate_rows
-
-
-class SNLIBERTDataset(Dataset[Any]):
-    """D2L's dataset of BERT inputs, stored without padding.
-
-    dataset: (premises, hypotheses, labels) of `read_snli`. vocab: a `Vocab`, or a tokenizer. Items are
-    ((token_ids [max_len], segments [max_len], valid_len []), label []), all int64; `all_token_ids`, `all_segments` and
-    `valid_lens` are the padded tensors of the whole, made (and kept) when first asked for. A DataLoader makes each
-    batch by one gather; a `collate_fn` of one's own is handed a sequence of items that makes them when they are read.
-    """
-
-    def __init__(
-        self, dataset: tuple[Iterable[str], Iterable[str], Sequence[int]], max_len: int, vocab: Any = None
-    ) -> None:
-        # (the tokenizers make EncodedPairs, so their module imports this one)
-        from bertnli.tokenizer import Tokenizer, WordTokenizer
-
-        if vocab is None:
-            raise ValueError("SNLIBERTDataset needs vocab: the Vocab or the tokenizer that the BERT was trained with")
-        tokenizer = vocab if isinstance(vocab, Tokenizer) else WordTokenizer(vocab)
-        premises, hypotheses, labels = dataset
-        self.vocab = vocab
-        self.max_len = max_len
-        self.pairs = tokenizer.encode_pairs(premises, hypotheses, max_len, labels=labels)
-        print(f"read {len(self.pairs)} examples")
-
-    @property
-    def labels(self) -> Tensor:
-        assert self.pairs.labels is not None
-        return self.pairs.labels
-
-    @cached_property
-    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.pairs.to_padded(self.max_len)
-
-    @property
-    def all_token_ids(self) -> Tensor:
-        return self._all[0]
-
-    @property
-    def all_segments(self) -> Tensor:
-        return self._all[1]
-
-    @property
-    def valid_lens(self) -> Tensor:
-        return self.pairs.lengths
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int | slice) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """One example, or with a slice the tensors of several, as indexing the book's tensors gives."""
-        if isinstance(index, slice):
-            rows = np.arange(len(self))[index]
-            return self.pairs._padded(rows, self.max_len), self.labels[torch.from_numpy(rows)]
-        row = int(index)
-        row += len(self) if row < 0 else 0
-        token_ids, segments, valid_lens = self.pairs._padded(np.array([row], np.int64), self.max_len)
-        return (token_ids[0], segments[0], valid_lens[0]), self.labels[row]
-
-    def __getitems__(self, rows: Sequence[int]) -> _Rows:
-        return _Rows(self, rows)

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bertnli.dataset import SNLIBERTDataset
 from bertnli.files import atomic_path
 from bertnli.heads import BERTClassifier
 from bertnli.inference import autocast, check_labels, score
-from bertnli.pairs import EncodedPairs, SNLIBERTDataset
+from bertnli.pairs import EncodedPairs
 
 
 @dataclass

@@ -12,7 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data._utils.collate import default_collate
 
-from bertnli.pairs import EncodedPairs, SNLIBERTDataset
+from bertnli.dataset import SNLIBERTDataset
+from bertnli.pairs import EncodedPairs
 from bertnli.reader import Texts, read_snli
 from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 

@@ -1,0 +1,110 @@
+"""D2L's dataset of BERT inputs over encoded pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from bertnli.pairs import row_array
+from bertnli.tokenizer import Tokenizer, WordTokenizer
+
+
+class _Item(tuple[Any, ...]):
+    """One example of a batch, ((ids, segments, valid_len), label): a tuple that names where it comes from."""
+
+    __slots__ = ()
+
+
+class _Rows(Sequence[_Item]):
+    """The examples of one batch, not made yet: the stock collate function turns them into tensors by one gather."""
+
+    def __init__(self, dataset: SNLIBERTDataset, rows: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        return _Item(self.dataset[self.rows[i]])
+
+    def __iter__(self) -> Iterator[_Item]:
+        return (self[i] for i in range(len(self)))
+
+
+def _collate_rows(batch: Sequence[Any], *, collate_fn_map: dict[Any, Callable[..., Any]] | None = None) -> Any:
+    """What default_collate gives for a list of D2L's items: [[ids, segments, valid_lens], labels]."""
+    if isinstance(batch, _Rows):
+        dataset, rows = batch.dataset, row_array(batch.rows)
+        return [list(dataset.pairs.padded_rows(rows, dataset.max_len)), dataset.labels[torch.from_numpy(rows)]]
+    inputs, labels = zip(*batch, strict=True)  # items that someone put into a list of their own
+    return [[torch.stack(column) for column in zip(*inputs, strict=True)], torch.stack(labels)]
+
+
+default_collate_fn_map[_Item] = _collate_rows
+
+
+class SNLIBERTDataset(Dataset[Any]):
+    """D2L's dataset of BERT inputs, stored without padding.
+
+    dataset: (premises, hypotheses, labels) of `read_snli`. vocab: a `Vocab`, or a tokenizer. Items are
+    ((token_ids [max_len], segments [max_len], valid_len []), label []), all int64; `all_token_ids`, `all_segments` and
+    `valid_lens` are the padded tensors of the whole, made (and kept) when first asked for. A DataLoader makes each
+    batch by one gather; a `collate_fn` of one's own is handed a sequence of items that makes them when they are read.
+    """
+
+    def __init__(
+        self, dataset: tuple[Iterable[str], Iterable[str], Sequence[int]], max_len: int, vocab: Any = None
+    ) -> None:
+        if vocab is None:
+            raise ValueError("SNLIBERTDataset needs vocab: the Vocab or the tokenizer that the BERT was trained with")
+        tokenizer = vocab if isinstance(vocab, Tokenizer) else WordTokenizer(vocab)
+        premises, hypotheses, labels = dataset
+        self.vocab = vocab
+        self.max_len = max_len
+        self.pairs = tokenizer.encode_pairs(premises, hypotheses, max_len, labels=labels)
+        print(f"read {len(self.pairs)} examples")
+
+    @property
+    def labels(self) -> Tensor:
+        assert self.pairs.labels is not None
+        return self.pairs.labels
+
+    @cached_property
+    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.pairs.to_padded(self.max_len)
+
+    @property
+    def all_token_ids(self) -> Tensor:
+        return self._all[0]
+
+    @property
+    def all_segments(self) -> Tensor:
+        return self._all[1]
+
+    @property
+    def valid_lens(self) -> Tensor:
+        return self.pairs.lengths
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int | slice) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """One example, or with a slice the tensors of several, as indexing the book's tensors gives."""
+        if isinstance(index, slice):
+            rows = np.arange(len(self))[index]
+            return self.pairs.padded_rows(rows, self.max_len), self.labels[torch.from_numpy(rows)]
+        row = int(index)
+        row += len(self) if row < 0 else 0
+        token_ids, segments, valid_lens = self.pairs.padded_rows(np.array([row], np.int64), self.max_len)
+        return (token_ids[0], segments[0], valid_lens[0]), self.labels[row]
+
+    def __getitems__(self, rows: Sequence[int]) -> _Rows:
+        return _Rows(self, rows)
