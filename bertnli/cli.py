@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("demo", _demo, "Generate a small NLI corpus, train on it from scratch, and predict three pairs.")
     sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for corpus, checkpoint and curves")
-    sub.add_argument("--epochs", type=_positive, default=6, help="passes over the generated pairs")
-    sub.add_argument("--pairs", type=_positive, default=12000, help="training pairs to generate")
+    sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
+    sub.add_argument("--pairs", type=_positive, default=20000, help="training pairs to generate")
     sub.add_argument("--seed", type=int, default=0, help="of the corpus and of the training")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -154,7 +154,10 @@ def _demo(a: argparse.Namespace) -> None:
     train = _read(corpus, "train", "parse")
     torch.manual_seed(a.seed)
     tokenizer = WordTokenizer(_book_vocab(train, min_freq=1))
-    bert = BERTModel(BERTConfig(len(tokenizer.vocab), **SIZES["bert.small"]))
+    bert = BERTModel(BERTConfig(len(tokenizer), **{**SIZES["bert.small"], "dropout": 0.0}, pretraining_heads=False))
+    encoder = bert.encoder
+    for table in (encoder.token_embedding.weight, encoder.segment_embedding.weight, encoder.pos_embedding):
+        torch.nn.init.normal_(table, std=0.1)  # the book's standard deviation of 1 suits a pretrained table better
     model = BERTClassifier(bert, len(SNLI_LABELS), SNLI_LABELS)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: bert.small's shape from scratch, {parameters / 1e6:.1f} million parameters")
@@ -164,8 +167,8 @@ def _demo(a: argparse.Namespace) -> None:
         encoded["train"],
         encoded["dev"],
         epochs=a.epochs,
-        batch_size=64,
-        lr=1e-3,
+        batch_size=32,
+        lr=7e-4,
         seed=a.seed,
         progress=not a.quiet,
         on_epoch=_print_epoch,
