@@ -154,10 +154,9 @@ def _demo(a: argparse.Namespace) -> None:
     train = _read(corpus, "train", "parse")
     torch.manual_seed(a.seed)
     tokenizer = WordTokenizer(_book_vocab(train, min_freq=1))
-    bert = BERTModel(BERTConfig(len(tokenizer), **{**SIZES["bert.small"], "dropout": 0.0}, pretraining_heads=False))
-    encoder = bert.encoder
-    for table in (encoder.token_embedding.weight, encoder.segment_embedding.weight, encoder.pos_embedding):
-        torch.nn.init.normal_(table, std=0.1)  # the book's standard deviation of 1 suits a pretrained table better
+    # From scratch on a noiseless grammar: the original BERT's variant learns faster, and dropout only slows.
+    config = BERTConfig.original(len(tokenizer), **{**SIZES["bert.small"], "dropout": 0.0}, pretraining_heads=False)
+    bert = BERTModel(config)
     model = BERTClassifier(bert, len(SNLI_LABELS), SNLI_LABELS)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: bert.small's shape from scratch, {parameters / 1e6:.1f} million parameters")
@@ -168,7 +167,7 @@ def _demo(a: argparse.Namespace) -> None:
         encoded["dev"],
         epochs=a.epochs,
         batch_size=32,
-        lr=7e-4,
+        lr=5e-4,
         seed=a.seed,
         progress=not a.quiet,
         on_epoch=_print_epoch,
