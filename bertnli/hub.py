@@ -67,7 +67,12 @@ def download(
             with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as file:
                 size = int(response.headers.get("Content-Length") or 0)
                 with tqdm(
-                    total=size or None, desc=target.name, unit="B", unit_scale=True, disable=not progress, leave=False
+                    total=size or None,
+                    desc=target.name,
+                    unit="B",
+                    unit_scale=True,
+                    disable=None if progress else True,
+                    leave=False,
                 ) as bar:
                     while block := response.read(1 << 18):
                         file.write(block)

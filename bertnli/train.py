@@ -83,6 +83,7 @@ def fit(
     precision       "fp32", or "bf16" for matrix products in bfloat16 with float32 weights
     seed            orders the pairs and draws the dropout; equal seeds give equal runs
     keep_best       end with the weights of the epoch of best dev accuracy (the first of equals)
+    progress        a bar with loss, accuracy, pairs/s and time left, where the output is a terminal
     state_file      after each epoch the run's state is written here; a file from an interrupted run of the same
                     arguments and data is continued. Remove it once the result is safe
     on_epoch        called with each epoch's figures
@@ -161,7 +162,11 @@ def fit(
                 module.eval()
             loss_sum, correct, done, begun = 0.0, 0, 0, time.perf_counter()
             with tqdm(
-                total=len(train), desc=f"epoch {epoch + 1}/{epochs}", unit="pairs", disable=not progress, leave=False
+                total=len(train),
+                desc=f"epoch {epoch + 1}/{epochs}",
+                unit="pairs",
+                disable=None if progress else True,
+                leave=False,
             ) as bar:
                 for rows in torch.split(order, group):
                     loss, right = step(rows)
