@@ -173,13 +173,14 @@ def _demo(a: argparse.Namespace) -> None:
         on_epoch=_print_epoch,
     )
     _save(model, a.output, tokenizer, history)
-    test = evaluate(model, _encode(tokenizer, _read(corpus, "test", "parse")))
-    print(f"test accuracy {test['accuracy']:.3f} on {test['pairs']} pairs (chance is {1 / len(SNLI_LABELS):.3f})")
-    premises, hypotheses = zip(*demo.demo_examples(), strict=True)
-    for premise, hypothesis, p in zip(
-        premises, hypotheses, predict(model, tokenizer, premises, hypotheses), strict=True
-    ):
-        print(f"  {premise}\n  {hypothesis}\n    -> {p.label} ({p.probabilities[p.label]:.2f})")
+    test = _read(corpus, "test", "parse")
+    figures = evaluate(model, _encode(tokenizer, test))
+    print(f"test accuracy {figures['accuracy']:.3f} on {figures['pairs']} pairs (chance is {1 / len(SNLI_LABELS):.3f})")
+    rows = [test.labels.index(label) for label in range(len(SNLI_LABELS)) if label in test.labels]
+    premises, hypotheses = ([side[row] for row in rows] for side in (test.premises, test.hypotheses))
+    for row, p in zip(rows, predict(model, tokenizer, premises, hypotheses), strict=True):
+        print(f"  {test.premises[row]}\n  {test.hypotheses[row]}")
+        print(f"    -> {p.label} ({p.probabilities[p.label]:.2f}); the corpus says {SNLI_LABELS[test.labels[row]]}")
     print(f"checkpoint and curves: {a.output}")
 
 

@@ -538,15 +538,3 @@ def write_demo_corpus(
         finally:
             part.unlink(missing_ok=True)
     return folder
-
-
-def demo_examples() -> list[tuple[str, str]]:
-    """Three (premise, hypothesis) pairs for predictions: an entailment, a contradiction and a neutral one."""
-    return [
-        (
-            "A young policeman in a red coat is riding a bicycle along the river .",
-            "A man in a coat is riding outdoors .",
-        ),
-        ("The girl is chasing the boy in the park .", "The boy is chasing the girl ."),
-        ("A woman in a blue hat is reading in the library .", "A woman is reading a letter in the library ."),
-    ]
