@@ -16,7 +16,7 @@ import os
 import pickle
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class _Checkpoint:
     config: BERTConfig
     vocab: Vocab | Tokenizer
     label_names: tuple[str, ...] | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    classifier_dropout: float | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -104,24 +104,16 @@ def load_pretrained_model(
     Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT", `load_pretrained_model`.
     """
     checkpoint = _read(_find(pretrained_model, folder), num_heads)
-    wanted = {
-        "num_heads": num_heads,
-        "num_hiddens": num_hiddens,
-        "ffn_num_hiddens": ffn_num_hiddens,
-        "num_layers": num_layers if num_blks is None else num_blks,
-        "max_len": max_len,
-    }
-    witnesses = {
-        "num_heads": "num_heads",
-        "num_hiddens": "encoder.token_embedding.weight",
-        "ffn_num_hiddens": "encoder.blks.0.ffn.dense1.weight",
-        "num_layers": "encoder.blks",
-        "max_len": "encoder.pos_embedding",
-    }
-    for name, value in wanted.items():
+    for name, value, witness in (
+        ("num_heads", num_heads, "num_heads"),
+        ("num_hiddens", num_hiddens, "encoder.token_embedding.weight"),
+        ("ffn_num_hiddens", ffn_num_hiddens, "encoder.blks.0.ffn.dense1.weight"),
+        ("num_layers", num_layers if num_blks is None else num_blks, "encoder.blks"),
+        ("max_len", max_len, "encoder.pos_embedding"),
+    ):
         found = getattr(checkpoint.config, name)
         if value is not None and value != found:
-            raise ValueError(f"{name}={value}, but {witnesses[name]} in {checkpoint.folder} has {found}")
+            raise ValueError(f"{name}={value}, but {witness} in {checkpoint.folder} has {found}")
     bert = BERTModel(_with_dropout(checkpoint.config, dropout))
     _load_state(bert, checkpoint, skip=("output.",))
     return bert.to(devices[0]) if devices else bert, checkpoint.vocab
@@ -141,7 +133,7 @@ def from_pretrained(
     model: BERTClassifier | BERTModel = bert
     if "output.weight" in checkpoint.state:
         num_labels = len(checkpoint.state["output.weight"])
-        model = BERTClassifier(bert, num_labels, checkpoint.label_names, checkpoint.settings.get("classifier_dropout"))
+        model = BERTClassifier(bert, num_labels, checkpoint.label_names, checkpoint.classifier_dropout)
     _load_state(model, checkpoint)
     return model.eval(), checkpoint.tokenizer
 
@@ -298,7 +290,8 @@ def _read_own(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
         raise ValueError(f"{folder / 'config.json'} lacks or misuses {error}") from error
     labels = settings.get("labels")
     state = _safetensors_load(folder / "model.safetensors")
-    return _Checkpoint(folder, state, config, vocab, None if labels is None else tuple(labels), settings)
+    label_names = None if labels is None else tuple(labels)
+    return _Checkpoint(folder, state, config, vocab, label_names, settings.get("classifier_dropout"))
 
 
 def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
@@ -354,15 +347,7 @@ def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
         label_names = ()
     if all(re.fullmatch(r"LABEL_\d+", name) for name in label_names):
         label_names = ()  # Hugging Face's placeholder for "no names"
-    dropout = settings.get("classifier_dropout")
-    return _Checkpoint(
-        folder,
-        state,
-        config,
-        tokenizer,
-        label_names or None,
-        {} if dropout is None else {"classifier_dropout": dropout},
-    )
+    return _Checkpoint(folder, state, config, tokenizer, label_names or None, settings.get("classifier_dropout"))
 
 
 def _from_huggingface(raw: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -160,11 +160,10 @@ def _demo(a: argparse.Namespace) -> None:
     model = BERTClassifier(bert, len(SNLI_LABELS), SNLI_LABELS)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: bert.small's shape from scratch, {parameters / 1e6:.1f} million parameters")
-    encoded = {"train": _encode(tokenizer, train), "dev": _encode(tokenizer, _read(corpus, "dev", "parse"))}
     history = fit(
         model,
-        encoded["train"],
-        encoded["dev"],
+        _encode(tokenizer, train),
+        _encode(tokenizer, _read(corpus, "dev", "parse")),
         epochs=a.epochs,
         batch_size=32,
         lr=5e-4,
@@ -214,8 +213,7 @@ def _train(a: argparse.Namespace) -> None:
         else:
             if trained is not None:
                 print("the checkpoint's output layer is for other classes: starting a new one")
-            bert, _ = checkpoint.load_pretrained_model(a.model, dropout=a.dropout)
-            model = BERTClassifier(bert, len(train.label_names), train.label_names)
+            model = BERTClassifier(loaded, len(train.label_names), train.label_names)
     if a.limit is not None:
         train = train[: a.limit]
     dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None

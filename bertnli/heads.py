@@ -8,13 +8,13 @@ from typing import cast
 from torch import Tensor, nn
 
 from bertnli.batching import PackedBatch
-from bertnli.model import BERTConfig, BERTModel
+from bertnli.model import BERTConfig, BERTEncoder, BERTModel, MaskLM, NextSentencePred
 
 
 class BERTClassifier(nn.Module):
     """Scores of `num_labels` classes from each sequence's `<cls>` vector: D2L's `encoder`, `hidden` and `output`.
 
-    bert             its encoder and hidden layer are shared, not copied
+    bert             a BERTModel, or a classifier of other classes; its encoder and hidden layer are shared, not copied
     num_labels       number of classes
     label_names      one name a class; they travel with the checkpoint
     dropout          before the output layer; None means none for D2L's variant, the config's for the original's
@@ -27,7 +27,7 @@ class BERTClassifier(nn.Module):
 
     def __init__(
         self,
-        bert: BERTModel,
+        bert: BERTModel | BERTClassifier,
         num_labels: int = 3,
         label_names: Sequence[str] | None = None,
         dropout: float | None = None,
@@ -40,14 +40,14 @@ class BERTClassifier(nn.Module):
         if label_names is not None and len(set(label_names)) < num_labels:
             raise ValueError(f"label names must differ; found {list(label_names)}")
         self.label_names = tuple(label_names) if label_names is not None else None
-        self.encoder = bert.encoder
-        self.hidden = bert.hidden
+        self.encoder: BERTEncoder = bert.encoder
+        self.hidden: nn.Sequential = bert.hidden
         if dropout is None:
             dropout = bert.config.dropout if bert.config.embedding_norm else 0.0
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(bert.config.num_hiddens, num_labels)
         # A tuple keeps them out of the module tree.
-        self.pretraining_heads = (bert.mlm, bert.nsp)
+        self.pretraining_heads: tuple[MaskLM | None, NextSentencePred | None] = bert.pretraining_heads
 
     @property
     def config(self) -> BERTConfig:

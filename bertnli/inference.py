@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertnli.batching import PackedBatch
 from bertnli.heads import BERTClassifier
 from bertnli.metrics import classification_metrics
 from bertnli.pairs import EncodedPairs
@@ -60,24 +61,33 @@ def check_labels(pairs: EncodedPairs, name: str, model: BERTClassifier) -> None:
         )
 
 
-@torch.no_grad()
 def score(model: BERTClassifier, pairs: EncodedPairs, *, batch_size: int = 256, precision: str = "fp32") -> Tensor:
     """Class scores, float32 [N, num_labels] on the CPU, in eval mode; the model's own mode is restored.
 
     Raises ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
     """
+    return in_batches(model, model, pairs, batch_size, precision).float().cpu()
+
+
+@torch.no_grad()
+def in_batches(
+    model: BERTClassifier,
+    function: Callable[[PackedBatch], Tensor],
+    pairs: EncodedPairs,
+    batch_size: int = 256,
+    precision: str = "fp32",
+) -> Tensor:
+    """`function`, a part of `model` in eval mode, of all pairs: [B, ...] of each batch to [N, ...] on its device."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        scores = torch.empty(len(pairs), model.output.out_features)
         with autocast(device, precision):
-            for begin in range(0, len(pairs), batch_size):
-                rows = range(begin, min(begin + batch_size, len(pairs)))
-                scores[begin : rows.stop] = model(pairs.batch(rows).to(device)).float().cpu()
-        return scores
+            begins = range(0, max(1, len(pairs)), batch_size)  # no pairs are one batch of none
+            rows = (range(begin, min(begin + batch_size, len(pairs))) for begin in begins)
+            return torch.cat([function(pairs.batch(some).to(device)) for some in rows])
     finally:
         model.train(was_training)
 

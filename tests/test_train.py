@@ -119,11 +119,11 @@ def test_keeping_the_best_epoch_means_its_weights(monkeypatch: pytest.MonkeyPatc
     accuracies = iter([0.5, 0.9, 0.7])
     kept: list[dict[str, torch.Tensor]] = []
 
-    def pretend(model: BERTClassifier, *_: object) -> tuple[float, float]:
+    def pretend(model: BERTClassifier, *_: object, **__: object) -> dict[str, float]:
         kept.append(copy.deepcopy(model.state_dict()))
-        return 1.0, next(accuracies)
+        return {"loss": 1.0, "accuracy": next(accuracies)}
 
-    monkeypatch.setattr(module, "_loss_and_accuracy", pretend)
+    monkeypatch.setattr(module, "evaluate", pretend)
     net = classifier()
     history = fit(net, pairs(), pairs(9), epochs=3, progress=False)
     assert history.best_epoch == 2
