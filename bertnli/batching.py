@@ -101,10 +101,13 @@ class PackedBatch:
         )
 
     def pad(self, packed: Tensor, length: int | None = None) -> Tensor:
-        """Spread [T, ...] values over [B, length, ...], zeros in the padding; `length` defaults to `max_seqlen`."""
-        length = self.max_seqlen if length is None else length
-        lens = self.cu_seqlens.diff()
-        valid = torch.arange(length, device=lens.device) < lens[:, None]  # (B, L)
-        padded = packed.new_zeros((len(self), length, *packed.shape[1:]))
-        padded[valid] = packed
-        return padded
+        """The [T, ...] values as [B, length, ...], zeros in the padding; `length` defaults to `max_seqlen`."""
+        return pad(packed, self.cu_seqlens, self.max_seqlen if length is None else length)[0]
+
+
+def pad(packed: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Spread [T, ...] values over [B, length, ...], zeros in the padding; with the valid positions, [B, length]."""
+    valid = torch.arange(length, device=packed.device) < cu_seqlens.diff()[:, None]
+    padded = packed.new_zeros((*valid.shape, *packed.shape[1:]))
+    padded[valid] = packed
+    return padded, valid

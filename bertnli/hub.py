@@ -82,8 +82,7 @@ def download(
         received = temporary.stat().st_size
         if size and received != size:
             raise OSError(f"could not download {url}: {received} of {size} bytes arrived; try again")
-        found = sha1_of(temporary)
-        if sha1_hash is not None and found != sha1_hash:
+        if sha1_hash is not None and (found := sha1_of(temporary)) != sha1_hash:
             raise ValueError(f"{url} has SHA-1 {found}, expected {sha1_hash}; nothing was kept")
     return str(target)
 
@@ -104,8 +103,9 @@ def download_extract(
     if extension not in (".zip", ".tar", ".gz", ".tgz"):
         raise ValueError(f"{archive} is not a zip or tar archive")
     stamp = archive.with_name(f".{archive.name}.unpacked")
-    digest = sha1_of(archive)
-    if result.exists() and stamp.exists() and stamp.read_text() == digest:
+    status = archive.stat()
+    identity = f"{status.st_size} bytes of {status.st_mtime_ns} ns"
+    if result.exists() and stamp.exists() and stamp.read_text() == identity:
         return str(result)  # unpacked before, from this very archive
     # Unpack aside, then move: an interrupted run leaves no half of a file, and no stamp.
     with tempfile.TemporaryDirectory(prefix=".unpack.", dir=archive.parent) as aside:
@@ -130,5 +130,5 @@ def download_extract(
     if not result.exists():
         raise ValueError(f"{archive} holds no {result.name}")
     with atomic_path(stamp) as temporary:
-        temporary.write_text(digest)
+        temporary.write_text(identity)
     return str(result)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertnli import _ops  # noqa: F401  (registers torch.ops.bertnli)
+from bertnli.batching import pad
 
 _lib = torch.ops.bertnli
 
@@ -99,7 +100,7 @@ def varlen_attention_with_sum(
     """
     if (cu_seqlens_q is None) != (max_seqlen_q is None):
         raise ValueError("cu_seqlens_q and max_seqlen_q must be given together")
-    if q.device.type not in ("cpu", "meta"):
+    if not _has_kernel(q):
         cu_q = cu_seqlens if cu_seqlens_q is None else cu_seqlens_q
         return _padded_attention(q, k, v, cu_q, cu_seqlens, dropout_p, _scale(q, scale), _seed(q, dropout_p, seed))
     out, weight_sum, _ = _lib.varlen_attention(
@@ -130,7 +131,7 @@ def varlen_attention_packed(
 
     qkv [T, 3, heads, d]; returns [T, heads, d].
     """
-    if qkv.device.type not in ("cpu", "meta"):
+    if not _has_kernel(qkv):
         q, k, v = qkv.unbind(1)
         return varlen_attention(q, k, v, cu_seqlens, max_seqlen, dropout_p, scale, seed=seed)
     return cast(
@@ -155,15 +156,10 @@ def _padded_attention(
 
     The same results and the same dropout masks, at the price of the padding.
     """
-
-    def pad(x: Tensor, cu: Tensor) -> tuple[Tensor, Tensor]:
-        lens = cu.diff()
-        valid = torch.arange(int(lens.max()) if len(lens) else 0, device=x.device) < lens[:, None]  # (B, L)
-        return x.new_zeros((*valid.shape, *x.shape[1:])).masked_scatter(valid[..., None, None], x), valid
-
     group = q.size(1) // k.size(1)
-    (queries, valid_q), (keys, valid_k) = pad(q, cu_q), pad(k, cu_k)
-    keys, values = (x.repeat_interleave(group, 2) for x in (keys, pad(v, cu_k)[0]))  # (B, Lk, heads, d)
+    longest_q, longest_k = (int(cu.diff().max()) if len(cu) > 1 else 0 for cu in (cu_q, cu_k))
+    (queries, valid_q), (keys, valid_k) = pad(q, cu_q, longest_q), pad(k, cu_k, longest_k)
+    keys, values = (x.repeat_interleave(group, 2) for x in (keys, pad(v, cu_k, longest_k)[0]))  # (B, Lk, heads, d)
     scores = torch.einsum("bqhd,bkhd->bhqk", queries, keys).to(_row_dtype(q)) * scale
     unseen = ~valid_k[:, None, None, :]
     weights = torch.softmax(scores.masked_fill(unseen, torch.finfo(scores.dtype).min), -1).masked_fill(unseen, 0)
@@ -228,7 +224,7 @@ def add_norm(
     Raises RuntimeError that names the argument where a shape, dtype or dropout_p does not fit; ValueError for a seed
     on another device than the CPU, where PyTorch's dropout runs.
     """
-    if x.device.type != "cpu":
+    if not _has_kernel(x):
         if seed is not None:
             raise ValueError(f"add_norm takes a seed on the CPU only; x lies on {x.device}")
         return F.layer_norm(
@@ -244,7 +240,7 @@ def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
     x [T, F], float32, bfloat16 or float64 (slow), the product of a linear layer whose `bias` [F] is left to be added
     here. Differentiable, once, in both. Raises RuntimeError that names the argument which does not fit.
     """
-    if x.device.type != "cpu":
+    if not _has_kernel(x):
         if kind not in ("relu", "gelu", "gelu_tanh"):
             raise RuntimeError(f"kind must be 'relu', 'gelu' or 'gelu_tanh'; found {kind!r}")
         x = x + bias.to(x.dtype)
@@ -272,13 +268,18 @@ def embed(
     Raises IndexError for an id or a position outside its table, RuntimeError that names the argument where a shape or
     dtype does not fit.
     """
-    if token_table.device.type != "cpu":
+    if not _has_kernel(token_table):
         return (
             F.embedding(input_ids, token_table)
             + F.embedding(segment_ids, segment_table)
             + F.embedding(positions, position_table)
         )
     return cast(Tensor, _lib.embed(token_table, segment_table, position_table, input_ids, segment_ids, positions))
+
+
+def _has_kernel(x: Tensor) -> bool:
+    """Whether our operators run where x lies; the wrappers have PyTorch's own for other devices."""
+    return x.device.type in ("cpu", "meta")
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
