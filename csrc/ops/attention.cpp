@@ -92,10 +92,7 @@ Call checked_call(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
     a.max_k = std::max<int64_t>(a.max_k, a.cu_k[b + 1] - a.cu_k[b]);
   }
   a.scale = scale;
-  const Dropout dropout = checked_dropout(dropout_p, seed, "q");
-  a.threshold = dropout.threshold;
-  a.seed[0] = dropout.seed[0], a.seed[1] = dropout.seed[1];
-  a.keep_scale = dropout.keep_scale;
+  a.dropout = checked_dropout(dropout_p, seed, "q");
   return call;
 }
 
@@ -130,6 +127,17 @@ void run(const Call& call, const AttentionKernel& kernel, bool backward) {
   });
 }
 
+// What both passes read or write, in tensors that the caller keeps.
+void point_to(Attention& a, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+              const Tensor& weight_sum, const Tensor& lse) {
+  a.q = rows_of(q);
+  a.k = rows_of(k);
+  a.v = rows_of(v);
+  a.out = rows_of(out);
+  a.weight_sum = weight_sum.data_ptr();
+  a.lse = lse.data_ptr();
+}
+
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
                                            const Tensor& cu_q, const Tensor& cu_k, int64_t max_q, int64_t max_k,
                                            double dropout_p, double scale, const std::optional<Tensor>& seed) {
@@ -139,13 +147,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_i
   Tensor out = at::empty({q.size(0), q.size(1), v.size(2)}, q.options());
   Tensor weight_sum = at::empty({q.size(0), q.size(1)}, row_options),
          lse = at::empty({q.size(0), q.size(1)}, row_options);
-  Attention& a = call.attention;
-  a.q = rows_of(q);
-  a.k = rows_of(k);
-  a.v = rows_of(v);
-  a.out = rows_of(out);
-  a.weight_sum = weight_sum.data_ptr();
-  a.lse = lse.data_ptr();
+  point_to(call.attention, q, k, v, out, weight_sum, lse);
   run(call, attention_kernel(call.type), false);
   return {out, weight_sum, lse};
 }
@@ -166,12 +168,7 @@ void backward_into(const Tensor& dq, const Tensor& dk, const Tensor& dv, const T
   Tensor dweight_sum;
   if (dweight_sum_in.has_value()) dweight_sum = dweight_sum_in->to(weight_sum.scalar_type()).contiguous();
   Attention& a = call.attention;
-  a.q = rows_of(q);
-  a.k = rows_of(k);
-  a.v = rows_of(v);
-  a.out = rows_of(out);
-  a.weight_sum = weight_sum.data_ptr();
-  a.lse = lse.data_ptr();
+  point_to(a, q, k, v, out, weight_sum, lse);
   a.dout = rows_of(dout);
   a.dq = rows_of(dq);
   a.dk = rows_of(dk);

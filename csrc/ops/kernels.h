@@ -7,6 +7,12 @@ namespace bertnli {
 
 enum class Type { f32, bf16, f64 };
 
+// Keep an element iff its word of Philox4x32-10(key = seed) is at least `threshold`, and multiply it by `keep_scale`.
+struct Dropout {
+  uint32_t threshold = 0, seed[2] = {0, 0};  // 0 keeps all
+  double keep_scale = 1;                     // 1 / (1 - p)
+};
+
 // ---- variable-length attention ----
 
 // A [tokens, heads, width] tensor: strides in elements, width contiguous.
@@ -25,10 +31,7 @@ struct Attention {
   int64_t max_q, max_k;  // no sequence is longer
   double scale;
 
-  // Dropout: keep the weight of (sequence, head, query, key) iff lane key % 4 of
-  // Philox4x32-10(counter = (sequence, head, query, key / 4), key = seed) is at least `threshold`; 0 keeps all.
-  uint32_t threshold, seed[2];
-  double keep_scale;  // 1 / (1 - p)
+  Dropout dropout;  // of (sequence, head, query, key): lane key % 4, counter (sequence, head, query, key / 4)
 
   // Backward only. dweight_sum is null where nothing reads weight_sum.
   Rows dout, dq, dk, dv;
@@ -54,10 +57,9 @@ struct AddNorm {
   int64_t width;
   double eps;
 
-  // Dropout: keep (row, column) iff lane column % 4 of Philox4x32-10(counter = (row, 2^32 - 1, 0, column / 4),
-  // key = seed) is at least `threshold`; 0 keeps all. Attention's heads are never so many, so no mask is used twice.
-  uint32_t threshold, seed[2];
-  double keep_scale;  // 1 / (1 - p)
+  // Of (row, column): lane column % 4, counter (row, 2^32 - 1, 0, column / 4). Attention's heads are never so many, so
+  // no mask is used twice.
+  Dropout dropout;
 
   // Backward only.
   const void* dout;  // x's type

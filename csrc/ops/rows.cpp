@@ -99,7 +99,6 @@ AddNormCall checked_add_norm(const Tensor& x, const Tensor& y, const std::option
   call.weight = checked_vector(weight, "weight", x, call.type);
   call.bias = checked_vector(bias, "bias", x, call.type);
   call.kernels = row_kernels(call.type, type_of(y, "add_norm", "y"));
-  const Dropout dropout = checked_dropout(dropout_p, seed, "x");
   AddNorm& a = call.args;
   a.x = call.x.const_data_ptr();
   a.y = call.y.const_data_ptr();
@@ -107,9 +106,7 @@ AddNormCall checked_add_norm(const Tensor& x, const Tensor& y, const std::option
   a.weight = call.weight.const_data_ptr();
   a.bias = call.bias.const_data_ptr();
   a.width = x.size(1);
-  a.threshold = dropout.threshold;
-  a.seed[0] = dropout.seed[0], a.seed[1] = dropout.seed[1];
-  a.keep_scale = dropout.keep_scale;
+  a.dropout = checked_dropout(dropout_p, seed, "x");
   return call;
 }
 

@@ -25,14 +25,9 @@ inline Type type_of(const at::Tensor& x, const char* op, const char* name) {
   }
 }
 
-struct Dropout {
-  uint32_t threshold, seed[2];  // as in kernels.h
-  double keep_scale;
-};
-
 inline Dropout checked_dropout(double p, const std::optional<at::Tensor>& seed, const char* neighbour) {
   TORCH_CHECK(p >= 0 && p < 1, "dropout_p must be at least 0 and below 1; found ", p);
-  if (p == 0) return {0, {0, 0}, 1};
+  if (p == 0) return {};
   TORCH_CHECK(seed.has_value(), "seed must be given where dropout_p is above 0");
   TORCH_CHECK(seed->dim() == 1 && seed->size(0) == 2 && seed->scalar_type() == at::kLong && seed->device().is_cpu(),
               "seed must be an int64 tensor of shape [2] on ", neighbour, "'s device; found ", seed->dtype(), " ",

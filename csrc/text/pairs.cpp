@@ -65,15 +65,7 @@ size_t part_count(size_t rows, int threads) {
 
 // What a text must be encoded to, for the rule to know all it needs.
 Limit limit_of(Truncation rule, size_t budget) {
-  switch (rule) {
-    case Truncation::kLongestFirst:
-      return {budget + 1, false};
-    case Truncation::kOnlyFirst:
-    case Truncation::kOnlySecond:
-      return {budget + 1, false};
-    default:
-      return {budget + 1, true};
-  }
+  return {budget + 1, rule == Truncation::kLongestFirstHf || rule == Truncation::kRatio};
 }
 
 // Appends rows to `out`, one after the other.
