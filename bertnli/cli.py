@@ -261,13 +261,16 @@ def _evaluate(a: argparse.Namespace) -> None:
             f"bertnli: the model does not name its classes; taken for {', '.join(SNLI_LABELS)} (--labels changes that)",
             file=sys.stderr,
         )
+        names = SNLI_LABELS
+    if len(names) != model.output.out_features:
+        raise ValueError(
+            f"{len(names)} names of classes ({', '.join(names)}); the model has {model.output.out_features}"
+        )
+    model.label_names = tuple(names)
     data = _read(a.data, "test", a.columns or _columns(tokenizer), names)
     begun = time.perf_counter()
     pairs = _encode(tokenizer, data, min(a.max_len, model.config.max_len), a.truncation)
     figures = evaluate(model, pairs, batch_size=a.batch_size, precision=a.precision)
-    if model.label_names is None:
-        figures["labels"] = list(data.label_names)
-        figures["per_class"] = dict(zip(data.label_names, figures["per_class"].values(), strict=True))
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - begun
     if a.json:

@@ -78,6 +78,24 @@ def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest
     assert out.count("\n") == 5
 
 
+def test_names_given_to_evaluate_name_its_figures(
+    trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--labels` says what the model's classes are: the figures bear those names, in that order."""
+    names = ["neutral", "contradiction", "entailment"]
+    status, out, _ = run(
+        "evaluate", "--model", trained, "--data", corpus, "--json", "--labels", ",".join(names), capsys=capsys
+    )
+    assert status == 0
+    figures = json.loads(out)
+    assert figures["labels"] == list(figures["per_class"]) == names
+    labels = read_pairs(corpus / "snli_1.0_test.txt").labels
+    assert [sum(row) for row in figures["confusion"]] == [labels.count(LABELS.index(name)) for name in names]
+    status, _, err = run("evaluate", "--model", trained, "--data", corpus, "--labels", "yes,no", capsys=capsys)
+    assert status == 2
+    assert "2 names of classes (yes, no); the model has 3" in err
+
+
 def test_predict_keeps_the_order_of_its_input(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
