@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def data_dir() -> Path:
     """The folder of real data, or a skip."""
     path = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
-    if not path.is_dir():
-        pytest.skip(f"no real data in {path}; set BERTNLI_DATA")
+    if not (path / "snli_1.0" / "snli_1.0_train.txt").is_file():
+        pytest.skip(f"no real data (snli_1.0/snli_1.0_train.txt and the rest) in {path}; set BERTNLI_DATA")
     return path
 
 
