@@ -8,6 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -110,6 +111,27 @@ def _source(texts: Iterable[str], name: str) -> tuple[Any, ...]:
     return tuple(texts)
 
 
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """The tokens of N texts, without special tokens, and where each lies in its text.
+
+    ids           int32 [total]
+    offsets       int64 [N+1]     text i has the tokens offsets[i] to offsets[i+1]
+    starts, ends  int32 [total]   the token is text[start:end], in characters of the str as it was given
+    word_ids      int32 [total]   which word of its text it belongs to, from 0: a run without white space or
+                                  punctuation, a punctuation mark, or a special token written out
+    """
+
+    ids: Tensor
+    offsets: Tensor
+    starts: Tensor
+    ends: Tensor
+    word_ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
 class Tokenizer(ABC):
     """What both tokenizers share. Texts are any sequence of str, or the `Texts` of the reader."""
 
@@ -179,6 +201,15 @@ class Tokenizer(ABC):
             _source(texts, "texts"), None, operator.index(max_len), "longest_first", _threads(num_threads)
         )
         return self._encoded(arrays, labels, max_len)
+
+    def encode_texts_with_offsets(self, texts: Iterable[str], num_threads: int = 0) -> TokenizedTexts:
+        """Every token of each text and its place in it, as `tokenizers` gives them with `add_special_tokens=False`.
+
+        Nothing is truncated. For `WordTokenizer` the words are those of `text.split()`. num_threads: 0 means
+        torch.get_num_threads(). Raises ValueError for a lone surrogate, TypeError where a text is no str.
+        """
+        arrays = self._core.encode_spans(_source(texts, "texts"), _threads(num_threads))
+        return TokenizedTexts(*map(torch.from_numpy, arrays))
 
     def _encoded(self, arrays: tuple[Any, ...], labels: Any, max_len: int) -> EncodedPairs:
         ids, offsets, first_lens = map(torch.from_numpy, arrays)

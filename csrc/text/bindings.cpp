@@ -214,6 +214,26 @@ void encode_dense_py(const Tokenizer& tokenizer, const py::tuple& first, const s
   encode_dense(call.job, i, s, l);
 }
 
+py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::tuple& texts, int threads) {
+  const TextArgument given(texts, "texts", false), lowered(texts, "texts", Call::lowers(tokenizer));
+  const auto n = given.texts().size;
+  for (size_t i = 0; i < n; ++i) {
+    if (given.texts()[i].size() > INT32_MAX) throw py::value_error(row_name("texts", i) + " is longer than 2 GiB");
+  }
+  Array<int64_t> offsets(static_cast<py::ssize_t>(n) + 1);
+  Spans spans;
+  {
+    int64_t* o = offsets.mutable_data();
+    py::gil_scoped_release free_gil;
+    spans = encode_spans(tokenizer, given.texts(), lowered.texts(), threads, o);
+  }
+  const auto array = [](Ids& ids) {
+    const size_t size = ids.size();
+    return adopt(ids.release(), size);
+  };
+  return py::make_tuple(array(spans.ids), offsets, array(spans.starts), array(spans.ends), array(spans.words));
+}
+
 // A ragged store from Python: checked as far as a gather relies on it.
 struct Store {
   Store(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens)
@@ -319,7 +339,8 @@ PYBIND11_MODULE(_text, m) {
       .def("encode_ragged", &encode_ragged_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
            py::arg("truncation"), py::arg("num_threads"))
       .def("encode_dense", &encode_dense_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
-           py::arg("truncation"), py::arg("num_threads"), py::arg("ids"), py::arg("segments"), py::arg("lens"));
+           py::arg("truncation"), py::arg("num_threads"), py::arg("ids"), py::arg("segments"), py::arg("lens"))
+      .def("encode_spans", &encode_spans_py, py::arg("texts"), py::arg("num_threads"));
   py::class_<WordTokenizer, Tokenizer>(m, "WordTokenizer")
       .def(py::init([](const Items& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk) {
              return std::make_unique<WordTokenizer>(vocab, SpecialIds{pad, cls, sep, unk});

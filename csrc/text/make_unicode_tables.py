@@ -132,7 +132,10 @@ def main():
         elif parts == 2:  # white space: it must not survive the normaliser
             gone = {lower_kinds.get(c), cased_kinds.get(c)}
             assert c == 0x20 or gone <= {SPACE, DELETE}, hex(c)
-    surviving = {c: r for c, r in ranks.items() if c not in lower}
+    # Marks that are stripped after NFD took part in its reordering, which decides where tokens lie in their text.
+    for c, kind in lower_kinds.items():
+        if kind == DELETE and c not in cased:
+            ranks[c] = ranks[ord(NFD().normalize_str(chr(c))[0])]
     characters = "".join(mapped[c] for c in sorted(mapped))
     offset, rows = 0, []
     for c in sorted(mapped):
@@ -145,13 +148,13 @@ def main():
         for name, values in (("kLowerRanges", lower_kinds), ("kCasedRanges", cased_kinds)):
             write_rows(file, name, "Range", [(hex(a), hex(b), k) for a, b, k in ranges(values)])
         write_rows(file, "kPunctuationRanges", "Range", [(hex(a), hex(b), k) for a, b, k in ranges(punctuation)])
-        write_rows(file, "kCombiningRanges", "Range", [(hex(a), hex(b), k) for a, b, k in ranges(surviving)])
+        write_rows(file, "kCombiningRanges", "Range", [(hex(a), hex(b), k) for a, b, k in ranges(ranks)])
         write_rows(file, "kMapped", "Mapped", rows)
         file.write("constexpr char32_t kMappedCharacters[] = {\n")
         for i in range(0, len(characters), 14):
             file.write("    " + " ".join(f"{hex(ord(c))}," for c in characters[i : i + 14]) + "\n")
         file.write("};\n")
-    print(f"{path.name}: {len(mapped)} mapped, {len(surviving)} marks that survive", file=sys.stderr)
+    print(f"{path.name}: {len(mapped)} mapped, {len(ranks)} combining marks", file=sys.stderr)
 
 
 if __name__ == "__main__":

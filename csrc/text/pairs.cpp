@@ -163,6 +163,29 @@ void write_dense_row(const int32_t* ids, size_t length, size_t first, size_t max
   std::fill(out_segments + length, out_segments + max_len, 0);
 }
 
+// Lengths behind the first element become offsets.
+void sum_lengths(int64_t* offsets, size_t n) {
+  offsets[0] = 0;
+  for (size_t i = 0; i < n; ++i) offsets[i + 1] += offsets[i];
+}
+
+// What the threads made, one behind the other in the first one's memory.
+template <class Part, class Column>
+Ids join(std::vector<Part>& parts, const Column& column) {
+  Ids all = std::move(column(parts[0]));
+  size_t more = 0;
+  for (size_t i = 1; i < parts.size(); ++i) more += column(parts[i]).size();
+  int32_t* to = all.room(more);
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const Ids from = std::move(column(parts[i]));
+    if (from.size() != 0) std::memcpy(to, from.data(), from.size() * sizeof(int32_t));
+    to += from.size();
+  }
+  all.advance(more);
+  all.shrink();
+  return all;
+}
+
 }  // namespace
 
 Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
@@ -177,20 +200,8 @@ Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
       offsets[i + 1] = static_cast<int64_t>(ids[part].size() - before);
     }
   });
-  offsets[0] = 0;
-  for (size_t i = 0; i < n; ++i) offsets[i + 1] += offsets[i];
-  if (parts > 1) {
-    const size_t head = ids[0].size(), total = static_cast<size_t>(offsets[n]);
-    int32_t* all = ids[0].room(total - head);
-    for (size_t part = 1; part < parts; ++part) {
-      std::memcpy(all, ids[part].data(), ids[part].size() * sizeof(int32_t));
-      all += ids[part].size();
-      ids[part] = Ids();
-    }
-    ids[0].advance(total - head);
-  }
-  ids[0].shrink();
-  return std::move(ids[0]);
+  sum_lengths(offsets, n);
+  return join(ids, [](Ids& part) -> Ids& { return part; });
 }
 
 void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens) {
@@ -215,6 +226,25 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
       at = row.size();
     }
   });
+}
+
+Spans encode_spans(const Tokenizer& tokenizer, const Texts& texts, const Texts& lowered, int threads,
+                   int64_t* offsets) {
+  const size_t n = texts.size, parts = part_count(n, threads);
+  std::vector<Spans> spans(parts);
+  run_parts(parts, [&](size_t part) {
+    for (size_t i = n * part / parts; i < n * (part + 1) / parts; ++i) {
+      const size_t before = spans[part].ids.size();
+      tokenizer.encode_spans(texts[i], lowered[i], spans[part]);
+      offsets[i + 1] = static_cast<int64_t>(spans[part].ids.size() - before);
+    }
+  });
+  sum_lengths(offsets, n);
+  Spans all;
+  for (Ids Spans::* column : {&Spans::ids, &Spans::starts, &Spans::ends, &Spans::words}) {
+    all.*column = join(spans, [column](Spans& s) -> Ids& { return s.*column; });
+  }
+  return all;
 }
 
 void gather_packed(const Ragged& from, const int64_t* rows, size_t count, int32_t* ids, int32_t* segments,

@@ -45,6 +45,9 @@ Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
 // Fills ids and segments [N, max_len] and lens [N].
 void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens);
 
+// The tokens of each text with their places; fills offsets [N+1]. `lowered`: the texts as encode() takes them.
+Spans encode_spans(const Tokenizer& tokenizer, const Texts& texts, const Texts& lowered, int threads, int64_t* offsets);
+
 // Rows of a ragged store. `rows` must lie within it; null means all `count` rows in order.
 struct Ragged {
   const int32_t* ids;

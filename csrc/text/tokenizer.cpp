@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <stdexcept>
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -283,6 +284,24 @@ size_t WordTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out
   return count;
 }
 
+void WordTokenizer::encode_spans(std::string_view text, std::string_view lowered, Spans& out) const {
+  const size_t before = out.ids.size();
+  encode_chunk(lowered, {}, out.ids);
+  const char *p = text.data(), *end = p + text.size();
+  int32_t at = 0, words = 0;
+  bool inside = false;
+  for (; p < end; ++at) {
+    const CodePoint c = decode_utf8(p, end);
+    p += c.size;
+    const bool space = is_python_space(c.value);
+    if (!inside && !space) out.starts.push(at), out.words.push(words++);
+    if (inside && space) out.ends.push(at);
+    inside = !space;
+  }
+  if (inside) out.ends.push(at);
+  if (out.ids.size() - before != static_cast<size_t>(words)) throw std::logic_error("lower() has moved white space");
+}
+
 // ------------------------------------------------------------------------------------------------- WordPieceTokenizer
 
 namespace {
@@ -307,7 +326,8 @@ WordPieceTokenizer::WordPieceTokenizer(const std::vector<std::pair<std::string, 
   }
 }
 
-void WordPieceTokenizer::encode_word(std::string_view word, Ids& out) const {
+template <class OnPiece>
+bool WordPieceTokenizer::encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const {
   const size_t before = out.size();
   for (size_t pos = 0; pos < word.size();) {
     int32_t node = pos == 0 ? Trie::kRoot : continuation_, best = -1;
@@ -322,24 +342,84 @@ void WordPieceTokenizer::encode_word(std::string_view word, Ids& out) const {
     if (best < 0) {  // one piece is missing: the whole word is unknown
       out.resize_down(before);
       out.push(special.unk);
-      return;
+      return false;
     }
     out.push(best);
     pos = best_end;
+    on_piece(pos);
   }
+  return true;
 }
 
+namespace {
+
+// Where the characters of a word come from: not asked for, or written to a Spans as each word ends.
+class NoTrace {
+ public:
+  static constexpr bool kActive = false;
+};
+
+class SpanTrace {
+ public:
+  static constexpr bool kActive = true;
+  explicit SpanTrace(Spans& out) : out_(out) {}
+
+  int32_t source = 0;  // the character of the text that is being normalised
+
+  void character(size_t k) { sources_[std::min(k, kMaxWordChars)] = source; }  // (beyond: the last one)
+  void piece(size_t end) { ends_[pieces_++] = static_cast<uint16_t>(end); }
+  // The word's tokens: its pieces, or one for the whole.
+  void end_word(std::string_view word, size_t chars, bool known) {
+    size_t first = 0, byte = 0, k = 0;
+    if (known) {
+      for (size_t i = 0; i < pieces_; ++i) {
+        for (; byte < ends_[i]; ++byte) k += (static_cast<unsigned char>(word[byte]) & 0xC0) != 0x80;
+        token(sources_[first], sources_[k - 1] + 1);
+        first = k;
+      }
+    } else {
+      token(sources_[0], sources_[std::min(chars - 1, kMaxWordChars)] + 1);
+    }
+    pieces_ = 0;
+    ++word_;
+  }
+  void special(size_t size) {
+    token(source, source + static_cast<int32_t>(size));
+    ++word_;
+  }
+
+ private:
+  void token(int32_t start, int32_t end) {
+    out_.starts.push(start);
+    out_.ends.push(end);
+    out_.words.push(word_);
+  }
+
+  Spans& out_;
+  int32_t word_ = 0;
+  size_t pieces_ = 0;
+  int32_t sources_[kMaxWordChars + 1];
+  uint16_t ends_[kMaxWordChars];
+};
+
+}  // namespace
+
 // Collects the characters of a chunk after normalisation, and encodes each word as it ends.
+template <class Trace>
 class WordPieceTokenizer::Writer {
  public:
-  Writer(const WordPieceTokenizer& tokenizer, Limit limit, Ids& out)
-      : tokenizer_(tokenizer), limit_(limit), out_(out), start_(out.size()) {}
+  Writer(const WordPieceTokenizer& tokenizer, Limit limit, Ids& out, Trace trace)
+      : trace(trace), tokenizer_(tokenizer), limit_(limit), out_(out), start_(out.size()) {}
+
+  Trace trace;
 
   // One more character of a word; beyond 100 the word is unknown whatever follows, so nothing is kept of it.
   void add(char32_t c) {
+    if constexpr (Trace::kActive) trace.character(chars_);
     if (++chars_ <= kMaxWordChars) size_ += static_cast<size_t>(encode_utf8(c, word_ + size_));
   }
   void add_ascii(char c) {
+    if constexpr (Trace::kActive) trace.character(chars_);
     if (++chars_ <= kMaxWordChars) word_[size_++] = c;
   }
   // A character after normalisation, which may be punctuation.
@@ -356,25 +436,41 @@ class WordPieceTokenizer::Writer {
     add(c);
     end_word();
   }
-  // A mark that was not stripped waits until the next starter: canonical order is by class, stable.
-  void put_mark(char32_t c, int rank) { marks_.emplace_back(rank, c); }
+  // A mark that was not stripped waits until the next starter: canonical order is by class, stable. `first`: the first
+  // or only one that a character of the text became.
+  void put_mark(char32_t c, int rank, bool first) {
+    if constexpr (Trace::kActive) trace_mark(first);
+    marks_.push_back({c, rank, first});
+  }
+  // A stripped mark matters to where its neighbours come from, and to nothing else.
+  void strip_mark(int rank) {
+    if constexpr (Trace::kActive) {
+      trace_mark(true);
+      marks_.push_back({0, rank, true});
+    }
+  }
   void starter() {
     if (!marks_.empty()) flush_marks();
   }
   void end_word() {
     starter();
     if (chars_ == 0) return;
+    bool known = false;
     if (chars_ > kMaxWordChars) {
       out_.push(tokenizer_.special.unk);
     } else {
-      tokenizer_.encode_word({word_, size_}, out_);
+      known = tokenizer_.encode_word({word_, size_}, out_, [this]([[maybe_unused]] size_t end) {
+        if constexpr (Trace::kActive) trace.piece(end);
+      });
     }
+    if constexpr (Trace::kActive) trace.end_word({word_, size_}, chars_, known);
     chars_ = size_ = 0;
     clip();
   }
-  void special(int32_t id) {
+  void special(int32_t id, [[maybe_unused]] size_t size) {
     end_word();
     out_.push(id);
+    if constexpr (Trace::kActive) trace.special(size);
     clip();
   }
   bool full() const { return count_ >= limit_.store && !limit_.count_all; }
@@ -387,25 +483,60 @@ class WordPieceTokenizer::Writer {
     stored_ = std::min(stored, limit_.store);
     out_.resize_down(start_ + stored_);
   }
+  // `tokenizers` counts places, not characters: the k-th mark of the sorted run comes from the run's k-th character.
   void flush_marks() {
-    std::stable_sort(marks_.begin(), marks_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    for (const auto& m : marks_) add(m.second);
+    std::stable_sort(marks_.begin(), marks_.end(), [](const Mark& a, const Mark& b) { return a.rank < b.rank; });
+    if constexpr (Trace::kActive) {
+      const int32_t now = std::exchange(trace.source, before_marks_);
+      size_t k = 0;
+      for (const Mark& m : marks_) {
+        if (m.first) trace.source = mark_sources_[k++];
+        if (m.c != 0) add(m.c);
+      }
+      trace.source = now;
+      mark_sources_.clear();
+    } else {
+      for (const Mark& m : marks_) add(m.c);
+    }
     marks_.clear();
   }
+  void trace_mark(bool first) {
+    if (marks_.empty()) before_marks_ = trace.source;
+    if (first) mark_sources_.push_back(trace.source);
+  }
+
+  struct Mark {
+    char32_t c;
+    int rank;
+    bool first;
+  };
 
   const WordPieceTokenizer& tokenizer_;
   const Limit limit_;
   Ids& out_;
   const size_t start_;
   size_t stored_ = 0, count_ = 0, chars_ = 0, size_ = 0;
-  std::vector<std::pair<int, char32_t>> marks_;
+  std::vector<Mark> marks_;
+  std::vector<int32_t> mark_sources_;
+  int32_t before_marks_ = 0;
   char word_[4 * kMaxWordChars];
 };
 
 size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out) const {
-  Writer w(*this, limit, out);
-  const char *p = chunk.data(), *end = p + chunk.size();
+  return encode_traced(chunk, limit, out, NoTrace());
+}
+
+void WordPieceTokenizer::encode_spans(std::string_view text, std::string_view, Spans& out) const {
+  encode_traced(text, {}, out.ids, SpanTrace(out));
+}
+
+template <class Trace>
+size_t WordPieceTokenizer::encode_traced(std::string_view text, Limit limit, Ids& out, Trace trace) const {
+  Writer<Trace> w(*this, limit, out, trace);
+  const char *p = text.data(), *end = p + text.size();
+  [[maybe_unused]] int32_t at = 0;
   while (p < end && !w.full()) {
+    if constexpr (Trace::kActive) w.trace.source = at++;
     const auto b = static_cast<unsigned char>(*p);
     if (b < 0x80) {
       const uint8_t a = ascii_[b];
@@ -418,8 +549,9 @@ size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids
           const auto found = std::find_if(literals_.begin(), literals_.end(),
                                           [&](const auto& item) { return rest.starts_with(item.first); });
           if (found != literals_.end()) {
-            w.special(found->second);
+            w.special(found->second, found->first.size());
             p += found->first.size();
+            at += static_cast<int32_t>(found->first.size()) - 1;
             continue;
           }
         }
@@ -437,7 +569,7 @@ size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids
       for (const char32_t m : mapped(info)) {
         const CharInfo& i = char_info(m);
         if (i.rank != 0) {
-          w.put_mark(m, i.rank);
+          w.put_mark(m, i.rank, false);
         } else {
           w.starter();
           w.put(m, i);
@@ -447,13 +579,14 @@ size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids
     switch (lowercase_ ? info.lower : info.cased) {
       case Kind::kKeep:
         if (lowercase_ && info.rank != 0) {
-          w.put_mark(c.value, info.rank);
+          w.put_mark(c.value, info.rank, true);
         } else {
           w.starter();
           w.put(c.value, info);
         }
         break;
       case Kind::kDelete:
+        if (lowercase_ && info.rank != 0) w.strip_mark(info.rank);
         break;
       case Kind::kSpace:
         w.end_word();

@@ -142,6 +142,12 @@ struct Limit {
   bool count_all = false;
 };
 
+// The tokens of texts and where they lie, one element a token: the characters [start, end) of the text as it was given,
+// and the number of the word (a run without white space, a punctuation mark, a special token) within its text.
+struct Spans {
+  Ids ids, starts, ends, words;
+};
+
 // Immutable once built, shared by threads. Each call borrows a cache; caches wait in atomic slots, so there is no lock
 // that a fork could leave taken.
 class Tokenizer {
@@ -152,6 +158,9 @@ class Tokenizer {
 
   // Appends at most limit.store ids of the text; returns its number of tokens (at least limit.store where it stopped).
   size_t encode(std::string_view text, Limit limit, ChunkCache& cache, Ids& out) const;
+
+  // Appends every token of the text with its place. `lowered` is the text as encode() takes it.
+  virtual void encode_spans(std::string_view text, std::string_view lowered, Spans& out) const = 0;
 
   class CacheLoan {
    public:
@@ -182,6 +191,7 @@ class Tokenizer {
 class WordTokenizer final : public Tokenizer {
  public:
   WordTokenizer(const std::vector<std::pair<std::string, int32_t>>& vocab, SpecialIds ids);
+  void encode_spans(std::string_view text, std::string_view lowered, Spans& out) const override;
 
  protected:
   size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
@@ -194,13 +204,19 @@ class WordPieceTokenizer final : public Tokenizer {
  public:
   WordPieceTokenizer(const std::vector<std::pair<std::string, int32_t>>& vocab, SpecialIds ids,
                      std::vector<std::pair<std::string, int32_t>> literals, bool lowercase);
+  void encode_spans(std::string_view text, std::string_view lowered, Spans& out) const override;
 
  protected:
   size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
 
  private:
+  template <class Trace>
   class Writer;
-  void encode_word(std::string_view word, Ids& out) const;
+  // False where the word is unknown, whatever on_piece(end of the piece in bytes) was told before.
+  template <class OnPiece>
+  bool encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const;
+  template <class Trace>
+  size_t encode_traced(std::string_view text, Limit limit, Ids& out, Trace trace) const;
 
   Trie trie_;
   int32_t continuation_;                                   // the trie's node behind "##", or kNone
