@@ -24,7 +24,15 @@ def headers(room: str) -> list[str]:
 
 setup(
     # The wheel works with the torch it was compiled for and no other, so it says so.
-    install_requires=[f"torch=={TORCH_VERSION}", "numpy", "safetensors>=0.4", "tqdm", "matplotlib", "scikit-learn"],
+    install_requires=[
+        f"torch=={TORCH_VERSION}",
+        "numpy",
+        "safetensors>=0.4",
+        "tqdm",
+        "matplotlib",
+        "scikit-learn",
+        "scipy",
+    ],
     ext_modules=[
         Pybind11Extension(
             "bertnli._text",

@@ -24,8 +24,8 @@ from bertnli.batching import PackedBatch
 from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
 from bertnli.d2l import train_ch13
 from bertnli.dataset import SNLIBERTDataset
-from bertnli.heads import BERTClassifier
-from bertnli.inference import Prediction, evaluate, predict, score
+from bertnli.heads import BERTClassifier, BERTRegressor, Head, Prediction
+from bertnli.inference import evaluate, predict, score
 from bertnli.model import BERTConfig, BERTEncoder, BERTModel
 from bertnli.ops import varlen_attention
 from bertnli.pairs import EncodedPairs
@@ -40,8 +40,10 @@ __all__ = [
     "BERTConfig",
     "BERTEncoder",
     "BERTModel",
+    "BERTRegressor",
     "EncodedPairs",
     "Epoch",
+    "Head",
     "History",
     "PackedBatch",
     "PairData",

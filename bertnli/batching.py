@@ -17,7 +17,7 @@ class PackedBatch:
     positions    int32 [T]     0, 1, 2, ... within each sequence
     cu_seqlens   int32 [B+1]   sequence b is the tokens cu_seqlens[b] to cu_seqlens[b+1]
     max_seqlen   int           the longest sequence's number of tokens
-    labels       int64 or float32 [B], or None
+    labels       int64 or float32, [B, ...] for the sequences or [T] for the tokens, or None
 
     Two pairs of 4 and 3 tokens:
 
@@ -103,6 +103,13 @@ class PackedBatch:
     def pad(self, packed: Tensor, length: int | None = None) -> Tensor:
         """The [T, ...] values as [B, length, ...], zeros in the padding; `length` defaults to `max_seqlen`."""
         return pad(packed, self.cu_seqlens, self.max_seqlen if length is None else length)[0]
+
+
+def ragged_index(begins: Tensor, counts: Tensor) -> Tensor:
+    """begins[i], begins[i] + 1, ..., counts[i] of them for each i, end to end; both int64 [N]."""
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    return torch.arange(total, device=begins.device) + (begins - ends + counts).repeat_interleave(counts)
 
 
 def pad(packed: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:

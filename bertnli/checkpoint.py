@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bertnli import hub
 from bertnli.files import atomic_path
-from bertnli.heads import BERTClassifier
+from bertnli.heads import HEADS, Head
 from bertnli.model import BERTConfig, BERTModel
 from bertnli.tokenizer import Tokenizer, Vocab, WordPieceTokenizer, WordTokenizer
 
@@ -53,6 +53,14 @@ _NAMES = {
     "cls.predictions.decoder": "mlm.mlp.3",
     "cls.seq_relationship": "nsp.output",
     "classifier": "output",
+    "qa_outputs": "output",
+}
+# The class of transformers that has each task's head.
+_ARCHITECTURES = {
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "tagging": "BertForTokenClassification",
+    "qa": "BertForQuestionAnswering",
 }
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -65,8 +73,9 @@ class _Checkpoint:
     state: dict[str, Tensor]  # D2L's names
     config: BERTConfig
     vocab: Vocab | Tokenizer
+    task: str = "classification"  # of the output layer, where there is one
     label_names: tuple[str, ...] | None = None
-    classifier_dropout: float | None = None
+    head_dropout: float | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -124,22 +133,28 @@ def from_pretrained(
     *,
     dropout: float | None = None,
     folder: str | os.PathLike[str] | None = None,
-) -> tuple[BERTClassifier | BERTModel, Tokenizer]:
-    """A model in eval mode with its tokenizer: a BERTClassifier where the checkpoint has an output layer, else a
-    BERTModel. Arguments and errors as for `load_pretrained_model`.
+) -> tuple[Head | BERTModel, Tokenizer]:
+    """A model in eval mode with its tokenizer: where the checkpoint has an output layer, the head of its task
+    (a BERTClassifier, say; a head of your own must be defined before), else a BERTModel. Arguments and errors as for
+    `load_pretrained_model`.
     """
     checkpoint = _read(_find(name_or_dir, folder))
     bert = BERTModel(_with_dropout(checkpoint.config, dropout))
-    model: BERTClassifier | BERTModel = bert
+    model: Head | BERTModel = bert
     if "output.weight" in checkpoint.state:
+        if checkpoint.task not in HEADS:
+            raise ValueError(
+                f"{checkpoint.folder} is of the task {checkpoint.task!r}, and no head of that task is defined; "
+                f"known: {', '.join(HEADS)}"
+            )
         num_labels = len(checkpoint.state["output.weight"])
-        model = BERTClassifier(bert, num_labels, checkpoint.label_names, checkpoint.classifier_dropout)
+        model = HEADS[checkpoint.task](bert, num_labels, checkpoint.label_names, checkpoint.head_dropout)
     _load_state(model, checkpoint)
     return model.eval(), checkpoint.tokenizer
 
 
 def save_pretrained(
-    model: BERTClassifier | BERTModel,
+    model: Head | BERTModel,
     folder: str | os.PathLike[str],
     tokenizer: Vocab | Tokenizer,
     *,
@@ -148,7 +163,7 @@ def save_pretrained(
     """Write a checkpoint folder, each file atomically, the weights last.
 
     format    "bertnli"; "huggingface" (original variant and WordPiece only); or "d2l" (vocab.json and
-              pretrained.params: the encoder, `hidden` and pretraining heads, without a classifier's output layer)
+              pretrained.params: the encoder, `hidden` and pretraining heads, without a head's output layer)
 
     Raises ValueError for a model that the format cannot hold.
     """
@@ -173,7 +188,12 @@ def save_pretrained(
             },
         )
         (folder / "tokenizer.json").unlink(missing_ok=True)  # another model's, which would be read instead
-        _save_safetensors(_to_huggingface(state), folder / "model.safetensors")
+        if isinstance(model, Head) and not model.pooled:  # Hugging Face's has no pooler there
+            state = {name: value for name, value in state.items() if not name.startswith("hidden.")}
+        theirs = _to_huggingface(
+            state, "qa_outputs" if isinstance(model, Head) and model.task == "qa" else "classifier"
+        )
+        _save_safetensors(theirs, folder / "model.safetensors")
     elif format == "d2l":
         vocab = tokenizer.vocab if isinstance(tokenizer, WordTokenizer) else tokenizer
         if not isinstance(vocab, Vocab):
@@ -291,7 +311,8 @@ def _read_own(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
     labels = settings.get("labels")
     state = _safetensors_load(folder / "model.safetensors")
     label_names = None if labels is None else tuple(labels)
-    return _Checkpoint(folder, state, config, vocab, label_names, settings.get("classifier_dropout"))
+    task = settings.get("task", "classification")
+    return _Checkpoint(folder, state, config, vocab, task, label_names, settings.get("classifier_dropout"))
 
 
 def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
@@ -303,9 +324,11 @@ def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
     if settings.get("hidden_act", "gelu") not in _ACTIVATIONS:
         raise ValueError(f"{where} has hidden_act {settings['hidden_act']!r}; known: {sorted(_ACTIVATIONS)}")
     plain = ("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
+    task = "classification"
     for kind in settings.get("architectures") or ():
-        if kind not in (*plain, "BertForSequenceClassification"):
-            raise ValueError(f"{where} is of a {kind}; its head is none of {', '.join(plain)} or a sequence classifier")
+        if kind not in (*plain, *_ARCHITECTURES.values()):
+            raise ValueError(f"{where} is of a {kind}; known: {', '.join((*plain, *_ARCHITECTURES.values()))}")
+        task = next((task for task, name in _ARCHITECTURES.items() if name == kind), task)
     if (folder / "model.safetensors").exists():
         raw = _safetensors_load(folder / "model.safetensors")
     elif (folder / "pytorch_model.bin").exists():
@@ -341,13 +364,17 @@ def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
             if options.get(name, known[0]) not in known:
                 raise ValueError(f"{folder / 'tokenizer_config.json'} has {name}={options[name]}, which we do not have")
         tokenizer = WordPieceTokenizer.from_file(folder / "vocab.txt", lowercase=lowercase)
+    if task == "classification" and "output.weight" in state:
+        one = len(state["output.weight"]) == 1
+        task = "regression" if one or settings.get("problem_type") == "regression" else task
     names = settings.get("id2label") or {}
     label_names = tuple(str(names[k]) for k in sorted(names, key=int))
     if "output.weight" not in state or len(label_names) != len(state["output.weight"]):
         label_names = ()
     if all(re.fullmatch(r"LABEL_\d+", name) for name in label_names):
         label_names = ()  # Hugging Face's placeholder for "no names"
-    return _Checkpoint(folder, state, config, tokenizer, label_names or None, settings.get("classifier_dropout"))
+    dropout = settings.get("classifier_dropout")
+    return _Checkpoint(folder, state, config, tokenizer, task, label_names or None, dropout)
 
 
 def _from_huggingface(raw: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -397,19 +424,18 @@ def _load_state(model: nn.Module, checkpoint: _Checkpoint, skip: Iterable[str] =
 
 
 def _state_of(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state under D2L's names, with the pretraining heads that a classifier carries."""
+    """The model's state under D2L's names, with the modules that a head carries."""
     state = dict(model.state_dict())
-    if isinstance(model, BERTClassifier):
-        for name, head in zip(("mlm", "nsp"), model.pretraining_heads, strict=True):
-            if head is not None:
-                state.update({f"{name}.{key}": value for key, value in head.state_dict().items()})
+    if isinstance(model, Head):
+        for name, module in model.carried.items():
+            state.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
     return state
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def _config_json(model: BERTClassifier | BERTModel, tokenizer: Vocab | Tokenizer, vocab_file: str) -> dict[str, Any]:
+def _config_json(model: Head | BERTModel, tokenizer: Vocab | Tokenizer, vocab_file: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "format": "bertnli",
         "format_version": 1,
@@ -423,22 +449,23 @@ def _config_json(model: BERTClassifier | BERTModel, tokenizer: Vocab | Tokenizer
             "lowercase": tokenizer.lowercase,
             "split_special_tokens": tokenizer.split_special_tokens,
         }
-    if isinstance(model, BERTClassifier):
+    if isinstance(model, Head):
+        settings["task"] = model.task
         settings["labels"] = None if model.label_names is None else list(model.label_names)
         settings["classifier_dropout"] = model.dropout.p
     return settings
 
 
-def _huggingface_config(model: BERTClassifier | BERTModel, tokenizer: Vocab | Tokenizer) -> dict[str, Any]:
+def _huggingface_config(model: Head | BERTModel, tokenizer: Vocab | Tokenizer) -> dict[str, Any]:
     config = model.config
     if not config.embedding_norm:
         raise ValueError("Hugging Face's BERT has a LayerNorm on its embeddings, this model (D2L's variant) has none")
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise ValueError("Hugging Face's BERT needs a WordPieceTokenizer")
+    if isinstance(model, Head) and model.task not in _ARCHITECTURES:
+        raise ValueError(f"Hugging Face's BERT has no head for the task {model.task!r}")
     settings: dict[str, Any] = {
-        "architectures": [
-            "BertForSequenceClassification" if isinstance(model, BERTClassifier) else "BertForPreTraining"
-        ],
+        "architectures": [_ARCHITECTURES[model.task] if isinstance(model, Head) else "BertForPreTraining"],
         "model_type": "bert",
         "vocab_size": config.vocab_size,
         "hidden_size": config.num_hiddens,
@@ -455,18 +482,21 @@ def _huggingface_config(model: BERTClassifier | BERTModel, tokenizer: Vocab | To
         "layer_norm_eps": config.norm_eps,
         "pad_token_id": tokenizer.pad_id,
     }
-    if isinstance(model, BERTClassifier):
+    if isinstance(model, Head):
         names = model.label_names or [f"LABEL_{i}" for i in range(model.output.out_features)]
         settings["id2label"] = {str(i): name for i, name in enumerate(names)}
         settings["label2id"] = {name: i for i, name in enumerate(names)}
         settings["classifier_dropout"] = model.dropout.p
+        if model.task in ("classification", "regression"):
+            kind = "single_label_classification" if model.task == "classification" else "regression"
+            settings["problem_type"] = kind
     elif not config.pretraining_heads:
         settings["architectures"] = ["BertModel"]
     return settings
 
 
-def _to_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    theirs = {ours: name for name, ours in _NAMES.items()}
+def _to_huggingface(state: dict[str, Tensor], output: str) -> dict[str, Tensor]:
+    theirs = {**{ours: name for name, ours in _NAMES.items()}, "output": output}
     result: dict[str, Tensor] = {}
     for name, value in state.items():
         layer = re.search(r"\.blks\.(\d+)\.", name)
@@ -474,7 +504,7 @@ def _to_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
         stem = pattern if pattern in theirs else pattern.rpartition(".")[0]
         found = theirs[stem] + pattern[len(stem) :]
         found = found if layer is None else found.replace("{i}", layer[1])
-        prefix = "" if found.startswith(("cls.", "classifier")) else "bert."
+        prefix = "" if found.startswith(("cls.", output)) else "bert."
         result[prefix + found] = value
     result["bert.embeddings.position_embeddings.weight"] = state["encoder.pos_embedding"][0]
     if "cls.predictions.decoder.bias" in result:

@@ -17,8 +17,8 @@ import torch
 
 from bertnli import checkpoint, demo, hub
 from bertnli.files import atomic_path
-from bertnli.heads import BERTClassifier
-from bertnli.inference import PRECISIONS, Prediction, evaluate, predict
+from bertnli.heads import BERTClassifier, Prediction
+from bertnli.inference import PRECISIONS, evaluate, predict
 from bertnli.model import BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
@@ -174,8 +174,12 @@ def _demo(a: argparse.Namespace) -> None:
     _save(model, a.output, tokenizer, history)
     test = _read(corpus, "test", "parse")
     figures = evaluate(model, _encode(tokenizer, test))
-    print(f"test accuracy {figures['accuracy']:.3f} on {figures['pairs']} pairs (chance is {1 / len(SNLI_LABELS):.3f})")
+    print(
+        f"test accuracy {figures['accuracy']:.3f} on {figures['examples']} pairs (chance is {1 / len(SNLI_LABELS):.3f})"
+    )
+    assert test.labels is not None
     rows = [test.labels.index(label) for label in range(len(SNLI_LABELS)) if label in test.labels]
+    assert test.hypotheses is not None
     premises, hypotheses = ([side[row] for row in rows] for side in (test.premises, test.hypotheses))
     for row, p in zip(rows, predict(model, tokenizer, premises, hypotheses), strict=True):
         print(f"  {test.premises[row]}\n  {test.hypotheses[row]}")
@@ -276,7 +280,7 @@ def _evaluate(a: argparse.Namespace) -> None:
     if a.json:
         print(json.dumps(figures))
         return
-    print(f"accuracy {figures['accuracy']:.4f}  loss {figures['loss']:.4f}  {figures['pairs']} pairs")
+    print(f"accuracy {figures['accuracy']:.4f}  loss {figures['loss']:.4f}  {figures['examples']} pairs")
     width = max(len(name) for name in figures["labels"])
     print(f"{'':{width}}  precision  recall      f1  support   predicted: {' '.join(figures['labels'])}")
     for name, counts in zip(figures["labels"], figures["confusion"], strict=True):
@@ -345,13 +349,14 @@ def _columns(tokenizer: Tokenizer) -> Columns:
 
 def _book_vocab(data: PairData, min_freq: int) -> Vocab:
     """The words of both sides, as the book builds vocabularies."""
-    tokens = [text.lower().split() for side in (data.premises, data.hypotheses) for text in side]
+    tokens = [text.lower().split() for side in (data.premises, data.hypotheses or ()) for text in side]
     return Vocab(tokens, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"])
 
 
 def _encode(
     tokenizer: Tokenizer, data: PairData, max_len: int = 128, truncation: Truncation = "longest_first"
 ) -> EncodedPairs:
+    assert data.hypotheses is not None
     return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)
 
 
@@ -372,9 +377,10 @@ def _load_classifier(name: str, device: str | None) -> tuple[BERTClassifier, Tok
 
 
 def _print_epoch(e: Epoch) -> None:
-    dev = "" if e.dev_accuracy is None else f", dev loss {e.dev_loss:.3f}, dev accuracy {e.dev_accuracy:.4f}"
+    dev = "" if e.dev_score is None else f", dev loss {e.dev_loss:.3f}, dev {e.metric} {e.dev_score:.4f}"
+    accuracy = "" if e.train_accuracy is None else f", train accuracy {e.train_accuracy:.4f}"
     print(
-        f"epoch {e.epoch}: train loss {e.train_loss:.3f}, train accuracy {e.train_accuracy:.4f}{dev}, "
+        f"epoch {e.epoch}: train loss {e.train_loss:.3f}{accuracy}{dev}, "
         f"{e.seconds:.1f} s, {e.pairs_per_second:.0f} pairs/s",
         flush=True,
     )
@@ -398,15 +404,17 @@ def _plot(history: History, path: Path) -> None:
         [(i + 1) / per_epoch for i in range(len(history.losses))], history.losses, lw=0.5, alpha=0.5, label="step"
     )
     left.plot(epochs, [e.train_loss for e in history.epochs], marker="o", label="train")
-    right.plot(epochs, [e.train_accuracy for e in history.epochs], marker="o", label="train")
+    if history.epochs[0].train_accuracy is not None:
+        right.plot(epochs, [e.train_accuracy for e in history.epochs], marker="o", label="train accuracy")
     if history.epochs[0].dev_loss is not None:
         left.plot(epochs, [e.dev_loss for e in history.epochs], marker="o", label="dev")
-        right.plot(epochs, [e.dev_accuracy for e in history.epochs], marker="o", label="dev")
+        right.plot(epochs, [e.dev_score for e in history.epochs], marker="o", label=f"dev {history.epochs[0].metric}")
     left.set(xlabel="epoch", ylabel="loss")
-    right.set(xlabel="epoch", ylabel="accuracy")
+    right.set(xlabel="epoch", ylabel="score")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.has_data():
+            axis.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

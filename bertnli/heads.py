@@ -1,34 +1,68 @@
-"""What stands on the encoder: each application is one small class."""
+"""What stands on the encoder: each application is one small class.
+
+Shapes in the comments: B sequences of T tokens in all, R rows that a head reads, H hidden units.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli.batching import PackedBatch
-from bertnli.model import BERTConfig, BERTEncoder, BERTModel, MaskLM, NextSentencePred
+from bertnli.metrics import classification_metrics, regression_metrics
+from bertnli.model import BERTConfig, BERTEncoder, BERTModel
+from bertnli.pairs import EncodedPairs
+from bertnli.reader import PairData
+from bertnli.tokenizer import Tokenizer, Truncation
+
+# The heads by the name of their task, for checkpoints and the command line. A subclass of Head that has a `task` of its
+# own enters itself.
+HEADS: dict[str, type[Head]] = {}
 
 
-class BERTClassifier(nn.Module):
-    """Scores of `num_labels` classes from each sequence's `<cls>` vector: D2L's `encoder`, `hidden` and `output`.
+class Head(nn.Module):
+    """An encoder under the output layer of one application.
 
-    bert             a BERTModel, or a classifier of other classes; its encoder and hidden layer are shared, not copied
-    num_labels       number of classes
-    label_names      one name a class; they travel with the checkpoint
+    bert             a BERTModel, or another head; its encoder and hidden layer are shared, not copied
+    num_labels       width of the output layer
+    label_names      one name a column; they travel with the checkpoint
     dropout          before the output layer; None means none for D2L's variant, the config's for the original's
 
-    The pretraining heads of `bert` ride along in `pretraining_heads`, outside `parameters()`: fine-tuning cannot touch
-    them, optimizers and other processes do not see them, and saving writes them back under `mlm.*` and `nsp.*`.
+    A subclass says what its application is, and `fit`, `evaluate`, `predict`, checkpoints and the command line work:
 
-    Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT".
+    task             its name in checkpoints
+    metric           the figure of `metrics` by which `fit` finds the best epoch; higher is better
+    pooled           whether it reads each sequence's `<cls>` through the hidden layer (else it reads token vectors)
+    loss             from outputs and the batch's labels
+    metrics          figures of merit from the outputs of all examples
+    predictions      what `predict` gives
+
+    and, where the default does not do: `rows`, `head`, `units`, `right`, `flaw`, `encode`.
+
+    Modules of `bert` that the head does not use (pretraining heads; the hidden layer, for token vectors) ride along in
+    `carried`, outside `parameters()`: fine-tuning cannot touch them, optimizers and other processes do not see them,
+    and saving writes them back.
     """
+
+    task: ClassVar[str]
+    metric: str
+    pooled: ClassVar[bool] = True
+    max_len: ClassVar[int] = 128  # tokens a row, unless the caller says otherwise
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "task" in cls.__dict__:
+            HEADS[cls.task] = cls
 
     def __init__(
         self,
-        bert: BERTModel | BERTClassifier,
-        num_labels: int = 3,
+        bert: BERTModel | Head,
+        num_labels: int,
         label_names: Sequence[str] | None = None,
         dropout: float | None = None,
     ) -> None:
@@ -40,34 +74,203 @@ class BERTClassifier(nn.Module):
         if label_names is not None and len(set(label_names)) < num_labels:
             raise ValueError(f"label names must differ; found {list(label_names)}")
         self.label_names = tuple(label_names) if label_names is not None else None
+        given = dict(bert.named_children()) | (bert.carried if isinstance(bert, Head) else {})
         self.encoder: BERTEncoder = bert.encoder
-        self.hidden: nn.Sequential = bert.hidden
+        if self.pooled:
+            self.hidden = given.pop("hidden")
         if dropout is None:
             dropout = bert.config.dropout if bert.config.embedding_norm else 0.0
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(bert.config.num_hiddens, num_labels)
-        # A tuple keeps them out of the module tree.
-        self.pretraining_heads: tuple[MaskLM | None, NextSentencePred | None] = bert.pretraining_heads
+        # A dict keeps them out of the module tree.
+        self.carried: dict[str, nn.Module] = {k: given[k] for k in ("hidden", "mlm", "nsp") if k in given}
 
     @property
     def config(self) -> BERTConfig:
         return self.encoder.config
 
-    def features(self, batch: PackedBatch) -> Tensor:
-        """The encoder's `<cls>` vectors, [B, H]. Raises ValueError for an empty sequence, which has none."""
-        rows = batch.cu_seqlens[:-1].long()
+    # ---- from tokens to outputs ----
+
+    def rows(self, batch: PackedBatch) -> Tensor | None:
+        """The tokens it reads, ascending int64 [R], or None for all T. Raises ValueError for a sequence without any."""
+        if not self.pooled:
+            return None
         if batch.device.type == "cpu" and bool((batch.cu_seqlens.diff() == 0).any()):
             raise ValueError("every sequence needs at least its <cls> token; found a valid length of 0")
-        return cast(Tensor, self.encoder(batch, rows=rows))
+        return batch.cu_seqlens[:-1].long()
+
+    def rows_read(self, batch: PackedBatch) -> Tensor:
+        """How many rows it reads of each sequence, int64 [B]."""
+        rows, bounds = self.rows(batch), batch.cu_seqlens.long()
+        return (bounds if rows is None else torch.searchsorted(rows, bounds)).diff()
+
+    def features(self, batch: PackedBatch) -> Tensor:
+        """The encoder's vectors of the rows that are read, [R, H]."""
+        return cast(Tensor, self.encoder(batch, rows=self.rows(batch)))
 
     def head(self, features: Tensor) -> Tensor:
-        """Class scores from `<cls>` vectors: [B, H] to [B, num_labels]."""
-        return cast(Tensor, self.output(self.dropout(self.hidden(features))))
+        """Outputs from the encoder's vectors: [R, H] to [R, num_labels]."""
+        return cast(Tensor, self.output(self.dropout(self.hidden(features) if self.pooled else features)))
 
     def forward(self, inputs: PackedBatch | Sequence[Tensor]) -> Tensor:
-        """Class scores [B, num_labels] of a PackedBatch, or of D2L's `(tokens, segments, valid_lens)`."""
+        """Outputs [R, num_labels] of a PackedBatch, or of D2L's `(tokens, segments, valid_lens)`."""
         if not isinstance(inputs, PackedBatch):
             if isinstance(inputs, Tensor) or len(inputs) != 3:
                 raise TypeError("inputs must be a PackedBatch or the three tensors (tokens, segments, valid_lens)")
             inputs = PackedBatch.from_padded(*inputs)
         return self.head(self.features(inputs))
+
+    # ---- from outputs to figures ----
+
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        """The loss summed over the batch's units, from outputs of at least float32 and `batch.labels`."""
+        raise NotImplementedError
+
+    def units(self, batch: PackedBatch) -> int:
+        """How many things the mean loss is a mean of: the sequences, unless a head says otherwise."""
+        return len(batch)
+
+    def right(self, outputs: Tensor, batch: PackedBatch) -> int | None:
+        """How many of the units are right, for the training accuracy; None where that is no question."""
+        return None
+
+    def flaw(self, labels: Tensor) -> str | None:
+        """What is wrong with labels of training or evaluation data, to follow "the data has"; None if nothing is."""
+        return None
+
+    def metrics(self, outputs: Tensor, data: Any) -> dict[str, Any]:
+        """Figures of merit from the outputs, float32 on the CPU, of all of `data`, which `encode` gave."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Tensor, data: Any) -> list[Any]:
+        """One prediction an example, in order; dataclasses or plain values that JSON can hold."""
+        raise NotImplementedError
+
+    # ---- from text to tokens ----
+
+    def encode(
+        self, tokenizer: Tokenizer, data: Any, max_len: int = 128, truncation: Truncation = "longest_first"
+    ) -> Any:
+        """What `fit` and `evaluate` take, of what the task's reader gives: here single texts or pairs (PairData)."""
+        if data.hypotheses is None:
+            return tokenizer.encode_texts(data.premises, max_len, labels=data.labels)
+        return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)
+
+    def inputs(self, *texts: Any) -> Any:
+        """Unlabelled data of `predict`'s arguments: here one text or sequence of texts, or two for pairs."""
+        return PairData.of(*texts)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class of one text or pair.
+
+    label           its name (its index as a string where the model has no names)
+    label_id        its index
+    probabilities   name to probability, in the order of the classes; they sum to 1
+    """
+
+    label: str
+    label_id: int
+    probabilities: dict[str, float]
+
+
+class BERTClassifier(Head):
+    """One of `num_labels` classes for each text or pair, from its `<cls>` vector: D2L's `encoder`, `hidden`, `output`.
+
+    Labels: int64 [N]. Arguments: see Head.
+
+    Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT".
+    """
+
+    task = "classification"
+    metric = "accuracy"
+    hidden: nn.Sequential
+
+    def __init__(
+        self,
+        bert: BERTModel | Head,
+        num_labels: int = 3,
+        label_names: Sequence[str] | None = None,
+        dropout: float | None = None,
+    ) -> None:
+        super().__init__(bert, num_labels, label_names, dropout)
+
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        assert batch.labels is not None
+        return F.cross_entropy(outputs, batch.labels, reduction="sum")
+
+    def right(self, outputs: Tensor, batch: PackedBatch) -> int:
+        assert batch.labels is not None
+        return int((outputs.argmax(1) == batch.labels).sum())
+
+    def flaw(self, labels: Tensor) -> str | None:
+        return class_flaw(labels, 1, self.output.out_features)
+
+    def metrics(self, outputs: Tensor, data: EncodedPairs) -> dict[str, Any]:
+        assert data.labels is not None
+        return classification_metrics(outputs, data.labels, self.label_names)
+
+    def predictions(self, outputs: Tensor, data: EncodedPairs) -> list[Prediction]:
+        probabilities = outputs.softmax(1)
+        names = self.label_names or tuple(str(i) for i in range(outputs.shape[1]))
+        best = probabilities.argmax(1).tolist()
+        return [
+            Prediction(names[i], i, dict(zip(names, row, strict=True)))
+            for i, row in zip(best, probabilities.tolist(), strict=True)
+        ]
+
+
+class BERTRegressor(Head):
+    """A real number (or `num_labels` of them) for each text or pair, from its `<cls>` vector; mean squared error.
+
+    Labels: float32 [N], or [N, num_labels]. Arguments: see Head.
+    """
+
+    task = "regression"
+    metric = "pearson"
+
+    def __init__(
+        self,
+        bert: BERTModel | Head,
+        num_labels: int = 1,
+        label_names: Sequence[str] | None = None,
+        dropout: float | None = None,
+    ) -> None:
+        super().__init__(bert, num_labels, label_names, dropout)
+
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        assert batch.labels is not None
+        return F.mse_loss(outputs, batch.labels.to(outputs.dtype).view_as(outputs), reduction="sum")
+
+    def units(self, batch: PackedBatch) -> int:
+        return len(batch) * self.output.out_features
+
+    def flaw(self, labels: Tensor) -> str | None:
+        if not labels.dtype.is_floating_point:
+            return f"labels of {labels.dtype}; regression takes reals"
+        width = self.output.out_features
+        if labels.shape != (len(labels), width) and (width > 1 or labels.dim() != 1):
+            return f"labels of shape {list(labels.shape)}; the model gives {width} numbers a row"
+        return None if bool(labels.isfinite().all()) else "labels that are not finite"
+
+    def metrics(self, outputs: Tensor, data: EncodedPairs) -> dict[str, Any]:
+        assert data.labels is not None
+        return regression_metrics(outputs, data.labels.view_as(outputs), self.label_names)
+
+    def predictions(self, outputs: Tensor, data: EncodedPairs) -> list[Any]:
+        return outputs.squeeze(1).tolist()
+
+
+def class_flaw(labels: Tensor, dim: int, classes: int) -> str | None:
+    """What is wrong with labels that should be classes 0 to `classes` - 1, of `dim` dimensions."""
+    if labels.dtype != torch.int64:
+        return f"labels of {labels.dtype}; classes are integers"
+    if labels.dim() != dim:
+        return f"labels of {labels.dim()} dimensions, not {dim}"
+    if not labels.numel():
+        return "no labels"
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        return f"labels from {low} to {high}; the model has {classes} classes"
+    return None

@@ -1,36 +1,20 @@
-"""Running a trained model: scores of encoded pairs, and predictions from text."""
+"""Running a trained model: outputs of encoded examples, figures of merit, and predictions from text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bertnli.batching import PackedBatch
-from bertnli.heads import BERTClassifier
-from bertnli.metrics import classification_metrics
-from bertnli.pairs import EncodedPairs
+from bertnli.heads import Head
+from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 from bertnli.tokenizer import Tokenizer, Truncation
 
 PRECISIONS = ("fp32", "bf16")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One pair's class.
-
-    label           its name (its index as a string where the model has no names)
-    label_id        its index
-    probabilities   name to probability, in the order of the classes; they sum to 1
-    """
-
-    label: str
-    label_id: int
-    probabilities: dict[str, float]
 
 
 @contextmanager
@@ -42,18 +26,14 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def check_labels(pairs: EncodedPairs, name: str, model: BERTClassifier) -> None:
-    """Raise ValueError unless `pairs` are some, labelled with classes of `model`, and short enough for it."""
-    classes = model.output.out_features
+def check_labels(pairs: EncodedPairs, name: str, model: Head) -> None:
+    """Raise ValueError unless `pairs` are some, labelled as `model` can take, and short enough for it."""
     if not len(pairs):
         raise ValueError(f"{name} is empty")
     if pairs.labels is None:
         raise ValueError(f"{name} has no labels")
-    if pairs.labels.dtype != torch.int64:
-        raise ValueError(f"{name} has labels of {pairs.labels.dtype}; classes are integers")
-    low, high = int(pairs.labels.min()), int(pairs.labels.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"{name} has labels from {low} to {high}; the model has {classes} classes")
+    if (flaw := model.flaw(pairs.labels)) is not None:
+        raise ValueError(f"{name} has {flaw}")
     if (longest := int(pairs.lengths.max())) > model.config.max_len:
         raise ValueError(
             f"{name} has a row of {longest} tokens; the model's max_len is {model.config.max_len}: "
@@ -61,23 +41,24 @@ def check_labels(pairs: EncodedPairs, name: str, model: BERTClassifier) -> None:
         )
 
 
-def score(model: BERTClassifier, pairs: EncodedPairs, *, batch_size: int = 256, precision: str = "fp32") -> Tensor:
-    """Class scores, float32 [N, num_labels] on the CPU, in eval mode; the model's own mode is restored.
+def score(model: Head, data: EncodedPairs | HasPairs, *, batch_size: int = 256, precision: str = "fp32") -> Tensor:
+    """The model's outputs, float32 [R, num_labels] on the CPU, in eval mode; the model's own mode is restored.
 
+    R is the number of rows that the head reads: of a classifier or regressor one an example, of others see their class.
     Raises ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
     """
-    return in_batches(model, model, pairs, batch_size, precision).float().cpu()
+    return in_batches(model, model, pairs_of(data, "data"), batch_size, precision).float().cpu()
 
 
 @torch.no_grad()
 def in_batches(
-    model: BERTClassifier,
+    model: Head,
     function: Callable[[PackedBatch], Tensor],
     pairs: EncodedPairs,
     batch_size: int = 256,
     precision: str = "fp32",
 ) -> Tensor:
-    """`function`, a part of `model` in eval mode, of all pairs: [B, ...] of each batch to [N, ...] on its device."""
+    """`function`, a part of `model` in eval mode, of all pairs: what it gives for each batch, end to end."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     device = next(model.parameters()).device
@@ -93,42 +74,43 @@ def in_batches(
 
 
 def evaluate(
-    model: BERTClassifier, pairs: EncodedPairs, *, batch_size: int = 256, precision: str = "fp32"
+    model: Head, data: EncodedPairs | HasPairs, *, batch_size: int = 256, precision: str = "fp32"
 ) -> dict[str, Any]:
-    """Accuracy, loss, per-class figures and confusion matrix on labelled pairs (see `classification_metrics`).
+    """The head's figures of merit on labelled data, its mean loss, and the number of `examples` that were encoded.
 
-    Raises ValueError where there are no pairs, no labels, or labels that the model does not have.
+    Raises ValueError where there are no examples, no labels, or labels that the model does not have.
     """
+    pairs = pairs_of(data, "data")
     check_labels(pairs, "the evaluated data", model)
-    assert pairs.labels is not None
-    return classification_metrics(
-        score(model, pairs, batch_size=batch_size, precision=precision), pairs.labels, model.label_names
-    )
+    loss, units = 0.0, 0
+
+    def outputs_of(batch: PackedBatch) -> Tensor:
+        nonlocal loss, units
+        outputs: Tensor = model(batch).float()
+        loss, units = loss + float(model.loss(outputs, batch)), units + model.units(batch)
+        return outputs.cpu()
+
+    outputs = in_batches(model, outputs_of, pairs, batch_size, precision)
+    return {"examples": len(pairs), "loss": loss / max(1, units), **model.metrics(outputs, data)}
 
 
 def predict(
-    model: BERTClassifier,
+    model: Head,
     tokenizer: Tokenizer,
-    premises: Sequence[str],
-    hypotheses: Sequence[str],
-    *,
-    max_len: int = 128,
+    *inputs: Any,
+    max_len: int | None = None,
     truncation: Truncation = "longest_first",
     batch_size: int = 256,
     precision: str = "fp32",
-) -> list[Prediction]:
-    """The class of each pair, in order.
+) -> list[Any]:
+    """The prediction of each example, in order.
 
-    Two strings instead of two lists are one pair. Raises ValueError for lists of different lengths.
+    inputs     what the head takes, by position: for classification and regression texts, or premises and hypotheses; a
+               string, or two, instead of lists are one example
+    max_len    tokens a row; None means the head's own
+
+    A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths.
     """
-    if isinstance(premises, str) and isinstance(hypotheses, str):
-        premises, hypotheses = [premises], [hypotheses]
-    max_len = min(max_len, model.config.max_len)
-    pairs = tokenizer.encode_pairs(premises, hypotheses, max_len, truncation)
-    probabilities = score(model, pairs, batch_size=batch_size, precision=precision).softmax(1)
-    names = model.label_names or tuple(str(i) for i in range(probabilities.shape[1]))
-    best = probabilities.argmax(1).tolist()
-    return [
-        Prediction(names[i], i, dict(zip(names, row, strict=True)))
-        for i, row in zip(best, probabilities.tolist(), strict=True)
-    ]
+    max_len = min(model.max_len if max_len is None else max_len, model.config.max_len)
+    data = model.encode(tokenizer, model.inputs(*inputs), max_len, truncation)
+    return model.predictions(score(model, data, batch_size=batch_size, precision=precision), data)

@@ -341,10 +341,6 @@ class BERTModel(nn.Module):
                 if module is not None:
                     module.apply(_init_original)
 
-    @property
-    def pretraining_heads(self) -> tuple[MaskLM | None, NextSentencePred | None]:
-        return self.mlm, self.nsp
-
     def forward(
         self,
         tokens: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,20 +15,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bertnli import _text
-from bertnli.batching import PackedBatch
+from bertnli.batching import PackedBatch, ragged_index
 from bertnli.files import atomic_path
 
 _FORMAT = "bertnli.EncodedPairs.1"
 
 
-def as_labels(labels: Sequence[int] | Sequence[float] | Tensor | None, rows: int) -> Tensor | None:
-    """Labels as a tensor [rows]: int64 for integers, float32 for reals. ValueError for another number of them."""
+def as_labels(labels: Sequence[Any] | Tensor | None, rows: int) -> Tensor | None:
+    """Labels as a tensor [rows, ...]: int64 for integers, float32 for reals. ValueError for another number of them."""
     if labels is None:
         return None
     tensor = torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"labels must be integers or reals, not {tensor.dtype}")
-    if tensor.shape != (rows,):
+    if tensor.shape[:1] != (rows,):
         raise ValueError(f"labels must be as many as the rows: found {list(tensor.shape)} for {rows} rows")
     return tensor.to(torch.float32 if tensor.dtype.is_floating_point else torch.int64)
 
@@ -38,7 +39,7 @@ class EncodedPairs:
     ids         int32 [total]   row i is ids[offsets[i]:offsets[i+1]], special tokens included
     offsets     int64 [N+1]
     first_lens  int32 [N]       the number of tokens of segment 0, <cls> and the first <sep> included
-    labels      int64 or float32 [N], or None
+    labels      int64 or float32, [N, ...] for the rows or [total] for the tokens, or None
     pad_id      the id that padding takes
     max_len     the most tokens that a row was allowed
     """
@@ -64,9 +65,10 @@ class EncodedPairs:
                 )
         if len(offsets) != len(first_lens) + 1:
             raise ValueError(f"offsets must have {len(first_lens) + 1} elements for {len(first_lens)} rows")
-        if labels is not None and labels.shape != first_lens.shape:
+        if labels is not None and labels.shape[:1] != first_lens.shape and labels.shape != ids.shape:
             raise ValueError(
-                f"labels must be as many as the rows: found {list(labels.shape)} for {len(first_lens)} rows"
+                f"labels must be as many as the rows, or as the tokens: found {list(labels.shape)} for "
+                f"{len(first_lens)} rows of {len(ids)} tokens"
             )
         self.ids = ids.contiguous()
         self.offsets = offsets.contiguous()
@@ -88,7 +90,6 @@ class EncodedPairs:
         if not isinstance(rows, slice):
             raise TypeError("EncodedPairs takes a slice; use batch([i]) for one row")
         start, stop, step = rows.indices(len(self))
-        labels = None if self.labels is None else self.labels[start : max(start, stop)]
         if step != 1:
             chosen = torch.from_numpy(np.arange(start, stop, step))
             batch = self.batch(chosen)
@@ -103,6 +104,9 @@ class EncodedPairs:
         stop = max(start, stop)
         offsets = self.offsets[start : stop + 1]
         first, last = int(offsets[0]), int(offsets[-1])
+        labels = self.labels
+        if labels is not None:
+            labels = labels[first:last] if self._by_token else labels[start:stop]
         return EncodedPairs(
             self.ids[first:last],
             offsets - first,
@@ -117,6 +121,11 @@ class EncodedPairs:
         """int64 [N]: the number of tokens of each row."""
         return self.offsets.diff()
 
+    @property
+    def _by_token(self) -> bool:
+        """Whether the labels are the tokens', not the rows'."""
+        return self.labels is not None and len(self.labels) != len(self)
+
     def _arrays(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         return self.ids.numpy(), self.offsets.numpy(), self.first_lens.numpy()
 
@@ -130,8 +139,15 @@ class EncodedPairs:
             positions=torch.from_numpy(positions),
             cu_seqlens=torch.from_numpy(cu_seqlens),
             max_seqlen=max_seqlen,
-            labels=None if self.labels is None else self.labels[torch.from_numpy(index)],
+            labels=None if self.labels is None else self._labels_of(torch.from_numpy(index)),
         )
+
+    def _labels_of(self, rows: Tensor) -> Tensor:
+        assert self.labels is not None
+        if not self._by_token:
+            return self.labels[rows]
+        begins = self.offsets[rows]
+        return self.labels[ragged_index(begins, self.offsets[rows + 1] - begins)]
 
     def padded_rows(self, rows: npt.NDArray[np.int64] | None, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
         """(token_ids, segments, valid_lens) of some rows (None: all), as `to_padded` has them of all."""
@@ -188,6 +204,22 @@ class EncodedPairs:
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is no intact file of encoded pairs: {error}") from None
         return pairs
+
+
+class HasPairs(Protocol):
+    """What holds encoded pairs beside what else its task needs."""
+
+    pairs: EncodedPairs
+
+
+def pairs_of(data: EncodedPairs | HasPairs, name: str) -> EncodedPairs:
+    """The encoded pairs that `data` is or holds. Raises TypeError where there are none."""
+    pairs = getattr(data, "pairs", data)
+    if not isinstance(pairs, EncodedPairs):
+        raise TypeError(
+            f"{name} must be EncodedPairs or hold them, as an SNLIBERTDataset does; not {type(data).__name__}"
+        )
+    return pairs
 
 
 def row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -82,25 +82,38 @@ class Texts(Sequence[str]):
 
 @dataclass(frozen=True)
 class PairData:
-    """Labelled pairs of one file.
+    """Pairs of texts, or single texts.
 
-    premises, hypotheses   texts, N each
-    labels                 N indices into label_names
+    premises, hypotheses   texts, N each; single texts have no hypotheses (None)
+    labels                 N indices into label_names, or N reals; None where there are no labels
+    label_names            the classes; empty for reals
     dropped                the number of rows without a gold label ('-', '' or -1), which are not in the lists
     """
 
-    premises: Texts
-    hypotheses: Texts
-    labels: list[int]
-    label_names: tuple[str, ...]
-    dropped: int
+    premises: Sequence[str]
+    hypotheses: Sequence[str] | None
+    labels: list[Any] | None
+    label_names: tuple[str, ...] = ()
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, premises: str | Sequence[str], hypotheses: str | Sequence[str] | None = None) -> PairData:
+        """Unlabelled texts or pairs; a string, or two, are one of them."""
+        if isinstance(premises, str) and (hypotheses is None or isinstance(hypotheses, str)):
+            premises, hypotheses = [premises], None if hypotheses is None else [hypotheses]
+        return cls(premises, hypotheses, None)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.premises)
 
     def __getitem__(self, rows: slice) -> PairData:
-        """The pairs of a slice."""
-        return replace(self, premises=self.premises[rows], hypotheses=self.hypotheses[rows], labels=self.labels[rows])
+        """The rows of a slice."""
+        return replace(
+            self,
+            premises=self.premises[rows],
+            hypotheses=None if self.hypotheses is None else self.hypotheses[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
 
 
 def read_pairs(
@@ -115,10 +128,12 @@ def read_pairs(
 
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
     """
-    return _read(Path(path), columns, tuple(label_names), strict_labels=True)
+    return PairData(*_read(Path(path), columns, tuple(label_names), strict_labels=True))
 
 
-def _read(path: Path, columns: str, label_names: tuple[str, ...], strict_labels: bool) -> PairData:
+def _read(
+    path: Path, columns: str, label_names: tuple[str, ...], strict_labels: bool
+) -> tuple[Texts, Texts, list[int], tuple[str, ...], int]:
     if columns not in ("parse", "text"):
         raise ValueError(f"columns must be 'parse' or 'text', not {columns!r}")
     if path.is_dir():
@@ -133,7 +148,7 @@ def _read(path: Path, columns: str, label_names: tuple[str, ...], strict_labels:
         label_names=list(label_names),
         num_threads=torch.get_num_threads(),
     )
-    return PairData(Texts(arena, *bounds[:2]), Texts(arena, *bounds[2:]), labels, label_names, dropped)
+    return Texts(arena, *bounds[:2]), Texts(arena, *bounds[2:]), labels, label_names, dropped
 
 
 def snli_file(path: str | os.PathLike[str], split: str) -> Path:
@@ -171,5 +186,5 @@ def read_snli(
     if split not in ("train", "dev", "test"):
         raise ValueError(f"split must be 'train', 'dev' or 'test', not {split!r}")
     path = snli_file(data_dir, split)
-    data = _read(path, columns, SNLI_LABELS, strict_labels=False)
-    return data.premises, data.hypotheses, data.labels
+    premises, hypotheses, labels, *_ = _read(path, columns, SNLI_LABELS, strict_labels=False)
+    return premises, hypotheses, labels

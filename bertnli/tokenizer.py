@@ -170,7 +170,7 @@ class Tokenizer(ABC):
         max_len: int = 128,
         truncation: Truncation = "longest_first",
         num_threads: int = 0,
-        labels: Sequence[int] | Sequence[float] | Tensor | None = None,
+        labels: Sequence[Any] | Tensor | None = None,
     ) -> EncodedPairs:
         """Rows `<cls> premise <sep> hypothesis <sep>` of at most `max_len` tokens, stored without padding.
 
@@ -193,7 +193,7 @@ class Tokenizer(ABC):
         texts: Iterable[str],
         max_len: int = 128,
         num_threads: int = 0,
-        labels: Sequence[int] | Sequence[float] | Tensor | None = None,
+        labels: Sequence[Any] | Tensor | None = None,
     ) -> EncodedPairs:
         """Rows `<cls> text <sep>` of at most `max_len` (>= 2) tokens, the text's end cut where it is too long."""
         self._check_special()

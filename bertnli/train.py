@@ -13,27 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bertnli.dataset import SNLIBERTDataset
+from bertnli.batching import ragged_index
 from bertnli.files import atomic_path
-from bertnli.heads import BERTClassifier
+from bertnli.heads import Head
 from bertnli.inference import autocast, check_labels, evaluate, in_batches
 from bertnli.model import BERTEncoder
-from bertnli.pairs import EncodedPairs
+from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 
 
 @dataclass
 class Epoch:
-    """Figures of one pass over the training pairs; losses are means over pairs, times in seconds."""
+    """Figures of one pass over the training pairs; losses are means over the head's units, times in seconds.
+
+    `train_accuracy` is the share of units that were right while training, where the head can say; `dev_score` is the
+    figure that the head names `metric`.
+    """
 
     epoch: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     dev_loss: float | None
-    dev_accuracy: float | None
+    dev_score: float | None
+    metric: str
     seconds: float
     pairs_per_second: float
 
@@ -51,9 +55,9 @@ class History:
 
 
 def fit(
-    model: BERTClassifier,
-    train: EncodedPairs | SNLIBERTDataset,
-    dev: EncodedPairs | SNLIBERTDataset | None = None,
+    model: Head,
+    train: EncodedPairs | HasPairs,
+    dev: EncodedPairs | HasPairs | None = None,
     *,
     epochs: int = 3,
     batch_size: int = 32,
@@ -72,10 +76,10 @@ def fit(
     state_file: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
-    """Fine-tune `model` on labelled pairs, in place.
+    """Fine-tune `model`, a head of any task, on labelled examples, in place.
 
-    train, dev      pairs with labels; `dev` is evaluated after each epoch
-    batch_size      pairs a forward pass; the gradient of `accumulate` such batches is averaged by pair for one step
+    train, dev      what the head's `encode` gives, with labels; `dev` is evaluated after each epoch
+    batch_size      examples a forward pass; `accumulate` such batches make one step on the mean loss over their units
     lr, warmup      the learning rate rises linearly over the first `warmup` of the steps, then falls linearly to 0
     optimizer       "adamw" or "adam", fused; `weight_decay` leaves biases and LayerNorms alone
     max_grad_norm   the gradient's norm is clipped to this; None does not clip
@@ -83,7 +87,7 @@ def fit(
                     features are then computed once. What is frozen runs in eval mode
     precision       "fp32", or "bf16" for matrix products in bfloat16 with float32 weights
     seed            orders the pairs and draws the dropout; equal seeds give equal runs
-    keep_best       end with the weights of the epoch of best dev accuracy (the first of equals)
+    keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
     progress        a bar with loss, accuracy, pairs/s and time left, where the output is a terminal
     state_file      after each epoch the run's state is written here; a file from an interrupted run of the same
                     arguments and data is continued. Remove it once the result is safe
@@ -94,11 +98,10 @@ def fit(
     Raises ValueError for missing or foreign labels, for too long rows, for unknown options, and for a state file of
     another run.
     """
-    train, dev = _pairs(train, "train"), None if dev is None else _pairs(dev, "dev")
+    train = pairs_of(train, "train")
     check_labels(train, "train", model)
     if dev is not None:
-        check_labels(dev, "dev", model)
-    assert train.labels is not None
+        check_labels(pairs_of(dev, "dev"), "dev", model)
     if min(epochs, batch_size, accumulate) < 1:
         raise ValueError(f"epochs={epochs}, batch_size={batch_size} and accumulate={accumulate} must be at least 1")
     if max_grad_norm is not None and max_grad_norm <= 0:
@@ -120,7 +123,7 @@ def fit(
             epochs=epochs, batch_size=batch_size, accumulate=accumulate, lr=lr, optimizer=optimizer,
             weight_decay=weight_decay, warmup=warmup, max_grad_norm=max_grad_norm, freeze=freeze, precision=precision,
             seed=seed, keep_best=keep_best, model=asdict(model.config), dropout=model.dropout.p,
-            train=_fingerprint(train), dev=None if dev is None else _fingerprint(dev),
+            train=_fingerprint(train), dev=None if dev is None else _fingerprint(pairs_of(dev, "dev")),
         )  # fmt: skip
         if state_file is not None and Path(state_file).exists():
             state = _read_state(Path(state_file), arguments)
@@ -130,30 +133,32 @@ def fit(
             history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
             best_state = state["best"]
         wholly_frozen = depth == len(model.encoder.blks)
-        cached = in_batches(model, model.features, train, precision=precision) if wholly_frozen else None
+        counts = type(model).right is not Head.right  # whether units can be right or wrong
+        features = _Features(model, train, precision) if wholly_frozen else None
 
-        def step(rows: Tensor) -> tuple[float, int]:
-            """One optimizer step: the sum of the loss over the rows, and how many were right."""
-            assert train.labels is not None
-            loss_sum, correct = 0.0, 0
-            for micro in torch.split(rows, batch_size):
-                labels = train.labels[micro].to(device)
+        def step(rows: Tensor) -> tuple[float, int, int]:
+            """One optimizer step: the sum of the loss over the units, how many they are, and how many were right."""
+            loss_sum, right = 0.0, 0
+            batches = [train.batch(micro) for micro in torch.split(rows, batch_size)]
+            units = max(1, sum(map(model.units, batches)))
+            for i, packed in enumerate(batches):
+                batch = packed.to(device, non_blocking=True)
                 with autocast(device, precision):
-                    if cached is None:
-                        logits = model(train.batch(micro).to(device, non_blocking=True))
+                    if features is None:
+                        outputs = model(batch)
                     else:
-                        logits = model.head(cached[micro.to(device)])
-                precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                loss = F.cross_entropy(precise, labels, reduction="sum")
-                (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+                        outputs = model.head(features.of(rows[i * batch_size : (i + 1) * batch_size]))
+                outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+                loss = model.loss(outputs, batch)
+                (loss / units).backward()  # type: ignore[no-untyped-call]
                 loss_sum += float(loss.detach())
-                correct += int((logits.detach().argmax(1) == labels).sum())
+                right += model.right(outputs.detach(), batch) or 0
             if max_grad_norm is not None:
                 nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), max_grad_norm)
             opt.step()
             schedule.step()
             opt.zero_grad()
-            return loss_sum, correct
+            return loss_sum, units, right
 
         for epoch in range(len(history.epochs), epochs):
             # Seeded anew each epoch, so that a continued run draws what an uninterrupted one would.
@@ -162,7 +167,7 @@ def fit(
             model.train()
             for module in frozen:
                 module.eval()
-            loss_sum, correct, done, begun = 0.0, 0, 0, time.perf_counter()
+            loss_sum, done, right, begun = 0.0, 0, 0, time.perf_counter()
             with tqdm(
                 total=len(train),
                 desc=f"epoch {epoch + 1}/{epochs}",
@@ -171,10 +176,11 @@ def fit(
                 leave=False,
             ) as bar:
                 for rows in torch.split(order, group):
-                    loss, right = step(rows)
-                    loss_sum, correct, done = loss_sum + loss, correct + right, done + len(rows)
-                    history.losses.append(loss / len(rows))
-                    bar.set_postfix(loss=f"{loss_sum / done:.3f}", acc=f"{correct / done:.3f}", refresh=False)
+                    loss, units, hits = step(rows)
+                    loss_sum, done, right = loss_sum + loss, done + units, right + hits
+                    history.losses.append(loss / units)
+                    shown = {"loss": f"{loss_sum / done:.3f}"} | ({"acc": f"{right / done:.3f}"} if counts else {})
+                    bar.set_postfix(shown, refresh=False)
                     bar.update(len(rows))
             seconds = time.perf_counter() - begun
             figures = {} if dev is None else evaluate(model, dev, precision=precision)
@@ -182,11 +188,12 @@ def fit(
                 Epoch(
                     epoch + 1,
                     train_loss=loss_sum / done,
-                    train_accuracy=correct / done,
+                    train_accuracy=right / done if counts else None,
                     dev_loss=figures.get("loss"),
-                    dev_accuracy=figures.get("accuracy"),
+                    dev_score=figures.get(model.metric),
+                    metric=model.metric,
                     seconds=seconds,
-                    pairs_per_second=done / seconds,
+                    pairs_per_second=len(train) / seconds,
                 )
             )
             if (best := _best_epoch(history)) != history.best_epoch:
@@ -276,11 +283,18 @@ def _read_state(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     return dict(state)
 
 
-def _pairs(data: EncodedPairs | SNLIBERTDataset, name: str) -> EncodedPairs:
-    pairs = data.pairs if isinstance(data, SNLIBERTDataset) else data
-    if not isinstance(pairs, EncodedPairs):
-        raise TypeError(f"{name} must be EncodedPairs or an SNLIBERTDataset, not {type(data).__name__}")
-    return pairs
+class _Features:
+    """What a wholly frozen encoder gives for all examples, computed once."""
+
+    def __init__(self, model: Head, pairs: EncodedPairs, precision: str) -> None:
+        self.rows = in_batches(model, model.features, pairs, precision=precision)  # (R, H)
+        self.counts = in_batches(model, model.rows_read, pairs)  # (N)
+        self.begins = self.counts.cumsum(0) - self.counts
+
+    def of(self, examples: Tensor) -> Tensor:
+        """The rows of some examples, end to end."""
+        examples = examples.to(self.rows.device)
+        return self.rows[ragged_index(self.begins[examples], self.counts[examples])]
 
 
 def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -307,6 +321,6 @@ def _linear(steps: int, warmup: float) -> Callable[[int], float]:
 
 
 def _best_epoch(history: History) -> int | None:
-    if any(e.dev_accuracy is None for e in history.epochs):
-        return None
-    return max(history.epochs, key=lambda e: (e.dev_accuracy or 0.0, -e.epoch)).epoch
+    scores = [e.dev_score for e in history.epochs if e.dev_score is not None]
+    scores = [-math.inf if math.isnan(s) else s for s in scores]
+    return scores.index(max(scores)) + 1 if scores else None

@@ -45,7 +45,7 @@ def test_train_writes_its_files(trained: Path) -> None:
     }  # fmt: skip
     epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in epochs] == [1, 2]
-    assert all(0 < e["dev_accuracy"] < 1 and e["train_loss"] > 0 for e in epochs)
+    assert all(0 < e["dev_score"] < 1 and e["train_loss"] > 0 for e in epochs)
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((trained / "config.json").read_text())["labels"] == LABELS
 
@@ -67,7 +67,7 @@ def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest
     status, out, _ = run("evaluate", "--model", trained, "--data", corpus, "--json", capsys=capsys)
     assert status == 0
     figures = json.loads(out)
-    assert figures["pairs"] == 60
+    assert figures["examples"] == 60
     assert figures["labels"] == LABELS
     assert sum(map(sum, figures["confusion"])) == 60
     assert figures["accuracy"] == pytest.approx(sum(figures["confusion"][i][i] for i in range(3)) / 60)

@@ -264,7 +264,7 @@ def test_damaged_files(encoded, tmp_path):
 
 
 def test_bad_labels():
-    for labels in ([1], [1, 2, 3], torch.zeros(2, 2)):
+    for labels in ([1], [1, 2, 3], torch.zeros(1, 2)):
         with pytest.raises(ValueError, match="as many as the rows"):
             WORDS.encode_pairs(["a", "b"], ["a", "b"], labels=labels)
 
