@@ -28,26 +28,6 @@ Rows rows_of(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1)};
 
 Tensor with_contiguous_width(const Tensor& x) { return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous(); }
 
-// A contiguous cu_seqlens whose last entry is `tokens`.
-Tensor checked_cu_seqlens(const Tensor& cu, const char* name, int64_t tokens, int64_t longest,
-                          const char* longest_name) {
-  TORCH_CHECK(cu.dim() == 1 && cu.size(0) >= 1, name, " must have shape [batch + 1]; found ", cu.sizes());
-  TORCH_CHECK(cu.scalar_type() == at::kInt, name, " must be int32; found ", cu.dtype());
-  TORCH_CHECK(cu.device().is_cpu(), name, " must lie on q's device, the CPU; found ", cu.device());
-  const Tensor dense = cu.contiguous();
-  const int32_t* at = dense.const_data_ptr<int32_t>();
-  const int64_t batch = dense.size(0) - 1;
-  TORCH_CHECK(at[0] == 0, name, " must begin with 0; found ", at[0]);
-  for (int64_t b = 0; b < batch; b++) {
-    const int64_t length = int64_t(at[b + 1]) - at[b];
-    TORCH_CHECK(length >= 0, name, " must not decrease; found ", at[b], " then ", at[b + 1], " at index ", b);
-    TORCH_CHECK(length <= longest, longest_name, " is ", longest, ", but sequence ", b, " of ", name, " has ", length,
-                " tokens");
-  }
-  TORCH_CHECK(at[batch] == tokens, name, " must end with the number of tokens, ", tokens, "; found ", at[batch]);
-  return dense;
-}
-
 struct Call {
   Attention attention{};
   Tensor cu_q, cu_k;  // keep what `attention` points to

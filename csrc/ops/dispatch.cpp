@@ -8,40 +8,44 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <string>
 
 namespace bertnli {
 namespace {
 
-enum class Isa { plain, avx2, avx512 };
-const char* const kIsaNames[] = {"plain", "avx2", "avx512"};
+enum class Isa { plain, avx2, avx512, avx512_bf16 };  // each has all of those before it
+const char* const kIsaNames[] = {"plain", "avx2", "avx512", "avx512_bf16"};
 
+// By the CPU and the operating system: __builtin_cpu_supports also asks XGETBV whether the registers are kept.
 bool supported(Isa isa) {
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (isa == Isa::avx2) return avx2;
-  if (isa == Isa::avx512)
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (isa == Isa::avx512) return avx512;
+  if (isa == Isa::avx512_bf16)
+    return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 #endif
   return isa == Isa::plain;
 }
 
 Isa best_isa() {
-  for (Isa isa : {Isa::avx512, Isa::avx2})
+  for (Isa isa : {Isa::avx512_bf16, Isa::avx512, Isa::avx2})
     if (supported(isa)) return isa;
   return Isa::plain;
 }
 
 Isa isa_named(const std::string& name, const char* source) {
-  for (int i = 0; i < 3; i++)
+  for (int i = 0; i < int(std::size(kIsaNames)); i++)
     if (name == kIsaNames[i]) {
       TORCH_CHECK(supported(Isa(i)), source, " asks for ", name, ", which this CPU lacks; the best it has is ",
                   kIsaNames[int(best_isa())]);
       return Isa(i);
     }
-  TORCH_CHECK(false, source, " must be plain, avx2 or avx512; found '", name, "'");
+  TORCH_CHECK(false, source, " must be plain, avx2, avx512 or avx512_bf16; found '", name, "'");
 }
 
 // BERTNLI_ISA, else the best that the CPU has; read at the first call.
@@ -59,6 +63,7 @@ AttentionKernel attention_kernel(Type type) {
   if (type == Type::f64) return attention_plain(type);
 #if defined(__x86_64__)
   const Isa isa = Isa(chosen_isa().load());
+  if (isa == Isa::avx512_bf16) return attention_avx512_bf16(type);
   if (isa == Isa::avx512) return attention_avx512(type);
   if (isa == Isa::avx2) return attention_avx2(type);
 #endif
@@ -69,10 +74,20 @@ RowKernels row_kernels(Type x, Type y) {
   if (x == Type::f64) return rows_plain(x, y);
 #if defined(__x86_64__)
   const Isa isa = Isa(chosen_isa().load());
-  if (isa == Isa::avx512) return rows_avx512(x, y);
+  if (isa >= Isa::avx512) return rows_avx512(x, y);
   if (isa == Isa::avx2) return rows_avx2(x, y);
 #endif
   return rows_plain(x, y);
+}
+
+LinearKernels linear_kernels(Precision precision) {
+#if defined(__x86_64__)
+  const Isa isa = Isa(chosen_isa().load());
+  if (isa == Isa::avx512_bf16) return linear_avx512_bf16(precision);
+  if (isa == Isa::avx512) return linear_avx512(precision);
+  if (isa == Isa::avx2) return linear_avx2(precision);
+#endif
+  return linear_plain(precision);
 }
 
 void* scratch_memory(size_t bytes) {

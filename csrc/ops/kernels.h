@@ -103,17 +103,64 @@ struct RowKernels {
   void (*embed_backward)(const Embed&, int64_t begin, int64_t end, void* scratch);
 };
 
+// ---- linear layers of inference ----
+
+enum class Precision { fp32, bf16, int8 };
+
+// Weights in the kernels' own order, [out, in]; bias and scale are padded to whole panels. scale is int8's, one an
+// output; bias may be null.
+struct Linear {
+  const void* panels;
+  const float *scale, *bias;
+  int64_t in, out;
+};
+// Rows in a precision, `stride` bytes apart; int8: row r's elements are scale[r] times the integers, whose sum is sum[r].
+struct Operand {
+  void* data;
+  int64_t stride;
+  float* scale;
+  int32_t* sum;
+};
+enum class Then { nothing, relu, gelu, gelu_tanh };
+// out[rows, w.out] = then(x w^T + bias), f32 or bf16, `out_stride` elements apart.
+struct LinearCall {
+  Linear w;
+  Operand x;
+  int64_t rows;
+  void* out;
+  Type out_type;
+  int64_t out_stride;
+  Then then;
+};
+struct LinearKernels {
+  int64_t panel;     // outputs of a panel
+  int64_t per_step;  // elements of four bytes: rows of operands and weights end with a whole step
+  // weight[out, in] with strides in elements to whole panels of 4 * panel bytes a step; int8 writes scale[out].
+  void (*pack)(const float* weight, int64_t out_stride, int64_t in_stride, int64_t out, int64_t in, void* panels,
+               float* scale);
+  // f32 or bf16 rows, `stride` elements apart, to an operand.
+  void (*operand)(const void* x, Type, int64_t stride, int64_t rows, int64_t width, const Operand&);
+  void (*linear)(const LinearCall&, int64_t begin_panel, int64_t end_panel, void* scratch);
+  size_t (*scratch_bytes)(int64_t in, int64_t rows);
+};
+
 // ---- instruction sets ----
 
 AttentionKernel attention_plain(Type);
 RowKernels rows_plain(Type x, Type y);
+LinearKernels linear_plain(Precision);
 #if defined(__x86_64__)
-AttentionKernel attention_avx2(Type);  // f32 and bf16 only, as the next three
+AttentionKernel attention_avx2(Type);  // f32 and bf16 only, as the others of these sets
 AttentionKernel attention_avx512(Type);
+AttentionKernel attention_avx512_bf16(Type);
 RowKernels rows_avx2(Type x, Type y);
 RowKernels rows_avx512(Type x, Type y);
+LinearKernels linear_avx2(Precision);
+LinearKernels linear_avx512(Precision);
+LinearKernels linear_avx512_bf16(Precision);
 #endif
 
+LinearKernels linear_kernels(Precision);
 AttentionKernel attention_kernel(Type);
 RowKernels row_kernels(Type x, Type y);  // (f32, f32), (f32, bf16), (bf16, bf16) or (f64, f64)
 

@@ -15,6 +15,8 @@ namespace bertnli::avx2 {
 //
 #include "attention_kernel.inc"
 #include "rows_kernel.inc"
+//
+#include "gemm_kernel.inc"
 }  // namespace bertnli::avx2
 
 namespace bertnli {
@@ -25,6 +27,7 @@ RowKernels rows_avx2(Type x, Type y) {
   if (x == Type::bf16) return avx2::row_kernels<avx2::bf16, avx2::bf16, float>();
   return y == Type::bf16 ? avx2::row_kernels<float, avx2::bf16, float>() : avx2::row_kernels<float, float, float>();
 }
+LinearKernels linear_avx2(Precision precision) { return avx2::linear_kernels(precision); }
 }  // namespace bertnli
 #if defined(__clang__)
 #pragma clang attribute pop

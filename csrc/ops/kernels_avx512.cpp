@@ -16,6 +16,8 @@ namespace bertnli::avx512 {
 //
 #include "attention_kernel.inc"
 #include "rows_kernel.inc"
+//
+#include "gemm_kernel.inc"
 }  // namespace bertnli::avx512
 
 namespace bertnli {
@@ -28,6 +30,7 @@ RowKernels rows_avx512(Type x, Type y) {
   return y == Type::bf16 ? avx512::row_kernels<float, avx512::bf16, float>()
                          : avx512::row_kernels<float, float, float>();
 }
+LinearKernels linear_avx512(Precision precision) { return avx512::linear_kernels(precision); }
 }  // namespace bertnli
 #if defined(__clang__)
 #pragma clang attribute pop

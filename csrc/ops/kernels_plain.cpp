@@ -10,6 +10,8 @@ namespace bertnli::plain {
 //
 #include "attention_kernel.inc"
 #include "rows_kernel.inc"
+//
+#include "gemm_kernel.inc"
 }  // namespace bertnli::plain
 
 namespace bertnli {
@@ -22,4 +24,5 @@ RowKernels rows_plain(Type x, Type y) {
   if (x == Type::bf16) return plain::row_kernels<plain::bf16, plain::bf16, float>();
   return y == Type::bf16 ? plain::row_kernels<float, plain::bf16, float>() : plain::row_kernels<float, float, float>();
 }
+LinearKernels linear_plain(Precision precision) { return plain::linear_kernels(precision); }
 }  // namespace bertnli

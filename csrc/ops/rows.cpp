@@ -210,10 +210,7 @@ Tensor checked_ids(const Tensor& ids, const char* name, const char* what, int64_
   return dense;
 }
 
-struct EmbedCall {
-  Embed args{};
-  Tensor ids, segments, positions;
-};
+}  // namespace
 
 EmbedCall checked_embed(const Tensor& ids, const Tensor& segments, const Tensor& positions, int64_t token_rows,
                         int64_t segment_rows, int64_t position_rows) {
@@ -233,6 +230,8 @@ EmbedCall checked_embed(const Tensor& ids, const Tensor& segments, const Tensor&
   call.args.tokens = tokens;
   return call;
 }
+
+namespace {
 
 Tensor embed(const Tensor& token_in, const Tensor& segment_in, const Tensor& position_in, const Tensor& ids,
              const Tensor& segments, const Tensor& positions) {

@@ -39,4 +39,33 @@ inline Dropout checked_dropout(double p, const std::optional<at::Tensor>& seed, 
           1 / (1 - p)};
 }
 
+// A contiguous cu_seqlens whose last entry is `tokens`.
+inline at::Tensor checked_cu_seqlens(const at::Tensor& cu, const char* name, int64_t tokens, int64_t longest,
+                          const char* longest_name) {
+  TORCH_CHECK(cu.dim() == 1 && cu.size(0) >= 1, name, " must have shape [batch + 1]; found ", cu.sizes());
+  TORCH_CHECK(cu.scalar_type() == at::kInt, name, " must be int32; found ", cu.dtype());
+  TORCH_CHECK(cu.device().is_cpu(), name, " must lie on q's device, the CPU; found ", cu.device());
+  const at::Tensor dense = cu.contiguous();
+  const int32_t* at = dense.const_data_ptr<int32_t>();
+  const int64_t batch = dense.size(0) - 1;
+  TORCH_CHECK(at[0] == 0, name, " must begin with 0; found ", at[0]);
+  for (int64_t b = 0; b < batch; b++) {
+    const int64_t length = int64_t(at[b + 1]) - at[b];
+    TORCH_CHECK(length >= 0, name, " must not decrease; found ", at[b], " then ", at[b + 1], " at index ", b);
+    TORCH_CHECK(length <= longest, longest_name, " is ", longest, ", but sequence ", b, " of ", name, " has ", length,
+                " tokens");
+  }
+  TORCH_CHECK(at[batch] == tokens, name, " must end with the number of tokens, ", tokens, "; found ", at[batch]);
+  return dense;
+}
+
+// What `embed` sums, with the tensors that it points to; tables and sizes are the caller's to fill in.
+struct EmbedCall {
+  Embed args{};
+  at::Tensor ids, segments, positions;
+};
+// Raises IndexError for an id outside its table.
+EmbedCall checked_embed(const at::Tensor& ids, const at::Tensor& segments, const at::Tensor& positions,
+                        int64_t token_rows, int64_t segment_rows, int64_t position_rows);
+
 }  // namespace bertnli
