@@ -18,9 +18,10 @@ import torch
 from bertnli import checkpoint, demo, hub
 from bertnli.files import atomic_path
 from bertnli.heads import BERTClassifier, Prediction
-from bertnli.inference import PRECISIONS, evaluate, predict
+from bertnli.inference import evaluate, predict
 from bertnli.model import BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs
+from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
 from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer
 from bertnli.train import Epoch, History, fit
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--min-freq", type=_positive, default=5, help="with --scratch: rarer words are unknown")
     sub.add_argument("--max-len", type=_positive, default=128, help="tokens a pair at most")
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
-    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the matrix products")
+    sub.add_argument("--precision", choices=TRAINING_PRECISIONS, default="fp32", help="of the matrix products")
     sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training pairs")
     sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")
     sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")

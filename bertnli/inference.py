@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,18 +11,8 @@ from torch import Tensor
 from bertnli.batching import PackedBatch
 from bertnli.heads import Head
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
+from bertnli.prepared import prepared
 from bertnli.tokenizer import Tokenizer, Truncation
-
-PRECISIONS = ("fp32", "bf16")
-
-
-@contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """Matrix products in `precision`: "fp32" or "bf16" (weights and statistics stay float32)."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield
 
 
 def check_labels(pairs: EncodedPairs, name: str, model: Head) -> None:
@@ -45,7 +34,8 @@ def score(model: Head, data: EncodedPairs | HasPairs, *, batch_size: int = 256, 
     """The model's outputs, float32 [R, num_labels] on the CPU, in eval mode; the model's own mode is restored.
 
     R is the number of rows that the head reads: of a classifier or regressor one an example, of others see their class.
-    Raises ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
+    `precision` is "fp32", "bf16" or "int8" (see `prepared`); weights are packed at the first call, and anew when the
+    model has changed. Raises ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
     """
     return in_batches(model, model, pairs_of(data, "data"), batch_size, precision).float().cpu()
 
@@ -61,11 +51,12 @@ def in_batches(
     """`function`, a part of `model` in eval mode, of all pairs: what it gives for each batch, end to end."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
-    device = next(model.parameters()).device
+    device = model.encoder.pos_embedding.device
     was_training = model.training
     model.eval()
     try:
-        with autocast(device, precision):
+        # The weights of a model in training change before the next time.
+        with prepared(model.encoder, precision, keep=not was_training):
             begins = range(0, max(1, len(pairs)), batch_size)  # no pairs are one batch of none
             rows = (range(begin, min(begin + batch_size, len(pairs))) for begin in begins)
             return torch.cat([function(pairs.batch(some).to(device)) for some in rows])

@@ -230,6 +230,7 @@ class BERTEncoder(nn.Module):
         super().__init__()
         config = BERTConfig.from_d2l_arguments(*args, **kwargs)
         self.config = config
+        self.operator: Any = None  # what stands for all layers in inference (bertnli/prepared.py)
         self.token_embedding = nn.Embedding(config.vocab_size, config.num_hiddens)
         self.segment_embedding = nn.Embedding(config.num_segments, config.num_hiddens)
         self.pos_embedding = nn.Parameter(torch.randn(1, config.max_len, config.num_hiddens))
@@ -267,6 +268,14 @@ class BERTEncoder(nn.Module):
         return batch.pad(self._encode(batch, None), inputs.shape[1])
 
     def _encode(self, batch: PackedBatch, rows: Tensor | None) -> Tensor:
+        if batch.max_seqlen > self.config.max_len:
+            raise ValueError(
+                f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={self.config.max_len}; "
+                "encode the pairs with a smaller max_len"
+            )
+        if self.operator is not None:
+            found = self.operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)
+            return cast(Tensor, found)
         if rows is not None and rows.numel():
             if bool((rows.diff() < 0).any()):
                 raise ValueError("rows must be ascending")
@@ -279,11 +288,6 @@ class BERTEncoder(nn.Module):
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """Sum of token, segment and position embeddings, [T, H]."""
-        if batch.max_seqlen > self.config.max_len:
-            raise ValueError(
-                f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={self.config.max_len}; "
-                "encode the pairs with a smaller max_len"
-            )
         positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
         x = ops.embed(
             *(self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)),

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from bertnli.batching import ragged_index
 from bertnli.files import atomic_path
 from bertnli.heads import Head
-from bertnli.inference import autocast, check_labels, evaluate, in_batches
+from bertnli.inference import check_labels, evaluate, in_batches
 from bertnli.model import BERTEncoder
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
+from bertnli.prepared import autocast
 
 
 @dataclass

@@ -133,9 +133,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
                 "precision must be fp32, bf16 or int8; found '", precision, "'");
     TORCH_CHECK(activation == "relu" || activation == "gelu" || activation == "gelu_tanh",
                 "activation must be relu, gelu or gelu_tanh; found '", activation, "'");
-    const Precision p = precision == "int8"   ? Precision::int8
-                        : precision == "bf16" ? Precision::bf16
-                                              : Precision::fp32;
+    const Precision p = precision == "int8" ? Precision::int8 : precision == "bf16" ? Precision::bf16 : Precision::fp32;
     type_ = p == Precision::fp32 ? Type::f32 : Type::bf16;
     kernels_ = linear_kernels(p);
     fine_ = linear_kernels(p == Precision::int8 ? Precision::bf16 : p);
@@ -179,8 +177,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
   // ascending. Returns float32 [T, H], or [R, H].
   Tensor forward(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
                  const std::optional<Tensor>& rows_in) const {
-    EmbedCall embed =
-        checked_embed(ids, segments, positions, token_.size(0), segment_.size(0), position_.size(0));
+    EmbedCall embed = checked_embed(ids, segments, positions, token_.size(0), segment_.size(0), position_.size(0));
     Embed& e = embed.args;
     e.token = token_.const_data_ptr();
     e.segment = segment_.const_data_ptr();
@@ -205,7 +202,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
         TORCH_CHECK_VALUE(i == 0 || rows[i] >= rows[i - 1], "rows must be ascending");
       }
     }
-    const bool absorb = rows && n_rows <= batch;
+    const bool some = rows_in.has_value(), absorb = some && n_rows <= batch;
     const Tensor out = at::empty({n_rows, width_}, at::kFloat);
     if (tokens == 0) return out;
 
@@ -216,22 +213,21 @@ class PreparedEncoder : public torch::CustomClassHolder {
       Chunk c{b, b, r, r};
       do c.end++;
       while (c.end < batch && cu[c.end + 1] - cu[c.begin] <= wanted);
-      if (rows)
+      if (some)
         while (c.row_end < n_rows && rows[c.row_end] < cu[c.end]) c.row_end++;
       else
         c.row_begin = cu[c.begin], c.row_end = cu[c.end];
       b = c.end, r = c.row_end;
       chunks.push_back(c);
     }
-    const Call call{e, cu, rows, out.data_ptr<float>(), absorb};
+    const Call call{e, cu, some, rows, out.data_ptr<float>(), absorb};
     if (threads == 1 || int64_t(chunks.size()) < 2 * threads) {
       encode(call, {0, batch, 0, n_rows}, Team{threads > 1});
       return out;
     }
     // Longest first, each thread taking the next: no thread is left with a long chunk at the end.
-    std::stable_sort(chunks.begin(), chunks.end(), [&](const Chunk& x, const Chunk& y) {
-      return cu[x.end] - cu[x.begin] > cu[y.end] - cu[y.begin];
-    });
+    std::stable_sort(chunks.begin(), chunks.end(),
+                     [&](const Chunk& x, const Chunk& y) { return cu[x.end] - cu[x.begin] > cu[y.end] - cu[y.begin]; });
     std::atomic<size_t> at{0};
     at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
       for (size_t i; (i = at.fetch_add(1, std::memory_order_relaxed)) < chunks.size();)
@@ -247,7 +243,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
   struct Call {
     const Embed& embed;
     const int32_t* cu;
-    const int64_t* rows;  // null: all
+    bool some;  // rows, or all
+    const int64_t* rows;
     float* out;
     bool absorb;
   };
@@ -289,8 +286,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
   // Rows as an operand of `kernels`: in place where they are one already, else converted into `into`.
   Operand operand(const LinearKernels& kernels, const void* x, Type type, int64_t stride, int64_t rows, int64_t width,
                   Operand into, const Team& team) const {
-    const bool same = type == Type::f32 ? kernels.per_step == 1
-                                        : kernels.per_step == 2 && width % 2 == 0 && stride % 2 == 0;
+    const bool same =
+        type == Type::f32 ? kernels.per_step == 1 : kernels.per_step == 2 && width % 2 == 0 && stride % 2 == 0;
     if (same) return {const_cast<void*>(x), stride * size(type), nullptr, nullptr};
     into.stride = step_bytes(kernels, width);
     team(rows, width * 4, [&](int64_t begin, int64_t end) {
@@ -332,7 +329,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
     const int64_t cost = a.max_q * a.max_k * (a.heads / a.kv_heads) * (a.d + a.d_v);
     team(batch * a.kv_heads, cost, [&](int64_t begin, int64_t end) {
       void* scratch = scratch_memory(bytes);
-      for (int64_t task = begin; task < end; task++) attention_.forward(a, task / a.kv_heads, task % a.kv_heads, scratch);
+      for (int64_t task = begin; task < end; task++)
+        attention_.forward(a, task / a.kv_heads, task % a.kv_heads, scratch);
     });
   }
 
@@ -353,11 +351,11 @@ class PreparedEncoder : public torch::CustomClassHolder {
     const int64_t n_rows = chunk.row_end - chunk.row_begin, d = width_ / heads_;
     Work w{};
     size_t bytes = 0;
-    buffers(w, m, n_rows, batch, call.absorb,
-            [&](auto&, int64_t n) { bytes += Memory::rounded(size_t(n)); });
+    buffers(w, m, n_rows, batch, call.absorb, [&](auto&, int64_t n) { bytes += Memory::rounded(size_t(n)); });
     Memory memory(bytes);
-    buffers(w, m, n_rows, batch, call.absorb,
-            [&](auto& pointer, int64_t n) { pointer = (std::remove_reference_t<decltype(pointer)>)memory.take(size_t(n)); });
+    buffers(w, m, n_rows, batch, call.absorb, [&](auto& pointer, int64_t n) {
+      pointer = (std::remove_reference_t<decltype(pointer)>)memory.take(size_t(n));
+    });
     if (m == 0) return;
     int64_t longest = 0;
     for (int64_t b = 0; b <= batch; b++) w.cu[b] = int32_t(call.cu[chunk.begin + b] - t0);
@@ -375,7 +373,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     float* const out = call.out + chunk.row_begin * width_;
     for (size_t i = 0; i < layers_.size(); i++) {
       const Layer& layer = layers_[i];
-      const bool read = call.rows && i + 1 == layers_.size();
+      const bool read = call.some && i + 1 == layers_.size();
       Attention a{};
       a.cu_q = a.cu_k = w.cu;
       a.max_q = a.max_k = longest;
@@ -403,8 +401,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
         finish(layer, w.x, m, w, team);
       }
     }
-    if (call.rows && layers_.empty()) gather(call, chunk, w.x, w.read, width_ * 4);
-    std::memcpy(out, call.rows ? w.read : w.x, size_t(n_rows * width_ * 4));
+    if (call.some && layers_.empty()) gather(call, chunk, w.x, w.read, width_ * 4);
+    std::memcpy(out, call.some ? w.read : w.x, size_t(n_rows * width_ * 4));
   }
 
   static void gather(const Call& call, const Chunk& chunk, const void* from, void* to, int64_t bytes) {
@@ -456,8 +454,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
       for (int64_t h = begin; h < end; h++) {
         Operand part = w.fine_operand;
         part.data = (char*)part.data + h * n * step_bytes(fine_, width_);
-        const Operand context = operand(fine_, (char*)w.context + h * width_ * bytes, type_, heads_ * width_, n, width_,
-                                        part, Team{false});
+        const Operand context =
+            operand(fine_, (char*)w.context + h * width_ * bytes, type_, heads_ * width_, n, width_, part, Team{false});
         linear(fine_, last_.values[size_t(h)], context, n, (char*)w.attended + h * d * bytes, type_, width_,
                Then::nothing, Team{false});
       }

@@ -114,7 +114,8 @@ struct Linear {
   const float *scale, *bias;
   int64_t in, out;
 };
-// Rows in a precision, `stride` bytes apart; int8: row r's elements are scale[r] times the integers, whose sum is sum[r].
+// Rows in a precision, `stride` bytes apart; int8: row r's elements are scale[r] times the integers, whose sum is
+// sum[r].
 struct Operand {
   void* data;
   int64_t stride;

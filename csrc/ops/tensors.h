@@ -41,7 +41,7 @@ inline Dropout checked_dropout(double p, const std::optional<at::Tensor>& seed, 
 
 // A contiguous cu_seqlens whose last entry is `tokens`.
 inline at::Tensor checked_cu_seqlens(const at::Tensor& cu, const char* name, int64_t tokens, int64_t longest,
-                          const char* longest_name) {
+                                     const char* longest_name) {
   TORCH_CHECK(cu.dim() == 1 && cu.size(0) >= 1, name, " must have shape [batch + 1]; found ", cu.sizes());
   TORCH_CHECK(cu.scalar_type() == at::kInt, name, " must be int32; found ", cu.dtype());
   TORCH_CHECK(cu.device().is_cpu(), name, " must lie on q's device, the CPU; found ", cu.device());

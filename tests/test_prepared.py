@@ -1,0 +1,178 @@
+"""The encoder of inference against its own modules: every instruction set, precision, width and set of rows."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from test_attention import isa as isa  # the fixture
+from torch import Tensor, nn
+
+from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, EncodedPairs, PackedBatch, score
+from bertnli.prepared import prepared
+
+# Of the largest element. fp32 is exact to rounding; bf16 has 8 bits and int8 7, both rounded once a product.
+TOLERANCE = {"fp32": 2e-6, "bf16": 8e-3, "int8": 3e-2}
+
+
+def encoder(original: bool, hidden: int, inner: int, heads: int, layers: int = 2) -> BERTEncoder:
+    torch.manual_seed(hidden)
+    make = BERTConfig.original if original else BERTConfig
+    config = make(
+        500, num_hiddens=hidden, ffn_num_hiddens=inner, num_heads=heads, num_layers=layers, dropout=0.1, max_len=80
+    )
+    made = BERTEncoder(config).eval()
+    with torch.no_grad():
+        for p in made.parameters():
+            if p.dim() == 1:
+                p += 0.1 * torch.randn_like(p)
+    return made
+
+
+def batch_of(lens: list[int]) -> PackedBatch:
+    g = torch.Generator().manual_seed(sum(lens))
+    shape = (len(lens), max(lens, default=1))
+    ids, segments = torch.randint(500, shape, generator=g), torch.randint(2, shape, generator=g)
+    return PackedBatch.from_padded(ids, segments, torch.tensor(lens))
+
+
+def run(encoder: BERTEncoder, batch: PackedBatch, precision: str, rows: Tensor | None = None) -> Tensor:
+    with torch.no_grad(), prepared(encoder, precision):
+        assert encoder.operator is not None
+        return encoder(batch, rows=rows)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize(
+    ("original", "sizes"),
+    [(True, (64, 160, 2)), (False, (96, 64, 3)), (True, (30, 54, 3)), (False, (21, 33, 7)), (True, (20, 1030, 1))],
+)
+@torch.no_grad()
+def test_equals_the_modules(isa: str, original: bool, sizes: tuple[int, int, int], precision: str) -> None:
+    made = encoder(original, *sizes)
+    lens = [1, 27, 60, 0, 14, 15, 80, 3, *[29] * 20]
+    batch = batch_of(lens)
+    total = sum(lens)
+    first = batch.cu_seqlens[:-1][batch.cu_seqlens.diff() > 0].long()
+    some = [
+        None,
+        first,
+        first[2:3],
+        torch.arange(0, total, 2),
+        torch.tensor([5, 5, 6]),
+        torch.tensor([], dtype=torch.long),
+    ]
+    for rows in some:
+        wanted, found = made(batch, rows=rows), run(made, batch, precision, rows)
+        assert found.shape == wanted.shape
+        if wanted.numel():
+            assert difference(found, wanted) < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@torch.no_grad()
+def test_does_not_depend_on_the_batch_or_the_threads(precision: str) -> None:
+    """One chunk shared by all threads and chunks that each thread takes by itself give the same bits."""
+    made = encoder(True, 64, 160, 2)
+    lens = [20 + i % 31 for i in range(60)]
+    whole = batch_of(lens)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run(made, whole, precision))
+            few = run(made, batch_of(lens[:1]), precision)
+            assert torch.equal(few, run(made, batch_of(lens[:1]), precision))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results)
+
+
+@torch.no_grad()
+def test_depth_that_is_cut() -> None:
+    """More than 1024 steps are summed in parts."""
+    made = encoder(False, 16, 2500, 2, layers=1)
+    batch = batch_of([30] * 5)
+    assert difference(run(made, batch, "fp32"), made(batch)) < TOLERANCE["fp32"]
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@torch.no_grad()
+def test_few_layers_and_no_tokens(layers: int) -> None:
+    made = encoder(True, 16, 24, 2, layers)
+    rows = torch.tensor([0, 9])
+    assert difference(run(made, batch_of([9, 4]), "fp32", rows), made(batch_of([9, 4]), rows=rows)) < 1e-5
+    empty = batch_of([])
+    assert run(made, empty, "int8").shape == (0, 16)
+
+
+@torch.no_grad()
+def test_weights_are_packed_anew_when_they_change() -> None:
+    made, batch = encoder(True, 16, 24, 2), batch_of([9, 4])
+
+    def check() -> None:
+        assert difference(run(made, batch, "fp32"), made(batch)) < TOLERANCE["fp32"]
+
+    check()
+    made.blks[0].ffn.dense1.weight.mul_(1.5)  # in place
+    check()
+    made.blks[1].attention.W_q = nn.Linear(16, 16)  # a module of its own kind
+    check()
+    made.token_embedding.weight.data = torch.randn(500, 16)  # other memory
+    check()
+    made.load_state_dict({k: torch.randn_like(v) for k, v in made.state_dict().items()})
+    check()
+
+
+@torch.no_grad()
+def test_other_modules_run_as_they_are() -> None:
+    made, batch = encoder(True, 16, 24, 2), batch_of([9, 4])
+    calls = []
+    handle = made.blks[0].register_forward_hook(lambda *_: calls.append(1))
+    with prepared(made, "fp32"):
+        made(batch)
+    assert calls
+    with pytest.raises(ValueError, match="'int8' is for float32 encoders"), prepared(made, "int8"):
+        pass
+    handle.remove()
+    with prepared(copy.deepcopy(made).double(), "bf16"):
+        pass
+    with pytest.raises(ValueError, match="precision must be one of"), prepared(made, "fp16"):
+        pass
+
+
+@torch.no_grad()
+def test_bad_input_is_refused() -> None:
+    made = encoder(True, 16, 24, 2)
+    with pytest.raises(IndexError, match="token id 500 lies outside"):
+        run(made, PackedBatch.from_padded(torch.tensor([[500]]), torch.tensor([[0]])), "fp32")
+    with pytest.raises(ValueError, match="rows must be ascending"):
+        run(made, batch_of([9]), "fp32", torch.tensor([3, 2]))
+    with pytest.raises(IndexError, match="rows must lie between"):
+        run(made, batch_of([9]), "fp32", torch.tensor([9]))
+    with pytest.raises(ValueError, match="longer than the model's max_len"):
+        run(made, batch_of([81]), "fp32")
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_score(precision: str) -> None:
+    """Through a head, and a model in training stays as it is."""
+    config = BERTConfig.original(500, num_hiddens=32, ffn_num_hiddens=64, num_heads=2, num_layers=2, max_len=80)
+    model = BERTClassifier(BERTModel(config))
+    lens = torch.tensor([10, 30, 2, 20])
+    ids = torch.randint(500, (int(lens.sum()),), dtype=torch.int32)
+    offsets = torch.tensor([0, *lens.cumsum(0)])
+    pairs = EncodedPairs(ids, offsets, (lens // 2 + 1).to(torch.int32), None, pad_id=0, max_len=80)
+    found = score(model, pairs, precision=precision, batch_size=3)
+    assert model.training
+    assert model.encoder.operator is None
+    with torch.no_grad():
+        wanted = model.eval()(pairs.batch(range(4)))
+    assert difference(found, wanted) < 2 * TOLERANCE[precision]
