@@ -1,21 +1,27 @@
 """Operators on packed tokens: for each a wrapper, what it does to fake tensors, and its gradient.
 
-The CPU implementations are in csrc/ops; the schemas in csrc/ops/bindings.cpp. `add_norm`, `bias_act` and `embed` run as
-PyTorch's own operations on other devices.
+The CPU implementations are in csrc/ops, with the schemas in csrc/ops/bindings.cpp; those for CUDA, in Triton, are in
+bertnli/kernels. On other devices, for float64 on CUDA and without Triton, PyTorch's own operations run.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from bertnli import _ops  # noqa: F401  (registers torch.ops.bertnli)
 from bertnli.batching import pad
 
 _lib = torch.ops.bertnli
+
+_HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
+if _HAS_TRITON:
+    from bertnli import kernels  # noqa: F401  (registers the operators for CUDA)
 
 
 def cpu_isa() -> str:
@@ -64,7 +70,8 @@ def varlen_attention(
     kernel, the number of threads, the device, or the other sequences' lengths. (Philox: Salmon et al., "Parallel random
     numbers: as easy as 1, 2, 3", 2011.)
 
-    Raises RuntimeError that names the argument where a shape, dtype, length or dropout_p does not fit.
+    Raises RuntimeError that names the argument where a shape, dtype, length or dropout_p does not fit. On CUDA q may be
+    float16 too, and the values of cu_seqlens are not checked, since that would wait for the device.
     """
     return varlen_attention_with_sum(
         q,
@@ -100,6 +107,9 @@ def varlen_attention_with_sum(
     """
     if (cu_seqlens_q is None) != (max_seqlen_q is None):
         raise ValueError("cu_seqlens_q and max_seqlen_q must be given together")
+    if cu_seqlens_q is None and _flash_serves(q, k, v, max_seqlen, dropout_p):
+        out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=_scale(q, scale))
+        return cast(Tensor, out), q.new_ones(q.shape[:2], dtype=torch.float32)
     if not _has_kernel(q):
         cu_q = cu_seqlens if cu_seqlens_q is None else cu_seqlens_q
         return _padded_attention(q, k, v, cu_q, cu_seqlens, dropout_p, _scale(q, scale), _seed(q, dropout_p, seed))
@@ -131,7 +141,7 @@ def varlen_attention_packed(
 
     qkv [T, 3, heads, d]; returns [T, heads, d].
     """
-    if not _has_kernel(qkv):
+    if not _has_kernel(qkv) or _flash_serves(qkv, qkv, qkv, max_seqlen, dropout_p):
         q, k, v = qkv.unbind(1)
         return varlen_attention(q, k, v, cu_seqlens, max_seqlen, dropout_p, scale, seed=seed)
     return cast(
@@ -279,7 +289,24 @@ def embed(
 
 def _has_kernel(x: Tensor) -> bool:
     """Whether our operators run where x lies; the wrappers have PyTorch's own for other devices."""
-    return x.device.type in ("cpu", "meta")
+    return x.device.type in ("cpu", "meta") or (
+        _HAS_TRITON and x.device.type == "cuda" and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    )
+
+
+def _flash_serves(q: Tensor, k: Tensor, v: Tensor, max_seqlen: int, dropout_p: float) -> bool:
+    """Whether `torch.nn.attention.varlen` serves this call better than our kernels: no dropout, half precision, and
+    sequences beyond the 128 tokens that one of our tiles takes whole."""
+    return (
+        q.device.type == "cuda"
+        and dropout_p == 0
+        and max_seqlen > 128
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and q.size(-2) == k.size(-2)
+        and q.size(-1) == v.size(-1) <= 256
+        and q.size(-1) % 8 == 0
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    )
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
