@@ -24,23 +24,29 @@ from bertnli.batching import PackedBatch
 from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
 from bertnli.d2l import train_ch13
 from bertnli.dataset import SNLIBERTDataset
+from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
 from bertnli.heads import BERTClassifier, BERTRegressor, Head, Prediction
 from bertnli.inference import evaluate, predict, score
 from bertnli.model import BERTConfig, BERTEncoder, BERTModel
 from bertnli.ops import varlen_attention
 from bertnli.pairs import EncodedPairs
+from bertnli.qa import Answer, BERTQuestionAnswering
 from bertnli.reader import PairData, read_pairs, read_snli
+from bertnli.tagging import BERTTagger
 from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 from bertnli.train import Epoch, History, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "BERTClassifier",
     "BERTConfig",
     "BERTEncoder",
     "BERTModel",
+    "BERTQuestionAnswering",
     "BERTRegressor",
+    "BERTTagger",
     "EncodedPairs",
     "Epoch",
     "Head",
@@ -48,8 +54,10 @@ __all__ = [
     "PackedBatch",
     "PairData",
     "Prediction",
+    "QuestionData",
     "SNLIBERTDataset",
     "Vocab",
+    "WordData",
     "WordPieceTokenizer",
     "WordTokenizer",
     "d2l",
@@ -58,8 +66,12 @@ __all__ = [
     "from_pretrained",
     "load_pretrained_model",
     "predict",
+    "read_conll",
+    "read_conllu",
     "read_pairs",
     "read_snli",
+    "read_squad",
+    "read_table",
     "save_pretrained",
     "score",
     "train_ch13",

@@ -76,6 +76,7 @@ class _Checkpoint:
     task: str = "classification"  # of the output layer, where there is one
     label_names: tuple[str, ...] | None = None
     head_dropout: float | None = None
+    head_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -149,6 +150,7 @@ def from_pretrained(
             )
         num_labels = len(checkpoint.state["output.weight"])
         model = HEADS[checkpoint.task](bert, num_labels, checkpoint.label_names, checkpoint.head_dropout)
+        model.settings.update(checkpoint.head_settings)
     _load_state(model, checkpoint)
     return model.eval(), checkpoint.tokenizer
 
@@ -312,7 +314,8 @@ def _read_own(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
     state = _safetensors_load(folder / "model.safetensors")
     label_names = None if labels is None else tuple(labels)
     task = settings.get("task", "classification")
-    return _Checkpoint(folder, state, config, vocab, task, label_names, settings.get("classifier_dropout"))
+    head = (settings.get("classifier_dropout"), settings.get("settings") or {})
+    return _Checkpoint(folder, state, config, vocab, task, label_names, *head)
 
 
 def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
@@ -450,7 +453,7 @@ def _config_json(model: Head | BERTModel, tokenizer: Vocab | Tokenizer, vocab_fi
             "split_special_tokens": tokenizer.split_special_tokens,
         }
     if isinstance(model, Head):
-        settings["task"] = model.task
+        settings["task"], settings["settings"] = model.task, model.settings
         settings["labels"] = None if model.label_names is None else list(model.label_names)
         settings["classifier_dropout"] = model.dropout.p
     return settings

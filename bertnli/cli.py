@@ -9,7 +9,10 @@ import os
 import re
 import sys
 import time
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
@@ -17,13 +20,14 @@ import torch
 
 from bertnli import checkpoint, demo, hub
 from bertnli.files import atomic_path
-from bertnli.heads import BERTClassifier, Prediction
+from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
+from bertnli.heads import HEADS, BERTClassifier, Head
 from bertnli.inference import evaluate, predict
 from bertnli.model import BERTConfig, BERTModel
-from bertnli.pairs import EncodedPairs
+from bertnli.pairs import pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
-from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer
+from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
 from bertnli.train import Epoch, History, fit
 
 # The book's two sizes, for training from scratch.
@@ -71,16 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of the corpus and of the training")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
-    sub = command("train", _train, "Fine-tune a checkpoint, or train from scratch, on labelled pairs.")
+    sub = command("train", _train, "Fine-tune a checkpoint, or train from scratch, on labelled examples.")
     model = sub.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", help="checkpoint folder, bert.small, bert.base, or a name on the hub")
-    model.add_argument("--scratch", choices=SIZES, help="random weights of this size, words of the training pairs")
-    sub.add_argument("--train", type=Path, required=True, help="file of labelled pairs, or a folder in SNLI's layout")
-    sub.add_argument("--dev", type=Path, help="file of labelled pairs; of a folder, its dev file")
+    model.add_argument("--scratch", choices=SIZES, help="random weights of this size, vocabulary of the training data")
+    sub.add_argument("--task", choices=HEADS, help="instead of the checkpoint's, or of classification")
+    sub.add_argument("--train", type=Path, required=True, help="file of labelled examples, or a folder like SNLI's")
+    sub.add_argument("--dev", type=Path, help="file of labelled examples; of a folder, its dev file")
     sub.add_argument("--output", type=Path, required=True, help="folder to write")
     _add_reading(sub)
-    sub.add_argument("--epochs", type=_positive, default=3, help="passes over the training pairs")
-    sub.add_argument("--batch-size", type=_positive, default=32, help="pairs a batch")
+    sub.add_argument("--epochs", type=_positive, default=3, help="passes over the training examples")
+    sub.add_argument("--batch-size", type=_positive, default=32, help="examples a batch")
     sub.add_argument("--accumulate", type=_positive, default=1, help="batches a step")
     sub.add_argument("--lr", type=float, default=5e-5, help="highest learning rate")
     sub.add_argument("--optimizer", choices=("adamw", "adam"), default="adamw", help="optimizer")
@@ -89,27 +94,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-grad-norm", type=float, default=1.0, help="clip the gradient's norm; 0 does not")
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, or a number of lowest layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
-    sub.add_argument("--min-freq", type=_positive, default=5, help="with --scratch: rarer words are unknown")
-    sub.add_argument("--max-len", type=_positive, default=128, help="tokens a pair at most")
+    sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="with --scratch: the tokens")
+    sub.add_argument("--min-freq", type=_positive, default=5, help="with --scratch: rarer tokens are unknown")
+    sub.add_argument("--stride", type=int, help="question answering: tokens that windows of a context share")
+    sub.add_argument("--max-len", type=_positive, help="tokens a row at most; None: 128, question answering 384")
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
     sub.add_argument("--precision", choices=TRAINING_PRECISIONS, default="fp32", help="of the matrix products")
-    sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training pairs")
+    sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
     sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")
     sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
     sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
-    sub = command("evaluate", _evaluate, "Measure a checkpoint on labelled pairs.")
+    sub = command("evaluate", _evaluate, "Measure a checkpoint on labelled examples.")
     sub.add_argument("--model", required=True, help="checkpoint folder")
-    sub.add_argument("--data", type=Path, required=True, help="file of labelled pairs; of a folder, its test file")
+    sub.add_argument("--data", type=Path, required=True, help="file of labelled examples; of a folder, its test file")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     _add_reading(sub)
     _add_running(sub)
 
-    sub = command("predict", _predict, "Classify pairs: one JSON object a line, in the order of the input.")
+    sub = command("predict", _predict, "Run a checkpoint: one JSON value a line, in the order of the input.")
     sub.add_argument("--model", required=True, help="checkpoint folder")
     sub.add_argument(
-        "--input", default="-", help="file of `premise<TAB>hypothesis` or JSON lines; - reads standard input"
+        "--input",
+        default="-",
+        help="file of JSON lines, or of texts, `premise<TAB>hypothesis`, words with spaces between, or "
+        "`question<TAB>context`; - reads standard input",
     )
     _add_running(sub)
 
@@ -131,15 +141,28 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _add_reading(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--labels", type=_names, help="names of the classes, by commas, instead of the model's or SNLI's")
     sub.add_argument(
-        "--columns", choices=get_args(Columns), help="words of the parses, or the sentences; the tokenizer decides"
+        "--labels", type=_names, help="names of the classes, by commas, instead of the model's or the data's"
+    )
+    sub.add_argument(
+        "--columns",
+        choices=get_args(Columns),
+        help="SNLI's layout: words of the parses, or the sentences; the tokenizer decides",
+    )
+    sub.add_argument(
+        "--text-columns",
+        type=_names,
+        help="columns of the text, or of premise and hypothesis, in a .csv, .tsv, .jsonl or .parquet file; numbers "
+        "where it has no header",
+    )
+    sub.add_argument(
+        "--label-column", help="column of the labels; tagging: number of the tags' column, or upos or xpos"
     )
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--batch-size", type=_positive, default=256, help="pairs a batch")
-    sub.add_argument("--max-len", type=_positive, default=128, help="tokens a pair at most")
+    sub.add_argument("--batch-size", type=_positive, default=256, help="examples a batch")
+    sub.add_argument("--max-len", type=_positive, help="tokens a row at most; None: 128, question answering 384")
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the matrix products")
     sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
@@ -152,9 +175,9 @@ def _demo(a: argparse.Namespace) -> None:
     corpus = a.output / "corpus"
     demo.write_demo_corpus(corpus, seed=a.seed, train=a.pairs)
     print(f"corpus: {a.pairs} generated training pairs in {corpus}")
-    train = _read(corpus, "train", "parse")
+    train = _read_pairs(corpus, "train", "parse")
     torch.manual_seed(a.seed)
-    tokenizer = WordTokenizer(_book_vocab(train, min_freq=1))
+    tokenizer = _book_vocab(_texts(train), min_freq=1)
     # From scratch on a noiseless grammar: the original BERT's variant learns faster, and dropout only slows.
     config = BERTConfig.original(len(tokenizer), **{**SIZES["bert.small"], "dropout": 0.0}, pretraining_heads=False)
     bert = BERTModel(config)
@@ -163,8 +186,8 @@ def _demo(a: argparse.Namespace) -> None:
     print(f"model: bert.small's shape from scratch, {parameters / 1e6:.1f} million parameters")
     history = fit(
         model,
-        _encode(tokenizer, train),
-        _encode(tokenizer, _read(corpus, "dev", "parse")),
+        model.encode(tokenizer, train),
+        model.encode(tokenizer, _read_pairs(corpus, "dev", "parse")),
         epochs=a.epochs,
         batch_size=32,
         lr=5e-4,
@@ -173,8 +196,8 @@ def _demo(a: argparse.Namespace) -> None:
         on_epoch=_print_epoch,
     )
     _save(model, a.output, tokenizer, history)
-    test = _read(corpus, "test", "parse")
-    figures = evaluate(model, _encode(tokenizer, test))
+    test = _read_pairs(corpus, "test", "parse")
+    figures = evaluate(model, model.encode(tokenizer, test))
     print(
         f"test accuracy {figures['accuracy']:.3f} on {figures['examples']} pairs (chance is {1 / len(SNLI_LABELS):.3f})"
     )
@@ -200,43 +223,55 @@ def _train(a: argparse.Namespace) -> None:
     device = _device(a.device)
     torch.manual_seed(a.seed)
     started = time.perf_counter()
+    trained: Head | None = None
     if a.scratch:
-        train = _read(a.train, "train", a.columns or "parse", a.labels)
-        tokenizer: Tokenizer = WordTokenizer(_book_vocab(train, a.min_freq))
+        task = a.task or "classification"
+        train = _read(a, task, a.train, "train", "parse" if a.vocab == "words" else "text", a.labels)
+        make = _book_vocab if a.vocab == "words" else _character_vocab
+        tokenizer: Tokenizer = make(_texts(train), a.min_freq)
         sizes = dict(SIZES[a.scratch])
         if a.dropout is not None:
             sizes["dropout"] = a.dropout
-        bert = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
-        model = BERTClassifier(bert, len(train.label_names), train.label_names)
+        loaded: Head | BERTModel = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
     else:
         loaded, tokenizer = checkpoint.from_pretrained(a.model, dropout=a.dropout)
-        trained = loaded if isinstance(loaded, BERTClassifier) else None
-        names = a.labels or (None if trained is None else trained.label_names)
-        train = _read(a.train, "train", a.columns or _columns(tokenizer), names)
-        if trained is not None and trained.label_names == train.label_names:
-            model = trained
-        else:
-            if trained is not None:
-                print("the checkpoint's output layer is for other classes: starting a new one")
-            model = BERTClassifier(loaded, len(train.label_names), train.label_names)
+        trained = loaded if isinstance(loaded, Head) else None
+        task = a.task or ("classification" if trained is None else trained.task)
+        names = a.labels or (None if trained is None or trained.task != task else trained.label_names)
+        train = _read(a, task, a.train, "train", _columns(tokenizer), names)
+    if trained is not None and (trained.task, trained.label_names or ()) == (task, train.label_names):
+        model = trained
+    else:
+        if trained is not None:
+            print("the checkpoint's output layer is for another task or other classes: starting a new one")
+        names = train.label_names
+        model = HEADS[task](loaded, len(names), names) if names else HEADS[task](loaded)
+    if isinstance(train, PairData):
+        model.settings["texts"] = 1 if train.hypotheses is None else 2
+    if isinstance(train, QuestionData):
+        model.settings["no_answer"] = any(not answers for answers in train.answers or ())
+        if a.stride is not None:
+            model.settings["stride"] = a.stride
     if a.limit is not None:
         train = train[: a.limit]
     dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
-    dev = None if dev_path is None else _read(dev_path, "dev", a.columns or _columns(tokenizer), train.label_names)
-    max_len = min(a.max_len, model.config.max_len)
-    train_pairs = _encode(tokenizer, train, max_len, a.truncation)
-    dev_pairs = None if dev is None else _encode(tokenizer, dev, max_len, a.truncation)
+    dev = None
+    if dev_path is not None:
+        dev = _read(a, task, dev_path, "dev", _columns(tokenizer), train.label_names or None)
+    train_data = _encode(a, model, tokenizer, train)
+    dev_data = None if dev is None else _encode(a, model, tokenizer, dev)
+    pairs = pairs_of(train_data, "train")
     dropped = train.dropped + (0 if dev is None else dev.dropped)
     print(
-        f"{len(train)} training pairs of {len(train_pairs.ids) / max(1, len(train)):.1f} tokens, "
-        f"{0 if dev is None else len(dev)} dev pairs, {dropped} without a gold label dropped; "
+        f"{task}: {len(train)} training examples in {len(pairs)} rows of {len(pairs.ids) / max(1, len(pairs)):.1f} "
+        f"tokens, {0 if dev is None else len(dev)} dev examples, {dropped} without a label dropped; "
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     a.output.mkdir(parents=True, exist_ok=True)
     history = fit(
         model,
-        train_pairs,
-        dev_pairs,
+        train_data,
+        dev_data,
         epochs=a.epochs,
         batch_size=a.batch_size,
         accumulate=a.accumulate,
@@ -259,42 +294,49 @@ def _train(a: argparse.Namespace) -> None:
 
 
 def _evaluate(a: argparse.Namespace) -> None:
-    model, tokenizer = _load_classifier(a.model, a.device)
+    model, tokenizer = _load_head(a.model, a.device)
     names = a.labels or model.label_names
-    if names is None:
+    if names is None and model.task == "classification":
         print(
             f"bertnli: the model does not name its classes; taken for {', '.join(SNLI_LABELS)} (--labels changes that)",
             file=sys.stderr,
         )
         names = SNLI_LABELS
-    if len(names) != model.output.out_features:
-        raise ValueError(
-            f"{len(names)} names of classes ({', '.join(names)}); the model has {model.output.out_features}"
-        )
-    model.label_names = tuple(names)
-    data = _read(a.data, "test", a.columns or _columns(tokenizer), names)
+    if names is not None:
+        if len(names) != model.output.out_features:
+            raise ValueError(
+                f"{len(names)} names of classes ({', '.join(names)}); the model has {model.output.out_features}"
+            )
+        model.label_names = tuple(names)
+    data = _read(a, model.task, a.data, "test", _columns(tokenizer), names)
     begun = time.perf_counter()
-    pairs = _encode(tokenizer, data, min(a.max_len, model.config.max_len), a.truncation)
-    figures = evaluate(model, pairs, batch_size=a.batch_size, precision=a.precision)
+    encoded = _encode(a, model, tokenizer, data)
+    figures = evaluate(model, encoded, batch_size=a.batch_size, precision=a.precision)
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - begun
     if a.json:
         print(json.dumps(figures))
         return
-    print(f"accuracy {figures['accuracy']:.4f}  loss {figures['loss']:.4f}  {figures['examples']} pairs")
-    width = max(len(name) for name in figures["labels"])
-    print(f"{'':{width}}  precision  recall      f1  support   predicted: {' '.join(figures['labels'])}")
-    for name, counts in zip(figures["labels"], figures["confusion"], strict=True):
-        c = figures["per_class"][name]
-        row = " ".join(f"{n:>{len(label)}}" for n, label in zip(counts, figures["labels"], strict=True))
-        print(
-            f"{name:{width}}  {c['precision']:9.3f}  {c['recall']:6.3f}  {c['f1']:6.3f}  {c['support']:7d}"
-            f"              {row}"
-        )
+    print(_line(figures))
+    for name, value in figures.items():
+        if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
+            width = max(map(len, value), default=0)
+            for row, cells in value.items():
+                print(f"  {row:{width}}  {_line(cells)}")
+        elif isinstance(value, dict):
+            print(f"  {name}: {_line(value)}")
+    for name, counts in zip(figures.get("labels", ()), figures.get("confusion", ()), strict=True):
+        print(f"  of {name}: {', '.join(f'{n} as {as_}' for n, as_ in zip(counts, figures['labels'], strict=True))}")
+
+
+def _line(figures: dict[str, Any]) -> str:
+    """The numbers among some figures, in one line."""
+    numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
+    return "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
 
 
 def _predict(a: argparse.Namespace) -> None:
-    model, tokenizer = _load_classifier(a.model, a.device)
+    model, tokenizer = _load_head(a.model, a.device)
     if a.input == "-":
         # Not sys.stdin: its encoding and line ends are the environment's choice, ours must not be.
         with open(sys.stdin.fileno(), encoding="utf-8-sig", newline="\n", closefd=False) as file:
@@ -304,25 +346,22 @@ def _predict(a: argparse.Namespace) -> None:
             _predict_stream(a, model, tokenizer, file, a.input)
 
 
-def _predict_stream(
-    a: argparse.Namespace, model: BERTClassifier, tokenizer: Tokenizer, lines: TextIO, where: str
-) -> None:
-    pairs = _parse_pairs(lines, where)
-    while chunk := list(itertools.islice(pairs, a.batch_size)):
-        premises, hypotheses = zip(*chunk, strict=True)
-        if isinstance(tokenizer, WordTokenizer):
-            premises, hypotheses = (tuple(map(_spaced, side)) for side in (premises, hypotheses))
+def _predict_stream(a: argparse.Namespace, model: Head, tokenizer: Tokenizer, lines: TextIO, where: str) -> None:
+    examples = _parse_examples(lines, where, model)
+    while chunk := list(itertools.islice(examples, a.batch_size)):
+        inputs: list[Sequence[Any]] = list(zip(*chunk, strict=True))
+        if isinstance(tokenizer, WordTokenizer) and model.pooled:
+            inputs = [tuple(map(_spaced, side)) for side in inputs]
         for p in predict(
             model,
             tokenizer,
-            premises,
-            hypotheses,
+            *inputs,
             max_len=a.max_len,
             truncation=a.truncation,
             batch_size=a.batch_size,
             precision=a.precision,
         ):
-            print(_as_json(p))
+            print(json.dumps(asdict(p) if is_dataclass(p) and not isinstance(p, type) else p, ensure_ascii=False))
         sys.stdout.flush()
 
 
@@ -333,9 +372,25 @@ def _download(a: argparse.Namespace) -> None:
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, split: str, columns: Columns, label_names: Sequence[str] | None = None) -> PairData:
-    """The labelled pairs of a file, or of a folder in SNLI's layout that split's."""
-    return read_pairs(snli_file(path, split), columns, label_names or SNLI_LABELS)
+def _read(
+    a: argparse.Namespace, task: str, path: Path, split: str, columns: Columns, names: Sequence[str] | None
+) -> PairData | WordData | QuestionData:
+    """The labelled examples of a file, or of a folder in SNLI's layout that split's."""
+    if task == "qa":
+        return read_squad(path)
+    if task == "tagging":
+        if path.suffix == ".conllu":
+            return read_conllu(path, names, tag=a.label_column or "upos")
+        return read_conll(path, names, tag=int(a.label_column or -1))
+    if a.text_columns:
+        return read_table(path, a.text_columns, a.label_column or "label", names, real=task == "regression")
+    if task == "regression":
+        raise ValueError("regression needs --text-columns and --label-column")
+    return _read_pairs(path, split, a.columns or columns, names)
+
+
+def _read_pairs(path: Path, split: str, columns: Columns, names: Sequence[str] | None = None) -> PairData:
+    return read_pairs(snli_file(path, split), columns, names or SNLI_LABELS)
 
 
 def _spaced(text: str) -> str:
@@ -348,17 +403,40 @@ def _columns(tokenizer: Tokenizer) -> Columns:
     return "parse" if isinstance(tokenizer, WordTokenizer) else "text"
 
 
-def _book_vocab(data: PairData, min_freq: int) -> Vocab:
-    """The words of both sides, as the book builds vocabularies."""
-    tokens = [text.lower().split() for side in (data.premises, data.hypotheses or ()) for text in side]
-    return Vocab(tokens, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"])
+def _texts(data: PairData | WordData | QuestionData) -> Iterator[str]:
+    """Every text of the examples."""
+    if isinstance(data, PairData):
+        return itertools.chain(data.premises, data.hypotheses or ())
+    if isinstance(data, WordData):
+        return (" ".join(words) for words in data.sentences)
+    return itertools.chain(data.questions, dict.fromkeys(data.contexts))
 
 
-def _encode(
-    tokenizer: Tokenizer, data: PairData, max_len: int = 128, truncation: Truncation = "longest_first"
-) -> EncodedPairs:
-    assert data.hypotheses is not None
-    return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)
+def _book_vocab(texts: Iterable[str], min_freq: int) -> WordTokenizer:
+    """The words of the texts, as the book builds vocabularies."""
+    tokens = [text.lower().split() for text in texts]
+    return WordTokenizer(Vocab(tokens, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
+
+
+def _character_vocab(texts: Iterable[str], min_freq: int) -> WordPieceTokenizer:
+    """WordPiece whose pieces are the single characters of the texts, Chinese or other."""
+    special = list(WordPieceTokenizer.SPECIAL)
+    texts = list(texts)
+    words = WordPieceTokenizer(special).encode_texts_with_offsets(texts)  # all unknown: only their places count
+    counts: Counter[str] = Counter()
+    bounds = words.offsets.tolist()
+    places = list(zip(words.starts.tolist(), words.ends.tolist(), strict=True))
+    for text, low, high in zip(texts, bounds, bounds[1:], strict=False):
+        for start, end in places[low:high]:
+            plain = unicodedata.normalize("NFD", text[start:end].lower())
+            first, *rest = [c for c in plain if unicodedata.category(c) != "Mn"] or [""]
+            counts.update([first, *(f"##{c}" for c in rest)])
+    del counts[""]
+    return WordPieceTokenizer([*special, *(piece for piece, n in counts.most_common() if n >= min_freq)])
+
+
+def _encode(a: argparse.Namespace, model: Head, tokenizer: Tokenizer, data: Any) -> Any:
+    return model.encode(tokenizer, data, min(a.max_len or model.max_len, model.config.max_len), a.truncation)
 
 
 def _device(name: str | None) -> torch.device:
@@ -370,10 +448,10 @@ def _device(name: str | None) -> torch.device:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
-def _load_classifier(name: str, device: str | None) -> tuple[BERTClassifier, Tokenizer]:
+def _load_head(name: str, device: str | None) -> tuple[Head, Tokenizer]:
     model, tokenizer = checkpoint.from_pretrained(name)
-    if not isinstance(model, BERTClassifier):
-        raise ValueError(f"{name} has no classification layer; fine-tune it first with `bertnli train`")
+    if not isinstance(model, Head):
+        raise ValueError(f"{name} has no output layer of a task; fine-tune it first with `bertnli train`")
     return model.to(_device(device)), tokenizer
 
 
@@ -387,7 +465,7 @@ def _print_epoch(e: Epoch) -> None:
     )
 
 
-def _save(model: BERTClassifier, folder: Path, tokenizer: Tokenizer, history: History) -> None:
+def _save(model: Head, folder: Path, tokenizer: Tokenizer, history: History) -> None:
     checkpoint.save_pretrained(model, folder, tokenizer)
     with atomic_path(folder / "metrics.jsonl") as path:
         path.write_text("".join(json.dumps(vars(e)) + "\n" for e in history.epochs), encoding="utf-8")
@@ -420,37 +498,57 @@ def _plot(history: History, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _parse_pairs(lines: Iterable[str], where: str) -> Iterator[tuple[str, str]]:
-    """Premise and hypothesis of each line: JSON objects where the first line begins with `{`, else tab-separated."""
+# What an example is made of, by name in JSON lines. Of tab-separated text the first fields count.
+_FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "tagging": (("words",),),
+    "qa": (("question", "context"),),
+}
+_PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"))
+_SINGLES = (("text",), ("sentence",))
+
+
+def _parse_examples(lines: Iterable[str], where: str, model: Head) -> Iterator[tuple[Any, ...]]:
+    """The parts of each line's example: JSON objects where the first line begins with `{`, else tab-separated text."""
+    texts = model.settings.get("texts")
+    fields = _FIELDS.get(model.task) or (*(_PAIRS if texts != 1 else ()), *(_SINGLES if texts != 2 else ()))
     as_json: bool | None = None
     try:
         for number, line in enumerate(lines, 1):
             line = line.rstrip("\r\n")
             if not line.strip():
-                raise ValueError(f"{where}:{number}: the line is empty; expected a premise and a hypothesis")
+                raise ValueError(f"{where}:{number}: the line is empty; expected {_expected(fields)}")
             if as_json is None:
                 as_json = line.lstrip().startswith("{")
             if as_json:
-                yield _pair_of_json(line, f"{where}:{number}")
+                example = _example_of_json(line, f"{where}:{number}", fields)
+            elif model.task == "tagging":
+                example = (line.split(),)
             else:
-                fields = line.split("\t")
-                if len(fields) != 2:
-                    raise ValueError(f"{where}:{number}: expected premise<TAB>hypothesis, found {len(fields)} fields")
-                yield fields[0], fields[1]
+                example = tuple(line.split("\t"))
+                if len(example) not in map(len, fields):
+                    raise ValueError(f"{where}:{number}: expected {_expected(fields)}, found {len(example)} fields")
+            fields = tuple(names for names in fields if len(names) == len(example))  # as the first line, so all others
+            yield example
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8: {error}") from error
 
 
-def _pair_of_json(line: str, where: str) -> tuple[str, str]:
+def _expected(fields: tuple[tuple[str, ...], ...]) -> str:
+    return " or ".join("<TAB>".join(names) for names in {len(names): names for names in reversed(fields)}.values())
+
+
+def _example_of_json(line: str, where: str, fields: tuple[tuple[str, ...], ...]) -> tuple[Any, ...]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
-    for first, second in (("premise", "hypothesis"), ("sentence1", "sentence2")):
-        if isinstance(row, dict) and isinstance(row.get(first), str) and isinstance(row.get(second), str):
-            return row[first], row[second]
-    raise ValueError(f'{where}: expected an object with strings "premise" and "hypothesis"')
-
-
-def _as_json(p: Prediction) -> str:
-    return json.dumps({"label": p.label, "probabilities": p.probabilities}, ensure_ascii=False)
+    for names in fields:
+        values = [row.get(name) if isinstance(row, dict) else None for name in names]
+        if names == ("words",):
+            if isinstance(values[0], list) and all(isinstance(word, str) for word in values[0]):
+                return tuple(values)
+        elif all(isinstance(value, str) for value in values):
+            return tuple(values)
+    kind = "a list of strings" if fields == (("words",),) else "strings"
+    expected = " or ".join(" and ".join(f'"{name}"' for name in names) for names in fields)
+    raise ValueError(f"{where}: expected an object with {kind} {expected}")

@@ -5,7 +5,7 @@ Shapes in the comments: B sequences of T tokens in all, R rows that a head reads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -22,7 +22,7 @@ from bertnli.tokenizer import Tokenizer, Truncation
 
 # The heads by the name of their task, for checkpoints and the command line. A subclass of Head that has a `task` of its
 # own enters itself.
-HEADS: dict[str, type[Head]] = {}
+HEADS: dict[str, Callable[..., Head]] = {}
 
 
 class Head(nn.Module):
@@ -53,6 +53,7 @@ class Head(nn.Module):
     metric: str
     pooled: ClassVar[bool] = True
     max_len: ClassVar[int] = 128  # tokens a row, unless the caller says otherwise
+    defaults: ClassVar[dict[str, Any]] = {}  # of `settings`, plain values that travel with the checkpoint
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -81,6 +82,7 @@ class Head(nn.Module):
         if dropout is None:
             dropout = bert.config.dropout if bert.config.embedding_norm else 0.0
         self.dropout = nn.Dropout(dropout)
+        self.settings = dict(self.defaults)
         self.output = nn.Linear(bert.config.num_hiddens, num_labels)
         # A dict keeps them out of the module tree.
         self.carried: dict[str, nn.Module] = {k: given[k] for k in ("hidden", "mlm", "nsp") if k in given}

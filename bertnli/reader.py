@@ -16,7 +16,7 @@ from bertnli import _text
 
 Columns = Literal["parse", "text"]
 SNLI_LABELS = ("entailment", "contradiction", "neutral")
-_JSON_LINES = {".jsonl", ".json-lines", ".jsonlines", ".ndjson", ".json"}
+JSON_LINES = {".jsonl", ".json-lines", ".jsonlines", ".ndjson", ".json"}
 
 
 class Texts(Sequence[str]):
@@ -142,7 +142,7 @@ def _read(
         raise FileNotFoundError(f"no file {path}")
     arena, *bounds, labels, dropped = _text.read_pairs(
         str(path),
-        json_lines=path.suffix.lower() in _JSON_LINES,
+        json_lines=path.suffix.lower() in JSON_LINES,
         parse=columns == "parse",
         strict_labels=strict_labels,
         label_names=list(label_names),

@@ -58,8 +58,8 @@ def test_train_from_a_checkpoint(
         "--output", tmp_path / "new" / "run", "--epochs", 1, "--limit", 64, "--freeze", "1", "--quiet", capsys=capsys,
     )  # fmt: skip
     assert status == 0, err
-    assert "64 training pairs" in out
-    assert "60 dev pairs" in out
+    assert "64 training examples in 64 rows" in out
+    assert "60 dev examples" in out
     assert (tmp_path / "new" / "run" / "model.safetensors").exists()
 
 
@@ -75,7 +75,7 @@ def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest
     status, out, _ = run("evaluate", "--model", trained, "--data", corpus / "snli_1.0_test.txt", capsys=capsys)
     assert status == 0
     assert f"accuracy {figures['accuracy']:.4f}" in out
-    assert out.count("\n") == 5
+    assert out.count("\n") == 7
 
 
 def test_names_given_to_evaluate_name_its_figures(

@@ -1,0 +1,268 @@
+"""Question answering: the span of a context that answers a question, or that there is none."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bertnli.batching import PackedBatch, pad
+from bertnli.formats import QuestionData
+from bertnli.heads import Head
+from bertnli.model import BERTModel
+from bertnli.pairs import EncodedPairs
+from bertnli.tokenizer import Tokenizer, Truncation
+
+
+@dataclass(frozen=True)
+class EncodedQuestions:
+    """Rows `<cls> question <sep> window of the context <sep>`; those of one question follow each other.
+
+    pairs          the rows; labels int64 [N, 2], the answer's first and last token in the row, 0 and 0 where the window
+                   does not hold all of it; None where the answers are not known
+    begins         int64 [questions + 1]   question i has the rows begins[i] to begins[i + 1]
+    starts, ends   int32 [total]   the token is context[start:end]; -1 outside of the context
+    data           the questions
+    """
+
+    pairs: EncodedPairs
+    begins: Tensor
+    starts: Tensor
+    ends: Tensor
+    data: QuestionData
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question: `context[start:end]`, empty where there is none; `score` is its logits' sum."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+def encode_questions(
+    tokenizer: Tokenizer, data: QuestionData, max_len: int = 384, stride: int = 128, max_question: int = 64
+) -> EncodedQuestions:
+    """Rows of at most `max_len` tokens: the question's first `max_question`, then as much of the context as fits; a
+    longer context goes on in further rows, each of which repeats the last `stride` tokens of the one before.
+
+    Raises ValueError where a row has no room for more than `stride` tokens of a context that needs several.
+    """
+    questions = tokenizer.encode_texts_with_offsets(data.questions)
+    place = {context: i for i, context in enumerate(dict.fromkeys(data.contexts))}
+    contexts = tokenizer.encode_texts_with_offsets(list(place))
+    q_ids, q_offsets = questions.ids.numpy(), questions.offsets.tolist()
+    c_ids, c_starts, c_ends = contexts.ids.numpy(), contexts.starts.numpy(), contexts.ends.numpy()
+    c_offsets = contexts.offsets.tolist()
+    cls_, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
+    ids: list[npt.NDArray[np.int32]] = []
+    spans: list[tuple[int, int, int]] = []  # of each row: its context's first token there, their number, those before
+    lengths, first_lens, labels, begins = [], [], [], [0]
+    for i, context in enumerate(data.contexts):
+        question = q_ids[q_offsets[i] : min(q_offsets[i + 1], q_offsets[i] + max_question)]
+        low, high = c_offsets[place[context]], c_offsets[place[context] + 1]
+        before = len(question) + 2
+        room = max_len - before - 1
+        if room < 1 or (high - low > room and room <= stride):
+            raise ValueError(
+                f"max_len={max_len} leaves {max(0, room)} tokens for the context of question {i}; "
+                f"it must be more than stride={stride}"
+            )
+        answer = None
+        if data.answers is not None and data.answers[i]:
+            start, text = data.answers[i][0]
+            first = low + int(np.searchsorted(c_ends[low:high], start, side="right"))
+            last = low + int(np.searchsorted(c_starts[low:high], start + len(text), side="left")) - 1
+            answer = (first, last) if first <= last else None
+        begin = low
+        while True:
+            end = min(begin + room, high)
+            ids += [cls_, question, sep, c_ids[begin:end], sep]
+            spans.append((begin, end - begin, before))
+            lengths.append(before + end - begin + 1)
+            first_lens.append(before)
+            inside = answer is not None and begin <= answer[0] and answer[1] < end
+            labels.append([before + token - begin for token in answer] if answer is not None and inside else [0, 0])
+            if end == high:
+                break
+            begin += room - stride
+        begins.append(len(lengths))
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    starts = np.full(offsets[-1], -1, np.int32)
+    ends = starts.copy()
+    for (begin, count, before), offset in zip(spans, offsets.tolist(), strict=False):
+        starts[offset + before : offset + before + count] = c_starts[begin : begin + count]
+        ends[offset + before : offset + before + count] = c_ends[begin : begin + count]
+    pairs = EncodedPairs(
+        torch.from_numpy(np.concatenate(ids) if ids else np.zeros(0, np.int32)),
+        torch.from_numpy(offsets),
+        torch.tensor(first_lens, dtype=torch.int32),
+        None if data.answers is None else torch.tensor(labels, dtype=torch.int64).view(-1, 2),
+        pad_id=tokenizer.pad_id,
+        max_len=max_len,
+    )
+    return EncodedQuestions(pairs, torch.tensor(begins), torch.from_numpy(starts), torch.from_numpy(ends), data)
+
+
+class BERTQuestionAnswering(Head):
+    """Scores of each token to be the answer's first and its last.
+
+    Data: EncodedQuestions. Figures: exact match and F1 by SQuAD's rules, from 0 to 1. Arguments: see Head.
+
+    settings    stride        tokens that neighbouring windows share
+                max_answer    tokens of an answer at most
+                no_answer     whether a question may have no answer (SQuAD 2.0): then that is the prediction where the
+                              score of `<cls>` exceeds the best span's by more than `threshold`
+    """
+
+    task = "qa"
+    metric = "f1"
+    pooled = False
+    max_len = 384
+    defaults: ClassVar[dict[str, Any]] = {"stride": 128, "max_answer": 30, "no_answer": False, "threshold": 0.0}
+
+    def __init__(
+        self,
+        bert: BERTModel | Head,
+        num_labels: int = 2,
+        label_names: Sequence[str] | None = None,
+        dropout: float | None = None,
+    ) -> None:
+        if num_labels != 2:
+            raise ValueError(f"question answering has 2 outputs, not {num_labels}")
+        super().__init__(bert, num_labels, label_names, 0.0 if dropout is None else dropout)
+
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        """Half the sum of the cross-entropies of first and last token over the tokens of each row."""
+        assert batch.labels is not None
+        return F.cross_entropy(_by_row(outputs, batch), batch.labels, reduction="sum") / 2
+
+    def right(self, outputs: Tensor, batch: PackedBatch) -> int:
+        assert batch.labels is not None
+        return int((_by_row(outputs, batch).argmax(1) == batch.labels).all(1).sum())
+
+    def flaw(self, labels: Tensor) -> str | None:
+        if labels.dtype != torch.int64 or labels.shape != (len(labels), 2):
+            return f"labels of {labels.dtype} and shape {list(labels.shape)}; spans are int64 [N, 2]"
+        return None if not labels.numel() or int(labels.min()) >= 0 else "labels below 0"
+
+    def metrics(self, outputs: Tensor, data: EncodedQuestions) -> dict[str, Any]:
+        assert data.data.answers is not None
+        texts = [[text for _, text in answers] for answers in data.data.answers]
+        return answer_metrics([answer.text for answer in self.predictions(outputs, data)], texts)
+
+    def predictions(self, outputs: Tensor, data: EncodedQuestions) -> list[Answer]:
+        """Of each question the span that maximises the sum of its first token's and its last token's score."""
+        score, length = best_spans(outputs, data.starts >= 0, data.pairs.offsets, self.settings["max_answer"])
+        offsets, cls_score = data.pairs.offsets.tolist(), outputs.sum(1)[data.pairs.offsets[:-1]].tolist()
+        answers = []
+        for i, context in enumerate(data.data.contexts):
+            low, high = int(data.begins[i]), int(data.begins[i + 1])
+            begin, end = offsets[low], offsets[high]
+            first = begin + int(score[begin:end].argmax())
+            best = float(score[first])
+            if best == -np.inf or (
+                self.settings["no_answer"] and min(cls_score[low:high]) > best + self.settings["threshold"]
+            ):
+                answers.append(Answer("", 0, 0, min(cls_score[low:high])))
+            else:
+                start, stop = int(data.starts[first]), int(data.ends[first + int(length[first]) - 1])
+                answers.append(Answer(context[start:stop], start, stop, best))
+        return answers
+
+    def encode(
+        self, tokenizer: Tokenizer, data: QuestionData, max_len: int = 384, truncation: Truncation = "longest_first"
+    ) -> EncodedQuestions:
+        return encode_questions(tokenizer, data, max_len, self.settings["stride"])
+
+    def inputs(self, *texts: Any) -> QuestionData:
+        """`predict` takes questions and contexts; two strings are one of each."""
+        questions, contexts = ([side] if isinstance(side, str) else side for side in texts)
+        if len(questions) != len(contexts):
+            raise ValueError(f"{len(questions)} questions for {len(contexts)} contexts")
+        ids = [str(i) for i in range(len(questions))]
+        return QuestionData(questions, contexts, None, ids, ids)
+
+
+def _by_row(outputs: Tensor, batch: PackedBatch) -> Tensor:
+    """[T, 2] as [B, L, 2], minus infinity in the padding."""
+    padded, valid = pad(outputs, batch.cu_seqlens, batch.max_seqlen)
+    return padded.masked_fill(~valid[:, :, None], -torch.inf)
+
+
+def best_spans(
+    outputs: Tensor, allowed: Tensor, offsets: Tensor, max_answer: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Of each token the best sum s_i + e_j of a span i <= j that begins there, and the span's length.
+
+    outputs: [T, 2]; allowed: bool [T], the tokens that spans may hold; offsets: int64 [N + 1], the rows, which no span
+    leaves. A token at which none may begin has minus infinity.
+    """
+    first, last = outputs.float().numpy().T
+    free = allowed.numpy()
+    row = np.repeat(np.arange(len(offsets) - 1), offsets.diff().numpy())
+    score = np.full(len(first), -np.inf, np.float32)
+    length = np.ones(len(first), np.int64)
+    for d in range(min(max_answer, len(first))):
+        n = len(first) - d
+        valid = free[:n] & free[d:] & (row[:n] == row[d:])
+        if not valid.any():
+            break
+        here = np.where(valid, first[:n] + last[d:], -np.inf)
+        better = here > score[:n]
+        score[:n][better] = here[better]
+        length[:n][better] = d + 1
+    return score, length
+
+
+def normalized(answer: str) -> str:
+    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
+    kept = "".join(c for c in answer.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def answer_metrics(guesses: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Exact match and F1 of answers, each against the nearest of its true ones; no true answer means "".
+
+    Means over the questions, from 0 to 1; where some questions have no answer also over those with and those without.
+    """
+    exact, f1, answerable = [], [], []
+    for guess, truth in zip(guesses, truths, strict=True):
+        known = [text for text in truth if normalized(text)] or [""]
+        exact.append(max(float(normalized(guess) == normalized(text)) for text in known))
+        f1.append(max(_token_f1(guess, text) for text in known))
+        answerable.append(bool(truth))
+
+    def figures(keep: bool | None) -> dict[str, Any]:
+        rows = [i for i, has in enumerate(answerable) if keep is None or has == keep]
+        return {
+            "examples": len(rows),
+            "exact_match": sum(exact[i] for i in rows) / max(1, len(rows)),
+            "f1": sum(f1[i] for i in rows) / max(1, len(rows)),
+        }
+
+    if all(answerable):
+        return figures(None)
+    return {**figures(None), "with_answer": figures(True), "without_answer": figures(False)}
+
+
+def _token_f1(guess: str, truth: str) -> float:
+    a, b = normalized(guess).split(), normalized(truth).split()
+    if not a or not b:
+        return float(a == b)
+    common = (Counter(a) & Counter(b)).total()
+    return 2 * common / (len(a) + len(b))

@@ -1,0 +1,215 @@
+"""Tagging: a label for each word of sentences that are split already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bertnli.batching import PackedBatch, ragged_index
+from bertnli.formats import WordData
+from bertnli.heads import Head, class_flaw
+from bertnli.model import BERTModel
+from bertnli.pairs import EncodedPairs
+from bertnli.tokenizer import Tokenizer, Truncation
+
+NOT_READ = -100  # the label of tokens that begin no word
+UNKNOWN = -1  # the label of a word whose tag is not known
+
+
+@dataclass(frozen=True)
+class EncodedWords:
+    """Rows of pieces of words.
+
+    pairs    rows `<cls> pieces <sep>`; labels int64 [total]: a word's tag at its first piece, else NOT_READ. A sentence
+             that is too long has several rows; each word is in one of them, in order
+    words    int64 [M]   the number of words of each sentence
+    """
+
+    pairs: EncodedPairs
+    words: Tensor
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> EncodedWords:
+    """Rows of at most `max_len` tokens for sentences of words; a sentence that needs more is continued in another row.
+
+    Each word is tokenized by itself, as `transformers` does with `is_split_into_words=True`; but a word of which
+    nothing is left (a control character) becomes the unknown token, so that it has a prediction too. Of a word of more
+    than `max_len - 2` pieces the first are kept. Raises ValueError for `max_len` under 3.
+    """
+    if max_len < 3:
+        raise ValueError(f"max_len must be at least 3; found {max_len}")
+    tokens = tokenizer.encode_texts_with_offsets([word for sentence in data.sentences for word in sentence])
+    whole = tokens.offsets.diff()
+    pieces = whole.clamp(1, max_len - 2)  # of each word
+    source = torch.cat([tokens.ids, tokens.ids.new_tensor([tokenizer.unk_id])])
+    begins = tokens.offsets[:-1].masked_fill(whole == 0, len(tokens.ids))
+    ids = source[ragged_index(begins, pieces)].numpy()
+    ends = np.concatenate([[0], pieces.numpy().cumsum()])  # (words + 1): word w has the pieces ends[w] to ends[w + 1]
+
+    words = np.array([len(sentence) for sentence in data.sentences], np.int64)
+    rows = [0]  # row i has the words rows[i] to rows[i + 1]
+    for count in words.tolist():
+        begin = rows[-1]
+        while True:
+            room = np.searchsorted(ends, ends[begin] + max_len - 2, side="right") - 1
+            begin = min(int(room), rows[-1] + count) if count else begin
+            count -= begin - rows[-1]
+            rows.append(begin)
+            if not count:
+                break
+    lengths = np.diff(ends[rows]) + 2
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    filled = np.full(offsets[-1], tokenizer.cls_id, np.int32)
+    filled[offsets[1:] - 1] = tokenizer.sep_id
+    inner = np.ones(len(filled), bool)
+    inner[offsets[:-1]] = inner[offsets[1:] - 1] = False
+    filled[inner] = ids
+    labels = np.full(len(filled), NOT_READ, np.int64)
+    tags = UNKNOWN if data.tags is None else np.array([tag for tags in data.tags for tag in tags], np.int64)
+    labels[np.flatnonzero(inner)[ends[:-1]]] = tags
+    pairs = EncodedPairs(
+        torch.from_numpy(filled),
+        torch.from_numpy(offsets),
+        torch.from_numpy(lengths.astype(np.int32)),
+        torch.from_numpy(labels),
+        pad_id=tokenizer.pad_id,
+        max_len=max_len,
+    )
+    return EncodedWords(pairs, torch.from_numpy(words))
+
+
+class BERTTagger(Head):
+    """One of `num_labels` tags for each word, from the vector of its first piece.
+
+    Data: EncodedWords. Figures: word accuracy, and where the tags are of entities ("B-person"), precision, recall and
+    F1 of whole entities. Arguments: see Head.
+    """
+
+    task = "tagging"
+    pooled = False
+
+    def __init__(
+        self,
+        bert: BERTModel | Head,
+        num_labels: int,
+        label_names: Sequence[str] | None = None,
+        dropout: float | None = None,
+    ) -> None:
+        super().__init__(bert, num_labels, label_names, dropout)
+        self.entities = any(name.startswith(("B-", "I-")) for name in self.label_names or ())
+        self.metric = "f1" if self.entities else "accuracy"
+
+    def rows(self, batch: PackedBatch) -> Tensor | None:
+        """The words' first pieces; all tokens where the batch has no labels to say which they are."""
+        if batch.labels is None:
+            return None
+        if batch.labels.shape != batch.input_ids.shape:
+            raise ValueError(
+                f"a tagger needs a label a token ({len(batch.input_ids)}), found {list(batch.labels.shape)}; "
+                "encode_words makes them"
+            )
+        return (batch.labels != NOT_READ).nonzero().squeeze(1)
+
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        return F.cross_entropy(outputs, _read(batch.labels), reduction="sum")
+
+    def units(self, batch: PackedBatch) -> int:
+        return len(_read(batch.labels))
+
+    def right(self, outputs: Tensor, batch: PackedBatch) -> int:
+        return int((outputs.argmax(1) == _read(batch.labels)).sum())
+
+    def flaw(self, labels: Tensor) -> str | None:
+        return class_flaw(_read(labels), 1, self.output.out_features)
+
+    def metrics(self, outputs: Tensor, data: EncodedWords) -> dict[str, Any]:
+        guess, truth = outputs.argmax(1), _read(data.pairs.labels)
+        figures: dict[str, Any] = {"examples": len(data), "words": len(truth)}
+        figures["accuracy"] = float((guess == truth).float().mean())
+        if self.entities:
+            figures.update(entity_metrics(self._names(truth, data), self._names(guess, data)))
+        return figures
+
+    def predictions(self, outputs: Tensor, data: EncodedWords) -> list[list[str]]:
+        """The tags of each sentence's words."""
+        return self._names(outputs.argmax(1), data)
+
+    def encode(
+        self, tokenizer: Tokenizer, data: WordData, max_len: int = 128, truncation: Truncation = "longest_first"
+    ) -> EncodedWords:
+        return encode_words(tokenizer, data, max_len)
+
+    def inputs(self, *texts: Any) -> WordData:
+        """`predict` takes a sequence of sentences, each a sequence of words."""
+        (sentences,) = texts
+        if isinstance(sentences, str) or any(isinstance(sentence, str) for sentence in sentences):
+            raise TypeError("a tagger takes sentences that are lists of words")
+        return WordData(sentences, None)
+
+    def _names(self, tags: Tensor, data: EncodedWords) -> list[list[str]]:
+        names = self.label_names or tuple(str(i) for i in range(self.output.out_features))
+        flat = [names[i] for i in tags.tolist()]
+        bounds = [0, *data.words.cumsum(0).tolist()]
+        return [flat[begin:end] for begin, end in pairwise(bounds)]
+
+
+def _read(labels: Tensor | None) -> Tensor:
+    assert labels is not None
+    return labels[labels != NOT_READ]
+
+
+def entities_of(tags: Iterable[str]) -> list[tuple[str, int, int]]:
+    """The entities (type, first word, last word) of one sentence's tags, as seqeval finds them by default.
+
+    A tag is a letter, "-" and a type. B and S begin an entity, as does any letter after O, E or S or with another type
+    than before; E and S end one. So a stray "I-x" counts as an entity's beginning.
+    """
+    found: list[tuple[str, int, int]] = []
+    begin, last, kind = (
+        -1,
+        "O",
+        "",
+    )  # of the entity at hand: its first word (-1: none), its last word's letter, its type
+    for i, tag in enumerate([*tags, "O"]):
+        letter, _, name = tag.partition("-")
+        name = name or "_"
+        outside = letter == "O"
+        if begin >= 0 and (outside or letter in "BS" or last in "ES" or name != kind):
+            found.append((kind, begin, i - 1))
+            begin = -1
+        if not outside and begin < 0:
+            begin = i
+        last, kind = letter, name
+    return found
+
+
+def entity_metrics(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Precision, recall and F1 of whole entities over all sentences, and of each type; 0 where there are none."""
+    sets = [
+        {(kind, i, begin, end) for i, tags in enumerate(side) for kind, begin, end in entities_of(tags)}
+        for side in (truth, guess)
+    ]
+
+    def figures(true: set[Any], guessed: set[Any]) -> dict[str, Any]:
+        hits = len(true & guessed)
+        both = len(true) + len(guessed)
+        return {
+            "precision": hits / len(guessed) if guessed else 0.0,
+            "recall": hits / len(true) if true else 0.0,
+            "f1": 2 * hits / both if both else 0.0,
+            "support": len(true),
+        }
+
+    kinds = sorted({entity[0] for side in sets for entity in side})
+    of_kind = {kind: [{entity for entity in side if entity[0] == kind} for side in sets] for kind in kinds}
+    return {**figures(*sets), "per_type": {kind: figures(*sides) for kind, sides in of_kind.items()}}
