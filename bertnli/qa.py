@@ -220,8 +220,6 @@ def best_spans(
     for d in range(min(max_answer, len(first))):
         n = len(first) - d
         valid = free[:n] & free[d:] & (row[:n] == row[d:])
-        if not valid.any():
-            break
         here = np.where(valid, first[:n] + last[d:], -np.inf)
         better = here > score[:n]
         score[:n][better] = here[better]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -271,3 +272,117 @@ def test_download_of_a_local_archive(
     assert status == 0
     assert Path(out.strip()) == tmp_path / "to" / "snli_1.0"
     assert (tmp_path / "to" / "snli_1.0" / "snli_1.0_test.txt").exists()
+
+
+def jobs(folder: Path) -> dict[str, tuple[list[str], str, str, dict[str, object]]]:
+    """Of each task: options of a small job, its training file, a line to predict, and the same as JSON."""
+    rng = random.Random(0)
+    words = ["red", "green", "blue", "one", "two"]
+    texts = [" ".join(rng.choices(words, k=4)) for _ in range(60)]
+    (folder / "single.csv").write_text("text,kind\n" + "".join(f"{t},{'ab'['red' in t]}\n" for t in texts))
+    (folder / "scores.tsv").write_text("".join(f"{t}\t{t[::-1]}\t{t.count('red')}.5\n" for t in texts))
+    (folder / "tags.conll").write_text(
+        "".join("".join(f"{w}\t{'B-c' if w == 'red' else 'O'}\n" for w in t.split()) + "\n" for t in texts)
+    )
+    qas = [{"id": str(i), "question": "which colour?", "answers": [{"answer_start": t.find(t.split()[1]),
+            "text": t.split()[1]}]} for i, t in enumerate(texts)]  # fmt: skip
+    paragraphs = [{"context": t, "qas": [qa]} for t, qa in zip(texts, qas, strict=True)]
+    (folder / "squad.json").write_text(json.dumps({"data": [{"title": "x", "paragraphs": paragraphs}]}))
+    table = ["--text-columns", "text", "--label-column", "kind"]
+    return {
+        "classification": (table, "single.csv", "red one", {"text": "red one"}),
+        "regression": (["--text-columns", "1,2", "--label-column", "3"], "scores.tsv", "red one\teno",
+                       {"premise": "red one", "hypothesis": "eno"}),
+        "tagging": ([], "tags.conll", "red one", {"words": ["red", "one"]}),
+        "qa": ([], "squad.json", "which?\tred one", {"question": "which?", "context": "red one"}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("vocab", ["words", "characters"])
+@pytest.mark.parametrize("task", ["classification", "regression", "tagging", "qa"])
+def test_every_task_from_file_to_prediction(
+    task: str, vocab: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, name, line, as_object = jobs(tmp_path)[task]
+    data, model = tmp_path / name, tmp_path / "model"
+    status, out, err = run(
+        "train", "--scratch", "bert.small", "--task", task, "--vocab", vocab, "--min-freq", 1, "--train", data,
+        "--dev", data, *reading, "--output", model, "--epochs", 1, "--max-len", 40, "--quiet", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    assert f"{task}: 60 training examples in 60 rows" in out
+    metric = {"classification": "accuracy", "regression": "pearson"}.get(task, "f1")
+    assert f"dev {metric} " in out
+    status, out, err = run("evaluate", "--model", model, "--data", data, *reading, "--json", capsys=capsys)
+    assert status == 0, err
+    figures = json.loads(out)
+    assert figures["examples"] == 60
+    assert metric in figures
+    status, out, err = run("evaluate", "--model", model, "--data", data, *reading, capsys=capsys)
+    assert f"{metric} {figures[metric]:.4f}" in out
+    outputs = []
+    for content in (line, json.dumps(as_object)):
+        (tmp_path / "input").write_text(content + "\n" + content + "\n")
+        status, out, err = run("predict", "--model", model, "--input", tmp_path / "input", capsys=capsys)
+        assert status == 0, err
+        outputs.append([json.loads(row) for row in out.splitlines()])
+        assert len(outputs[-1]) == 2
+    assert outputs[0] == outputs[1]
+    first = outputs[0][0]
+    if task == "classification":
+        assert list(first["probabilities"]) == ["a", "b"]
+    elif task == "regression":
+        assert isinstance(first, float)
+    elif task == "tagging":
+        assert len(first) == 2
+    else:
+        assert first["text"] == "red one"[first["start"] : first["end"]]
+    # Another pass on the trained head; and its encoder under another task's.
+    more = ["--epochs", 1, "--max-len", 40, "--quiet"]
+    status, out, err = run(
+        "train", "--model", model, "--train", data, *reading, "--output", tmp_path / "more", *more, capsys=capsys
+    )
+    assert status == 0, err
+    assert "starting a new one" not in out
+    other = "classification" if task != "classification" else "regression"
+    reading, name, *_ = jobs(tmp_path)[other]
+    status, out, err = run(
+        "train", "--model", model, "--task", other, "--train", tmp_path / name, *reading, "--output",
+        tmp_path / "other", *more, capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "starting a new one" in out
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["task"] == other
+
+
+def test_predict_expects_what_the_model_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reading, name, *_ = jobs(tmp_path)["regression"]
+    arguments = ["--scratch", "bert.small", "--task", "regression", "--min-freq", 1, *reading, "--epochs", 1, "--quiet"]
+    train = ["train", *arguments, "--train", tmp_path / name, "--output", tmp_path / "model"]
+    assert run(*train, capsys=capsys)[0] == 0
+    for content, message in (
+        ("red one\n", "input:1: expected premise<TAB>hypothesis, found 1 fields"),
+        ('{"text": "red"}\n', 'input:1: expected an object with strings "premise" and "hypothesis"'),
+        ("a\tb\nc\n", "input:2: expected premise<TAB>hypothesis, found 1 fields"),
+    ):
+        (tmp_path / "input").write_text(content)
+        status, _, err = run("predict", "--model", tmp_path / "model", "--input", tmp_path / "input", capsys=capsys)
+        assert status == 2
+        assert message in err
+    status, _, err = run(*train[:5], "--train", tmp_path / name, "--output", tmp_path / "x", capsys=capsys)
+    assert status == 2
+    assert "regression needs --text-columns and --label-column" in err
+
+
+def test_characters_of_chinese(data_dir: Path) -> None:
+    """Every character of its own training text is a token; nothing is unknown but what is rare."""
+    from bertnli.cli import _character_vocab
+
+    data = read_pairs(data_dir / "ocnli" / "train.10k.json", "text")
+    texts = [*data.premises, *(data.hypotheses or ())]
+    tokenizer = _character_vocab(texts, 1)
+    encoded = tokenizer.encode_texts(texts, 512)
+    assert int((encoded.ids == tokenizer.unk_id).sum()) == 0
+    assert tokenizer.tokenize("我们OK了") == ["我", "们", "o", "##k", "了"]
+    rare = _character_vocab(texts, 5)
+    assert 0 < int((rare.encode_texts(texts, 512).ids == rare.unk_id).sum()) < 0.01 * len(encoded.ids)
