@@ -6,17 +6,23 @@ CPU tensors dispatch to C++. The tests are the same on a GPU.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import test_ops
 import torch
 from test_attention import attention_by_loop, attention_by_sdpa, cumulative, dropout_mask
 from torch import Tensor
 
 pytest.importorskip("triton")
 
-from bertnli.kernels import attention
+from bertnli.kernels import attention, rows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HALF = [torch.bfloat16, torch.float16]
@@ -202,3 +208,161 @@ def test_attention_bad_arguments(change: dict[str, Any], message: str) -> None:
     on_device = {name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in arguments.items()}
     with pytest.raises(RuntimeError, match=message):
         attention.forward(**on_device)
+
+
+# ---- row by row ----
+
+
+def assert_as_exact_as_pytorch(
+    actual: list[Tensor], plain: Callable[..., Any], inputs: list[Tensor], dout: Tensor
+) -> None:
+    """Our error against float64 is at most twice that of PyTorch in the same dtype."""
+    exact = with_gradients(plain, [x.double() for x in inputs], dout.double())
+    theirs = with_gradients(plain, [x.to(DEVICE) for x in inputs], dout.to(DEVICE))
+    for i, (a, b, reference) in enumerate(zip(actual, theirs, exact, strict=True)):
+        assert a.shape == reference.shape
+        assert a.dtype == b.dtype
+        floor = FLOOR[a.dtype] * torch.finfo(a.dtype).eps * float(reference.abs().max())
+        error, their_error = (float((x.cpu().double() - reference).abs().max()) for x in (a, b))
+        assert error <= 2 * their_error + floor, f"result {i}: {error} against {their_error} of PyTorch"
+
+
+def on_device(*tensors: Tensor | None) -> list[Any]:
+    return [None if x is None else x.to(DEVICE) for x in tensors]
+
+
+def run_add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, y_bias: Tensor | None, dout: Tensor, p: float = 0.0,
+    seed: Tensor | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """out, dx, dy, dweight, dbias, dy_bias of the launchers, on the CPU."""
+    x, y, weight, bias, y_bias, dout, seed = on_device(x, y, weight, bias, y_bias, dout, seed)
+    out, *statistics = rows.add_norm(x, y, y_bias, weight, bias, 1e-5, p, seed)
+    dx, dy, dy_bias, dweight, dbias = rows.add_norm_backward(dout, x, y, y_bias, weight, bias, *statistics, p, seed)
+    return [t.cpu() for t in (out, dx, dy, dweight, dbias, dy_bias)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@pytest.mark.parametrize("width", [1, 37, 256, 768])
+def test_add_norm_is_as_exact_as_pytorch(width: int, dtype: torch.dtype) -> None:
+    inputs, dout = test_ops.add_norm_inputs(19, width, dtype)
+    assert_as_exact_as_pytorch(run_add_norm(*inputs, dout), test_ops.plain_add_norm, inputs, dout)
+
+
+@pytest.mark.parametrize("width", [37, 256])
+def test_add_norm_drops_what_the_cpu_does(width: int) -> None:
+    """Equal masks, bit for bit, and equal results; y of half precision as under autocast."""
+    (x, y, weight, bias, y_bias), dout = test_ops.add_norm_inputs(70, width, torch.float32)
+    seed, p = torch.tensor([2**40 + 5, -3]), 0.25
+    library = torch.ops.bertnli
+    for half in (y, y.bfloat16()):
+        out, *statistics = library.add_norm(x, half, y_bias, weight, bias, 1e-5, p, seed)
+        dx, dy, dy_bias, dweight, dbias = library.add_norm_backward(
+            dout, x, half, y_bias, weight, bias, *statistics, p, seed
+        )
+        actual = run_add_norm(x, half, weight, bias, y_bias, dout, p, seed)
+        for a, b in zip(actual, (out, dx, dy, dweight, dbias, dy_bias), strict=True):
+            eps = FLOOR[b.dtype] * torch.finfo(b.dtype).eps
+            torch.testing.assert_close(a, b, rtol=0, atol=2 * eps * max(1, float(b.abs().max())))
+        assert torch.equal(actual[2] != 0, dy != 0)
+        mask = test_ops.dropout_mask(70, width, p, seed)
+        assert torch.equal(dy != 0, (mask != 0) & (dx != 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh"])
+def test_bias_act_is_as_exact_as_pytorch(kind: str, dtype: torch.dtype) -> None:
+    x, bias, dout = (random(*shape, dtype=dtype, seed=i) for i, shape in enumerate([(41, 150), (150,), (41, 150)]))
+    on = on_device(x, bias, dout)
+    results = [rows.bias_act(*on[:2], kind), *rows.bias_act_backward(on[2], *on[:2], kind)]
+    assert_as_exact_as_pytorch(results, test_ops.plain_bias_act(kind), [x, bias], dout)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's numpy
+def test_activation_of_nan_and_infinity() -> None:
+    x = torch.tensor([[float("nan"), float("inf"), 1.0]], device=DEVICE)
+    for kind in ("relu", "gelu", "gelu_tanh"):
+        out = rows.bias_act(x, torch.zeros(3, device=DEVICE), kind).cpu()
+        assert out.isnan().tolist() == [[True, False, False]]
+        assert float(out[0, 1]) == float("inf")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_embed_is_as_exact_as_pytorch(dtype: torch.dtype) -> None:
+    tables, ids, dout = test_ops.embed_inputs(37, dtype)
+    on_ids = on_device(*ids)
+    results = [
+        rows.embed(*on_device(*tables), *on_ids),
+        *rows.embed_backward(dout.to(DEVICE), *on_ids, *(len(t) for t in tables), True, True, True),
+    ]
+    plain = test_ops.plain_embed(ids)
+    exact = with_gradients(plain, [t.double() for t in tables], dout.double())
+    for a, b in zip(results, exact, strict=True):
+        eps = torch.finfo(dtype).eps * max(1, FLOOR[dtype])
+        torch.testing.assert_close(a.cpu().double(), b, rtol=0, atol=10 * eps * float(b.abs().max()))
+    only = rows.embed_backward(dout.to(DEVICE), *on_ids, *(len(t) for t in tables), False, True, False)
+    assert [len(t) for t in only] == [0, 2, 0]
+
+
+def test_an_id_outside_its_table_gives_nan() -> None:
+    tables, ids, _ = test_ops.embed_inputs(8, torch.float32, 4)
+    for axis, bad in ((0, 50), (1, -1), (2, 40)):
+        wrong = [i.clone() for i in ids]
+        wrong[axis][1] = bad
+        out = rows.embed(*on_device(*tables, *wrong)).cpu()
+        assert out.isnan().all(1).tolist() == [False, True, False, False]
+        assert not out[[0, 2, 3]].isnan().any()
+
+
+def test_no_tokens() -> None:
+    x, w = torch.zeros(0, 12), torch.ones(12)
+    out, dx, dy, *vectors = run_add_norm(x, x, w, w, w, x)
+    assert out.shape == dx.shape == dy.shape == (0, 12)
+    assert all(torch.equal(v, torch.zeros(12)) for v in vectors)
+    on = on_device(x, w)
+    assert rows.bias_act(*on, "gelu").shape == (0, 12)
+    assert torch.equal(rows.bias_act_backward(on[0], *on, "gelu")[1].cpu(), torch.zeros(12))
+    tables, ids, _ = test_ops.embed_inputs(12, torch.float32, 0)
+    assert rows.embed(*on_device(*tables, *ids)).shape == (0, 12)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x, w: rows.add_norm(x.double(), x, None, w, w, 1e-5, 0.0, None), "x must be float32"),
+        (lambda x, w: rows.add_norm(x, x[:1], None, w, w, 1e-5, 0.0, None), r"y must have x's shape \[3, 8\]"),
+        (lambda x, w: rows.add_norm(x, x, None, w[1:], w, 1e-5, 0.0, None), r"weight must have shape \[8\]"),
+        (lambda x, w: rows.add_norm(x, x, None, w, w, 1e-5, 0.5, None), "seed must be given"),
+        (lambda x, w: rows.bias_act(x, w, "silu"), "kind must be"),
+        (lambda x, w: rows.embed(x, x, x[:, 1:], *[w.int()] * 3), "position_table must have shape"),
+        (lambda x, w: rows.embed(x, x, x, *[w.long()] * 3), "input_ids must be int32"),
+    ],
+)
+def test_rows_bad_arguments(function: Callable[[Tensor, Tensor], Any], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        function(torch.zeros(3, 8, device=DEVICE), torch.zeros(8, device=DEVICE))
+
+
+def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    """Triton's compiler takes every kernel for an H100, with or without one: no registers are spilled in bfloat16."""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", root / "tests" / "compile_kernels.py"],
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        | {
+            "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+            "TRITON_CACHE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {launch["kernel"] for launch in found} == {
+        *("_forward", "_backward_whole", "_backward_queries", "_backward_keys"),
+        *("_add_norm", "_add_norm_backward", "_bias_act", "_bias_act_backward", "_embed"),
+    }
+    for launch in found:
+        assert launch["shared"] <= 227 << 10, launch
+        assert launch.get("spilled", 0) <= 64, launch

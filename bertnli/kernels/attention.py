@@ -396,45 +396,45 @@ def _checked(
 ) -> None:  # fmt: skip
     """What can be checked without waiting for the device: shapes and dtypes, not the values of cu_seqlens."""
     for name, x, shape in (("q", q, "[query tokens, heads, d]"), ("k", k, "[tokens, kv_heads, d]"), ("v", v, "k's")):
-        _check(x.dim() == 3, f"{name} must have shape {shape}; found {list(x.shape)}")
-        _check(x.dtype == q.dtype, f"{name} must have q's dtype {q.dtype}; found {x.dtype}")
-        _check(x.device == q.device, f"{name} must lie on q's device {q.device}; found {x.device}")
-    _check(
+        check(x.dim() == 3, f"{name} must have shape {shape}; found {list(x.shape)}")
+        check(x.dtype == q.dtype, f"{name} must have q's dtype {q.dtype}; found {x.dtype}")
+        check(x.device == q.device, f"{name} must lie on q's device {q.device}; found {x.device}")
+    check(
         q.dtype in (torch.float32, torch.bfloat16, torch.float16),
         f"varlen_attention on {q.device}: q must be float32, bfloat16 or float16; found {q.dtype}",
     )
-    _check(k.size(2) == q.size(2), f"k must have q's width {q.size(2)}; found {k.size(2)}")
-    _check(
+    check(k.size(2) == q.size(2), f"k must have q's width {q.size(2)}; found {k.size(2)}")
+    check(
         v.shape[:2] == k.shape[:2],
         f"v must have k's tokens and heads {list(k.shape[:2])}; found {list(v.shape)}",
     )
-    _check(
+    check(
         k.size(1) > 0 and q.size(1) % k.size(1) == 0,
         f"k's number of heads must divide q's, {q.size(1)}; found {k.size(1)}",
     )
     for name, cu in (("cu_seqlens", cu_k), ("cu_seqlens_q", cu_q)):
-        _check(cu.dim() == 1 and len(cu) >= 1, f"{name} must have shape [batch + 1]; found {list(cu.shape)}")
-        _check(cu.dtype == torch.int32, f"{name} must be int32; found {cu.dtype}")
-        _check(cu.device == q.device, f"{name} must lie on q's device {q.device}; found {cu.device}")
-    _check(len(cu_q) == len(cu_k), f"cu_seqlens_q must have cu_seqlens's length {len(cu_k)}; found {len(cu_q)}")
-    _check(min(max_q, max_k) >= 0, f"max_seqlen must not be negative; found {max_q} and {max_k}")
-    _check(0 < scale < float("inf"), f"scale must be positive and finite; found {scale}")
+        check(cu.dim() == 1 and len(cu) >= 1, f"{name} must have shape [batch + 1]; found {list(cu.shape)}")
+        check(cu.dtype == torch.int32, f"{name} must be int32; found {cu.dtype}")
+        check(cu.device == q.device, f"{name} must lie on q's device {q.device}; found {cu.device}")
+    check(len(cu_q) == len(cu_k), f"cu_seqlens_q must have cu_seqlens's length {len(cu_k)}; found {len(cu_q)}")
+    check(min(max_q, max_k) >= 0, f"max_seqlen must not be negative; found {max_q} and {max_k}")
+    check(0 < scale < float("inf"), f"scale must be positive and finite; found {scale}")
     check_dropout(dropout_p, seed, q)
 
 
 def check_dropout(dropout_p: float, seed: Tensor | None, neighbour: Tensor) -> None:
-    _check(0 <= dropout_p < 1, f"dropout_p must be at least 0 and below 1; found {dropout_p}")
+    check(0 <= dropout_p < 1, f"dropout_p must be at least 0 and below 1; found {dropout_p}")
     if dropout_p > 0:
-        _check(seed is not None, "seed must be given where dropout_p is above 0")
+        check(seed is not None, "seed must be given where dropout_p is above 0")
         assert seed is not None
-        _check(
+        check(
             seed.shape == (2,) and seed.dtype == torch.int64 and seed.device == neighbour.device,
             f"seed must be an int64 tensor of shape [2] on {neighbour.device}; "
             f"found {seed.dtype} {list(seed.shape)} on {seed.device}",
         )
 
 
-def _check(holds: bool, message: str) -> None:
+def check(holds: bool, message: str) -> None:
     if not holds:
         raise RuntimeError(message)
 
@@ -476,7 +476,7 @@ def backward_into(
 ) -> None:  # fmt: skip
     """Write the gradients into dq, dk and dv, tensors or views of the inputs' shapes."""
     _checked(q, k, v, cu_q, cu_k, max_q, max_k, dropout_p, scale, seed)
-    _check(
+    check(
         dout.shape == out.shape and dout.dtype == out.dtype,
         f"the gradient of the output must have the output's dtype and shape {out.dtype} {list(out.shape)}; "
         f"found {dout.dtype} {list(dout.shape)}",
@@ -524,7 +524,7 @@ def packed_forward(
     qkv: Tensor, cu: Tensor, max_seqlen: int, dropout_p: float, scale: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `bertnli::varlen_attention_packed`."""
-    _check(qkv.dim() == 4 and qkv.size(1) == 3, f"qkv must have shape [tokens, 3, heads, d]; found {list(qkv.shape)}")
+    check(qkv.dim() == 4 and qkv.size(1) == 3, f"qkv must have shape [tokens, 3, heads, d]; found {list(qkv.shape)}")
     q, k, v = qkv.unbind(1)
     return forward(q, k, v, cu, cu, max_seqlen, max_seqlen, dropout_p, scale, seed)
 

@@ -1,0 +1,378 @@
+"""The operators that go row by row, in Triton: dropout + residual + LayerNorm, bias + activation, embedding sums.
+
+All are bound by memory: each reads its inputs once and writes its outputs once. Sums over rows (the gradients of
+vectors) are taken by a fixed number of programs, each over its own rows in order, and added up afterwards: no atomics,
+so equal inputs give equal gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bertnli.kernels.attention import check, check_dropout
+from bertnli.kernels.philox import kept
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+# ---- dropout + residual + LayerNorm ----
+
+
+@triton.jit
+def _residual(
+    x, y, y_bias, seed, row, valid, columns, there, width, keep_scale,
+    W: tl.constexpr, HAS_BIAS: tl.constexpr, BELOW: tl.constexpr,
+):  # fmt: skip
+    """x + dropout(y + y_bias) of a tile of rows, float, and what dropout keeps."""
+    offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
+    mask = valid[:, None] & there[None, :]
+    added = tl.load(y + offsets, mask=mask, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        added += tl.load(y_bias + columns, mask=there, other=0.0).to(tl.float32)[None, :]
+    keep = mask
+    if BELOW > 0:
+        minus_one = row[:, None] * 0 - 1  # no attention head has this number, so no mask is used twice
+        keep = kept(row[:, None], minus_one, minus_one * 0, tl.arange(0, W // 4)[None, :], seed, BELOW)
+        added = tl.where(keep, added * keep_scale, 0.0)
+    return tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) + added, keep, offsets, mask
+
+
+@triton.jit
+def _add_norm(
+    x, y, y_bias, weight, bias, out, mean, rstd, seed, rows, width, eps, keep_scale,
+    R: tl.constexpr, W: tl.constexpr, HAS_BIAS: tl.constexpr, BELOW: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * R + tl.arange(0, R)
+    columns = tl.arange(0, W)
+    valid, there = row < rows, columns < width
+    z, _, offsets, mask = _residual(
+        x, y, y_bias, seed, row, valid, columns, there, width, keep_scale, W, HAS_BIAS, BELOW
+    )
+    z_mean = tl.sum(z, 1) / width
+    centred = tl.where(mask, z - z_mean[:, None], 0.0)
+    z_rstd = 1 / tl.sqrt(tl.sum(centred * centred, 1) / width + eps)
+    tl.store(mean + row, z_mean, mask=valid)
+    tl.store(rstd + row, z_rstd, mask=valid)
+    scale = tl.load(weight + columns, mask=there, other=0.0).to(tl.float32)
+    shift = tl.load(bias + columns, mask=there, other=0.0).to(tl.float32)
+    result = centred * z_rstd[:, None] * scale[None, :] + shift[None, :]
+    tl.store(out + offsets, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _add_norm_backward(
+    dout, x, y, y_bias, weight, mean, rstd, dx, dy, sums, seed, rows, width, keep_scale,
+    R: tl.constexpr, W: tl.constexpr, HAS_BIAS: tl.constexpr, BELOW: tl.constexpr,
+):  # fmt: skip
+    """With n = (z - mean) rstd and g = dout weight: dz = rstd (g - mean(g) - n mean(g n)), dx = dz, dy = mask dz.
+
+    sums float [programs, 3, width] gets each program's sums over its rows for dweight, dbias and dy_bias.
+    """
+    columns = tl.arange(0, W)
+    there = columns < width
+    scale = tl.load(weight + columns, mask=there, other=0.0).to(tl.float32)
+    dweight, dbias, dy_bias = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    for first in range(tl.program_id(0) * R, rows, tl.num_programs(0) * R):
+        row = first + tl.arange(0, R)
+        valid = row < rows
+        z, keep, offsets, mask = _residual(
+            x, y, y_bias, seed, row, valid, columns, there, width, keep_scale, W, HAS_BIAS, BELOW
+        )
+        z_mean, z_rstd = tl.load(mean + row, mask=valid, other=0.0), tl.load(rstd + row, mask=valid, other=0.0)
+        normal = tl.where(mask, (z - z_mean[:, None]) * z_rstd[:, None], 0.0)
+        d = tl.load(dout + offsets, mask=mask, other=0.0).to(tl.float32)
+        g = d * scale[None, :]
+        g_mean, gn_mean = tl.sum(g, 1) / width, tl.sum(g * normal, 1) / width
+        dz = tl.where(mask, (g - g_mean[:, None] - normal * gn_mean[:, None]) * z_rstd[:, None], 0.0)
+        tl.store(dx + offsets, dz.to(dx.dtype.element_ty), mask=mask)
+        if BELOW > 0:
+            dz = tl.where(keep, dz * keep_scale, 0.0)
+        tl.store(dy + offsets, dz.to(dy.dtype.element_ty), mask=mask)
+        dweight += tl.sum(d * normal, 0)
+        dbias += tl.sum(d, 0)
+        if HAS_BIAS:
+            dy_bias += tl.sum(dz, 0)
+    to = sums + tl.program_id(0) * 3 * width + columns
+    tl.store(to, dweight, mask=there)
+    tl.store(to + width, dbias, mask=there)
+    tl.store(to + 2 * width, dy_bias, mask=there)
+
+
+def add_norm(
+    x: Tensor, y: Tensor, y_bias: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The operator `bertnli::add_norm`."""
+    x, y, constants = _checked_add_norm(x, y, y_bias, weight, bias, dropout_p, seed)
+    rows, width = x.shape
+    out = torch.empty_like(x)
+    mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    if rows:
+        r, w, warps = _tile(width)
+        _add_norm[(triton.cdiv(rows, r),)](
+            x, y, weight if y_bias is None else y_bias.contiguous(), weight.contiguous(), bias.contiguous(), out, mean,
+            rstd, mean if seed is None else seed.contiguous(), rows, width, eps, 1 / (1 - dropout_p),
+            R=r, W=w, num_warps=warps, **constants,
+        )  # fmt: skip
+    return out, mean, rstd
+
+
+def add_norm_backward(
+    dout: Tensor, x: Tensor, y: Tensor, y_bias: Tensor | None, weight: Tensor, bias: Tensor, mean: Tensor,
+    rstd: Tensor, dropout_p: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The operator `bertnli::add_norm_backward`."""
+    x, y, constants = _checked_add_norm(x, y, y_bias, weight, bias, dropout_p, seed)
+    _check_like(dout, x)
+    rows, width = x.shape
+    dx, dy = torch.empty_like(x), torch.empty_like(y)
+    r, w, warps = _tile(width)
+    sums = x.new_zeros((0 if rows == 0 else _programs(x.device, triton.cdiv(rows, r)), 3, width), dtype=torch.float32)
+    if rows:
+        _add_norm_backward[(len(sums),)](
+            dout.contiguous(), x, y, weight if y_bias is None else y_bias.contiguous(), weight.contiguous(),
+            mean.contiguous(), rstd.contiguous(), dx, dy, sums, mean if seed is None else seed.contiguous(),
+            rows, width, 1 / (1 - dropout_p), R=r, W=w, num_warps=warps, **constants,
+        )  # fmt: skip
+    dweight, dbias, dy_bias = sums.sum(0)
+    none = x.new_empty(0, dtype=torch.float32)
+    return (
+        dx,
+        dy,
+        none if y_bias is None else _own(dy_bias, y_bias),
+        _own(dweight, weight),
+        _own(dbias, bias),
+    )
+
+
+def _own(row: Tensor, like: Tensor) -> Tensor:
+    """A tensor of its own, since an operator's outputs must not share memory."""
+    return row.to(like.dtype, copy=True)
+
+
+def _checked_add_norm(
+    x: Tensor, y: Tensor, y_bias: Tensor | None, weight: Tensor, bias: Tensor, dropout_p: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    _check_type("add_norm", x, "x")
+    check(
+        x.dim() == 2 and x.size(1) > 0,
+        f"x must have shape [tokens, width], the width not 0; found {list(x.shape)}",
+    )
+    check(y.shape == x.shape, f"y must have x's shape {list(x.shape)}; found {list(y.shape)}")
+    check(y.device == x.device, f"y must lie on x's device {x.device}; found {y.device}")
+    check(
+        y.dtype == x.dtype or (x.dtype == torch.float32 and y.dtype in _TYPES),
+        f"y must have x's dtype {x.dtype} (or be of half precision where x is float32); found {y.dtype}",
+    )
+    for name, vector in (("y_bias", y_bias), ("weight", weight), ("bias", bias)):
+        _check_vector(vector, name, x)
+    check_dropout(dropout_p, seed, x)
+    below = max(1, int(dropout_p * 2**32)) if dropout_p > 0 else 0
+    return x.contiguous(), y.contiguous(), dict(HAS_BIAS=y_bias is not None, BELOW=below)
+
+
+# ---- bias + activation ----
+
+
+@triton.jit
+def _integral(x, GELU: tl.constexpr):
+    """The normal distribution's integral up to x, or tanh's approximation of it, and the derivative of either."""
+    if GELU == "gelu":
+        integral = 0.5 * (1 + tl.erf(x * 0.7071067811865476))
+        slope = tl.exp(-0.5 * x * x) * 0.3989422804014327
+    else:
+        integral = 1 / (1 + tl.exp(-1.5957691216057308 * x * (1 + 0.044715 * x * x)))
+        slope = integral * (1 - integral) * (1 + 0.134145 * x * x) * 1.5957691216057308
+    return integral, slope
+
+
+@triton.jit
+def _bias_act(
+    x, bias, out, rows, width, R: tl.constexpr, W: tl.constexpr, KIND: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0) * R + tl.arange(0, R)
+    columns = tl.program_id(1) * W + tl.arange(0, W)
+    there = columns < width
+    offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
+    mask = (row < rows)[:, None] & there[None, :]
+    z = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
+    z += tl.load(bias + columns, mask=there, other=0.0).to(tl.float32)[None, :]
+    if KIND == "relu":
+        z = tl.where(z < 0, 0.0, z)  # a NaN stays
+    else:
+        integral, _ = _integral(z, KIND)
+        z = z * integral
+    tl.store(out + offsets, z.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _bias_act_backward(
+    dout, x, bias, dx, sums, rows, width, R: tl.constexpr, W: tl.constexpr, KIND: tl.constexpr
+):  # fmt: skip
+    """sums float [programs, width] gets each program's sums of dx over its rows."""
+    columns = tl.program_id(1) * W + tl.arange(0, W)
+    there = columns < width
+    shift = tl.load(bias + columns, mask=there, other=0.0).to(tl.float32)
+    dbias = tl.zeros([W], tl.float32)
+    for first in range(tl.program_id(0) * R, rows, tl.num_programs(0) * R):
+        row = first + tl.arange(0, R)
+        offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
+        mask = (row < rows)[:, None] & there[None, :]
+        z = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) + shift[None, :]
+        d = tl.load(dout + offsets, mask=mask, other=0.0).to(tl.float32)
+        if KIND == "relu":
+            d = tl.where(z > 0, d, 0.0)
+        else:
+            integral, slope = _integral(z, KIND)
+            d = d * (integral + z * slope)
+        tl.store(dx + offsets, d.to(dx.dtype.element_ty), mask=mask)
+        dbias += tl.sum(d, 0)
+    tl.store(sums + tl.program_id(0) * width + columns, dbias, mask=there)
+
+
+def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
+    """The operator `bertnli::bias_act`."""
+    _check_bias_act(x, bias, kind)
+    x, (rows, width) = x.contiguous(), x.shape
+    out = torch.empty_like(x)
+    if x.numel():
+        r, w, warps = _tile(min(width, 1024))
+        _bias_act[(triton.cdiv(rows, r), triton.cdiv(width, w))](
+            x, bias.contiguous(), out, rows, width, R=r, W=w, KIND=kind, num_warps=warps
+        )
+    return out
+
+
+def bias_act_backward(dout: Tensor, x: Tensor, bias: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """The operator `bertnli::bias_act_backward`."""
+    _check_bias_act(x, bias, kind)
+    _check_like(dout, x)
+    x, (rows, width) = x.contiguous(), x.shape
+    dx = torch.empty_like(x)
+    if not x.numel():
+        return dx, torch.zeros_like(bias)
+    r, w, warps = _tile(min(width, 128))
+    blocks = triton.cdiv(width, w)
+    programs = _programs(x.device, triton.cdiv(rows, r), blocks)
+    sums = x.new_empty((programs, width), dtype=torch.float32)
+    _bias_act_backward[(programs, blocks)](
+        dout.contiguous(), x, bias.contiguous(), dx, sums, rows, width, R=r, W=w, KIND=kind, num_warps=warps
+    )
+    return dx, sums.sum(0).to(bias.dtype)
+
+
+def _check_bias_act(x: Tensor, bias: Tensor, kind: str) -> None:
+    _check_type("bias_act", x, "x")
+    check(x.dim() == 2, f"x must have shape [tokens, width]; found {list(x.shape)}")
+    _check_vector(bias, "bias", x)
+    check(kind in ("relu", "gelu", "gelu_tanh"), f"kind must be 'relu', 'gelu' or 'gelu_tanh'; found {kind!r}")
+
+
+# ---- embedding ----
+
+
+@triton.jit
+def _embed(
+    token, segment, position, ids, segments, positions, out, tokens, width, vocabulary, kinds, places,
+    R: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * R + tl.arange(0, R)
+    columns = tl.arange(0, W)
+    valid = row < tokens
+    i, s, p = tl.load(ids + row, mask=valid), tl.load(segments + row, mask=valid), tl.load(positions + row, mask=valid)
+    inside = (i >= 0) & (i < vocabulary) & (s >= 0) & (s < kinds) & (p >= 0) & (p < places)
+    mask = (valid & inside)[:, None] & (columns < width)[None, :]
+    nan = float("nan")  # what an id outside its table gives: asking would wait for the device
+    total = tl.load(token + i.to(tl.int64)[:, None] * width + columns[None, :], mask=mask, other=nan).to(tl.float32)
+    total += tl.load(segment + s[:, None] * width + columns[None, :], mask=mask, other=nan).to(tl.float32)
+    total += tl.load(position + p[:, None] * width + columns[None, :], mask=mask, other=nan).to(tl.float32)
+    offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(out + offsets, total.to(out.dtype.element_ty), mask=valid[:, None] & (columns < width)[None, :])
+
+
+def embed(
+    token_table: Tensor, segment_table: Tensor, position_table: Tensor, input_ids: Tensor, segment_ids: Tensor,
+    positions: Tensor,
+) -> Tensor:  # fmt: skip
+    """The operator `bertnli::embed`. An id outside its table gives a row of NaN, since raising would wait."""
+    _check_type("embed", token_table, "token_table")
+    tables = (token_table, segment_table, position_table)
+    for name, table in zip(("token_table", "segment_table", "position_table"), tables, strict=True):
+        check(
+            table.dim() == 2 and table.size(1) == token_table.size(-1),
+            f"{name} must have shape [rows, {token_table.size(-1)}]; found {list(table.shape)}",
+        )
+        check(
+            table.dtype == token_table.dtype and table.device == token_table.device,
+            f"{name} must have token_table's dtype and device; found {table.dtype} on {table.device}",
+        )
+    ids = (input_ids, segment_ids, positions)
+    for name, some in zip(("input_ids", "segment_ids", "positions"), ids, strict=True):
+        check(some.shape == (len(input_ids),), f"{name} must have shape [{len(input_ids)}]; found {list(some.shape)}")
+        check(some.dtype == torch.int32, f"{name} must be int32; found {some.dtype}")
+        check(some.device == token_table.device, f"{name} must lie on the tables' device; found {some.device}")
+    tokens, width = len(input_ids), token_table.size(1)
+    out = token_table.new_empty((tokens, width))
+    if out.numel():
+        r, w, warps = _tile(width)
+        _embed[(triton.cdiv(tokens, r),)](
+            *(x.contiguous() for x in (*tables, *ids)), out, tokens, width, *(len(x) for x in tables),
+            R=r, W=w, num_warps=warps,
+        )  # fmt: skip
+    return out
+
+
+def embed_backward(
+    dout: Tensor, input_ids: Tensor, segment_ids: Tensor, positions: Tensor, *rows_and_wanted: int
+) -> tuple[Tensor, ...]:
+    """The operator `bertnli::embed_backward`, by PyTorch's kernel: it sorts the ids and adds up without atomics."""
+    rows, wanted = rows_and_wanted[:3], rows_and_wanted[3:]
+    return tuple(
+        torch.ops.aten.embedding_dense_backward(dout, ids, n, -1, False) if want else dout.new_empty((0, dout.size(1)))
+        for ids, n, want in zip((input_ids, segment_ids, positions), rows, wanted, strict=True)
+    )
+
+
+# ---- shared ----
+
+
+def _tile(width: int) -> tuple[int, int, int]:
+    """Rows and columns of a program's tile, and its warps: the whole width, and 2,048 elements or a row."""
+    w = max(16, int(triton.next_power_of_2(width)))
+    r = max(1, 2048 // w)
+    return r, w, min(16, max(1, r * w // 512))
+
+
+def _programs(device: torch.device, most: int, beside: int = 1) -> int:
+    """How many programs share the rows: enough to fill the device four times, times `beside` others each."""
+    return min(most, max(1, _multiprocessors(device) * 4 // beside))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _check_type(op: str, x: Tensor, name: str) -> None:
+    check(x.dtype in _TYPES, f"{op} on {x.device}: {name} must be float32, bfloat16 or float16; found {x.dtype}")
+
+
+def _check_vector(vector: Tensor | None, name: str, x: Tensor) -> None:
+    if vector is not None:
+        check(vector.shape == x.shape[1:], f"{name} must have shape [{x.size(1)}]; found {list(vector.shape)}")
+        check(vector.device == x.device, f"{name} must lie on x's device {x.device}; found {vector.device}")
+        check(vector.is_floating_point(), f"{name} must be of floating point; found {vector.dtype}")
+
+
+def _check_like(dout: Tensor, x: Tensor) -> None:
+    check(
+        dout.shape == x.shape and dout.dtype == x.dtype,
+        f"the gradient of the output must have the output's dtype and shape {x.dtype} {list(x.shape)}; "
+        f"found {dout.dtype} {list(dout.shape)}",
+    )
