@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--weight-decay", type=float, default=0.01, help="weight decay")
     sub.add_argument("--warmup", type=float, default=0.06, help="share of the steps with a rising learning rate")
     sub.add_argument("--max-grad-norm", type=float, default=1.0, help="clip the gradient's norm; 0 does not")
-    sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, or a number of lowest layers")
+    sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, gradual, or a number of layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
     sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="with --scratch: the tokens")
     sub.add_argument("--min-freq", type=_positive, default=5, help="with --scratch: rarer tokens are unknown")

@@ -84,8 +84,9 @@ def fit(
     lr, warmup      the learning rate rises linearly over the first `warmup` of the steps, then falls linearly to 0
     optimizer       "adamw" or "adam", fused; `weight_decay` leaves biases and LayerNorms alone
     max_grad_norm   the gradient's norm is clipped to this; None does not clip
-    freeze          None; "embeddings"; k, the embeddings and the lowest k layers; or "encoder", all of it, whose
-                    features are then computed once. What is frozen runs in eval mode
+    freeze          None; "embeddings"; k, the embeddings and the lowest k layers; "encoder", all of it, whose features
+                    are then computed once; or "gradual": the encoder in the first epoch, then from epoch to epoch fewer
+                    layers, nothing in the last. What is frozen runs in eval mode and has no backward pass
     precision       "fp32", or "bf16" for matrix products in bfloat16 with float32 weights
     seed            orders the pairs and draws the dropout; equal seeds give equal runs
     keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
@@ -115,8 +116,9 @@ def fit(
     group = batch_size * accumulate
     steps = epochs * math.ceil(len(train) / group)
     with _left_as_found(model, device):
-        depth = _frozen_depth(freeze, len(model.encoder.blks))
-        frozen = _freeze(model.encoder, depth)
+        depths = _frozen_depths(freeze, len(model.encoder.blks), epochs)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        _freeze(model.encoder, depths[-1])  # what is ever trained is the optimizer's
         opt = _optimizer(model, optimizer, lr, weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
         history, best_state = History(), None
@@ -133,9 +135,8 @@ def fit(
             schedule.load_state_dict(state["schedule"])
             history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
             best_state = state["best"]
-        wholly_frozen = depth == len(model.encoder.blks)
         counts = type(model).right is not Head.right  # whether units can be right or wrong
-        features = _Features(model, train, precision) if wholly_frozen else None
+        features: _Features | None = None
 
         def step(rows: Tensor) -> tuple[float, int, int]:
             """One optimizer step: the sum of the loss over the units, how many they are, and how many were right."""
@@ -166,8 +167,14 @@ def fit(
             torch.manual_seed(seed * 1_000_003 + epoch)
             order = torch.randperm(len(train))
             model.train()
-            for module in frozen:
+            for p in trainable:
+                p.requires_grad_()
+            for module in _freeze(model.encoder, depths[epoch]):
                 module.eval()
+            if depths[epoch] != len(model.encoder.blks):
+                features = None
+            elif features is None:
+                features = _Features(model, train, precision)
             loss_sum, done, right, begun = 0.0, 0, 0, time.perf_counter()
             with tqdm(
                 total=len(train),
@@ -226,17 +233,21 @@ def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
                 p.requires_grad_(flag)
 
 
-def _frozen_depth(freeze: str | int | None, layers: int) -> int | None:
-    """How many of the lowest layers `fit`'s argument freezes, beside the embeddings; None where nothing is frozen."""
+def _frozen_depths(freeze: str | int | None, layers: int, epochs: int) -> list[int | None]:
+    """How many of the lowest layers are frozen in each epoch, beside the embeddings; None where nothing is."""
+    if freeze == "gradual":
+        if epochs < 2:
+            raise ValueError('freeze="gradual" needs at least 2 epochs')
+        return [layers - layers * epoch // (epochs - 1) for epoch in range(epochs - 1)] + [None]
     if freeze is None:
-        return None
-    if freeze == "embeddings":
-        return 0
-    if freeze == "encoder":
-        return layers
+        return [None] * epochs
+    if freeze in ("embeddings", "encoder"):
+        return [0 if freeze == "embeddings" else layers] * epochs
     if isinstance(freeze, int) and not isinstance(freeze, bool) and 0 <= freeze <= layers:
-        return freeze
-    raise ValueError(f'freeze must be None, "embeddings", "encoder" or 0 to {layers} layers; found {freeze!r}')
+        return [freeze] * epochs
+    raise ValueError(
+        f'freeze must be None, "embeddings", "encoder", "gradual" or 0 to {layers} layers; found {freeze!r}'
+    )
 
 
 def _freeze(encoder: BERTEncoder, depth: int | None) -> list[nn.Module]:
