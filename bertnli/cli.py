@@ -1,4 +1,4 @@
-"""The `bertnli` command: demo, train, evaluate, predict, download."""
+"""The `bertnli` command: demo, train, distill, evaluate, predict, download."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any, TextIO, get_args
 import torch
 
 from bertnli import checkpoint, demo, hub
+from bertnli.distill import distill, make_student, pruned_tokenizer
 from bertnli.files import atomic_path
 from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
 from bertnli.heads import HEADS, BERTClassifier, Head
@@ -84,27 +85,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dev", type=Path, help="file of labelled examples; of a folder, its dev file")
     sub.add_argument("--output", type=Path, required=True, help="folder to write")
     _add_reading(sub)
-    sub.add_argument("--epochs", type=_positive, default=3, help="passes over the training examples")
-    sub.add_argument("--batch-size", type=_positive, default=32, help="examples a batch")
-    sub.add_argument("--accumulate", type=_positive, default=1, help="batches a step")
-    sub.add_argument("--lr", type=float, default=5e-5, help="highest learning rate")
-    sub.add_argument("--optimizer", choices=("adamw", "adam"), default="adamw", help="optimizer")
-    sub.add_argument("--weight-decay", type=float, default=0.01, help="weight decay")
-    sub.add_argument("--warmup", type=float, default=0.06, help="share of the steps with a rising learning rate")
-    sub.add_argument("--max-grad-norm", type=float, default=1.0, help="clip the gradient's norm; 0 does not")
+    _add_training(sub)
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, gradual, or a number of layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
     sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="with --scratch: the tokens")
     sub.add_argument("--min-freq", type=_positive, default=5, help="with --scratch: rarer tokens are unknown")
     sub.add_argument("--stride", type=int, help="question answering: tokens that windows of a context share")
-    sub.add_argument("--max-len", type=_positive, help="tokens a row at most; None: 128, question answering 384")
-    sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
-    sub.add_argument("--precision", choices=TRAINING_PRECISIONS, default="fp32", help="of the matrix products")
-    sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
-    sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")
-    sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
-    sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
-    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    sub = command("distill", _distill, "Train a small student on the labels and on what a fine-tuned teacher says.")
+    sub.add_argument("--teacher", required=True, help="checkpoint folder of a classifier or regressor")
+    sub.add_argument("--train", type=Path, required=True, help="file of labelled examples, or a folder like SNLI's")
+    sub.add_argument("--dev", type=Path, help="file of labelled examples; of a folder, its dev file")
+    sub.add_argument("--unlabelled", type=Path, help="further examples, as `bertnli predict` takes them")
+    sub.add_argument("--output", type=Path, required=True, help="folder to write")
+    _add_reading(sub)
+    sub.add_argument("--num-hiddens", type=_positive, default=128, help="width of the student")
+    sub.add_argument("--ffn-num-hiddens", type=_positive, help="None: four times the width")
+    sub.add_argument("--num-heads", type=_positive, help="None: heads of 32")
+    sub.add_argument("--num-layers", type=_positive, default=4, help="layers of the student")
+    sub.add_argument("--teacher-layers", type=_names, help="layers of the teacher that the student begins with, from 0")
+    sub.add_argument("--min-freq", type=_positive, default=1, help="rarer tokens of the data are not the student's")
+    sub.add_argument("--temperature", type=float, default=2.0, help="of the soft labels")
+    sub.add_argument("--hard", type=float, default=0.5, help="weight of the labels' loss")
+    sub.add_argument("--soft", type=float, default=0.5, help="weight of the teacher's outputs")
+    sub.add_argument("--hidden", type=float, default=0.1, help="weight of the teacher's vectors")
+    _add_training(sub, epochs=5, lr=5e-4)
 
     sub = command("evaluate", _evaluate, "Measure a checkpoint on labelled examples.")
     sub.add_argument("--model", required=True, help="checkpoint folder")
@@ -160,6 +165,25 @@ def _add_reading(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-5) -> None:
+    sub.add_argument("--epochs", type=_positive, default=epochs, help="passes over the training examples")
+    sub.add_argument("--batch-size", type=_positive, default=32, help="examples a batch")
+    sub.add_argument("--accumulate", type=_positive, default=1, help="batches a step")
+    sub.add_argument("--lr", type=float, default=lr, help="highest learning rate")
+    sub.add_argument("--optimizer", choices=("adamw", "adam"), default="adamw", help="optimizer")
+    sub.add_argument("--weight-decay", type=float, default=0.01, help="weight decay")
+    sub.add_argument("--warmup", type=float, default=0.06, help="share of the steps with a rising learning rate")
+    sub.add_argument("--max-grad-norm", type=float, default=1.0, help="clip the gradient's norm; 0 does not")
+    sub.add_argument("--max-len", type=_positive, help="tokens a row at most; None: 128, question answering 384")
+    sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
+    sub.add_argument("--precision", choices=TRAINING_PRECISIONS, default="fp32", help="of the matrix products")
+    sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
+    sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")
+    sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
+    sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
 def _add_running(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch-size", type=_positive, default=256, help="examples a batch")
     sub.add_argument("--max-len", type=_positive, help="tokens a row at most; None: 128, question answering 384")
@@ -213,14 +237,7 @@ def _demo(a: argparse.Namespace) -> None:
 
 def _train(a: argparse.Namespace) -> None:
     freeze = None if a.freeze == "none" else int(a.freeze) if a.freeze.isdigit() else a.freeze
-    state_file = a.output / "training_state.pt"
-    if a.resume != state_file.exists():
-        raise ValueError(
-            f"there is no {state_file} to resume"
-            if a.resume
-            else f"{state_file} is of an interrupted run: continue it with --resume, or remove it"
-        )
-    device = _device(a.device)
+    state_file = _state_file(a)
     torch.manual_seed(a.seed)
     started = time.perf_counter()
     trained: Head | None = None
@@ -268,29 +285,80 @@ def _train(a: argparse.Namespace) -> None:
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     a.output.mkdir(parents=True, exist_ok=True)
-    history = fit(
-        model,
-        train_data,
-        dev_data,
-        epochs=a.epochs,
-        batch_size=a.batch_size,
-        accumulate=a.accumulate,
-        lr=a.lr,
-        optimizer=a.optimizer,
-        weight_decay=a.weight_decay,
-        warmup=a.warmup,
-        max_grad_norm=a.max_grad_norm or None,
-        freeze=freeze,
-        precision=a.precision,
-        seed=a.seed,
-        device=device,
-        progress=not a.quiet,
-        state_file=state_file,
-        on_epoch=_print_epoch,
-    )
+    history = fit(model, train_data, dev_data, freeze=freeze, **_options(a, state_file))
     _save(model, a.output, tokenizer, history)
     state_file.unlink()
     print(f"checkpoint, metrics.jsonl and curves.png: {a.output}")
+
+
+def _options(a: argparse.Namespace, state_file: Path) -> dict[str, Any]:
+    """Those of `fit` that training and distillation share."""
+    names = ("epochs", "batch_size", "accumulate", "lr", "optimizer", "weight_decay", "warmup", "precision", "seed")
+    return {name: getattr(a, name) for name in names} | {
+        "max_grad_norm": a.max_grad_norm or None,
+        "device": _device(a.device),
+        "progress": not a.quiet,
+        "state_file": state_file,
+        "on_epoch": _print_epoch,
+    }
+
+
+def _distill(a: argparse.Namespace) -> None:
+    state_file = _state_file(a)
+    teacher, teacher_tokenizer = _load_head(a.teacher, a.device)
+    columns = _columns(teacher_tokenizer)
+    names = a.labels or teacher.label_names
+    train = _read(a, teacher.task, a.train, "train", columns, names)
+    if not isinstance(train, PairData):
+        raise ValueError(f"only classification and regression are distilled, not {teacher.task!r}")
+    train = train if a.limit is None else train[: a.limit]
+    dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
+    dev: Any = None if dev_path is None else _read(a, teacher.task, dev_path, "dev", columns, names)
+    unlabelled = None
+    if a.unlabelled is not None:
+        with open(a.unlabelled, encoding="utf-8-sig", newline="\n") as file:
+            unlabelled = PairData.of(*zip(*_parse_examples(file, str(a.unlabelled), teacher), strict=True))
+    texts = itertools.chain(_texts(train), () if unlabelled is None else _texts(unlabelled))
+    torch.manual_seed(a.seed)
+    tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, a.min_freq)
+    max_len = a.max_len or teacher.max_len
+    student = make_student(
+        teacher,
+        token_ids,
+        num_hiddens=a.num_hiddens,
+        ffn_num_hiddens=a.ffn_num_hiddens,
+        num_heads=a.num_heads,
+        num_layers=a.num_layers,
+        layers=None if a.teacher_layers is None else [int(i) for i in a.teacher_layers],
+        max_len=max_len,
+    )
+    large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
+    print(
+        f"teacher: {large / 1e6:.2f} million parameters; student: {small / 1e6:.2f}, {large / small:.1f} times fewer, "
+        f"{len(tokenizer)} of {len(teacher_tokenizer)} tokens; {len(train)} labelled examples, "
+        f"{0 if unlabelled is None else len(unlabelled)} unlabelled"
+    )
+    a.output.mkdir(parents=True, exist_ok=True)
+    history = distill(
+        teacher, teacher_tokenizer, student, tokenizer, train, dev, unlabelled=unlabelled, max_len=max_len,
+        truncation=a.truncation, temperature=a.temperature, hard=a.hard, soft=a.soft, hidden=a.hidden,
+        **_options(a, state_file),
+    )  # fmt: skip
+    _save(student, a.output, tokenizer, history)
+    state_file.unlink()
+    print(f"checkpoint, metrics.jsonl and curves.png: {a.output}")
+
+
+def _state_file(a: argparse.Namespace) -> Path:
+    """Where the run's state is; ValueError where there is one and `--resume` is not given, or the other way around."""
+    state_file: Path = a.output / "training_state.pt"
+    if a.resume != state_file.exists():
+        raise ValueError(
+            f"there is no {state_file} to resume"
+            if a.resume
+            else f"{state_file} is of an interrupted run: continue it with --resume, or remove it"
+        )
+    return state_file
 
 
 def _evaluate(a: argparse.Namespace) -> None:
