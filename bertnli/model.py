@@ -6,7 +6,7 @@ Shapes in the comments: T tokens in B sequences, R rows read, H hidden units in 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -137,25 +137,26 @@ class MultiHeadAttention(nn.Module):
         """[T, H] to [T, H]: every token attends to the tokens of its sequence."""
         tokens, width = x.shape
         weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])  # (3H, H), one GEMM for the three
-        bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias])
+        bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]).to(weight.dtype)
         qkv = F.linear(x, weight, bias).view(tokens, 3, self.num_heads, width // self.num_heads)
         out = ops.varlen_attention_packed(
             qkv, batch.cu_seqlens, batch.max_seqlen, dropout_p=self.dropout if self.training else 0.0
         )  # (T, h, d)
         return F.linear(out.flatten(1), self.W_o.weight)
 
-    def read_rows(self, x: Tensor, batch: PackedBatch, rows: Tensor) -> Tensor:
-        """[T, H] and R rows of it to [R, H], without projecting keys and values of all tokens.
+    def read_rows(self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor) -> Tensor:
+        """[T, H] and R rows of it, `read` [R, H], to [R, H], without projecting keys and values of all tokens.
 
         A score is q_i . (W_k x_j + b_k) = (W_k^T q_i) . x_j + q_i . b_k, whose last term is the same for every j and so
         cancels in the softmax. The output is W_v (sum_j a_j x_j) + b_v sum_j a_j. So each head's query is absorbed into
         W_k, and the attention's keys and values are the layer's inputs themselves.
         """
-        read, width = rows.numel(), x.shape[1]
+        count, width = read.shape
         cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
         max_q = int(cu_seqlens_q.diff().max()) if len(batch) else 0
         h, d = self.num_heads, width // self.num_heads
-        q = self.W_q(x[rows]).view(read, h, d).transpose(0, 1)  # (h, R, d)
+        weight = self.W_q.weight
+        q = F.linear(read, weight, self.W_q.bias.to(weight.dtype)).view(count, h, d).transpose(0, 1)  # (h, R, d)
         absorbed = torch.bmm(q, self.W_k.weight.view(h, d, width))  # (h, R, H)
         keys = x.to(absorbed.dtype)[:, None]  # (T, 1, H)
         context, weight_sum = ops.varlen_attention_with_sum(
@@ -173,7 +174,7 @@ class MultiHeadAttention(nn.Module):
         # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
         bias = self.W_v.bias + 0 * self.W_k.bias
         out = out.transpose(0, 1) + weight_sum[:, :, None] * bias.view(h, d)  # (R, h, d)
-        return F.linear(out.reshape(read, width).to(q.dtype), self.W_o.weight)
+        return F.linear(out.reshape(count, width).to(q.dtype), self.W_o.weight)
 
 
 class AddNorm(nn.Module):
@@ -216,11 +217,46 @@ class EncoderBlock(nn.Module):
         if rows is None:
             attended = self.attention(x, batch)
         elif rows.numel() <= len(batch):
-            attended, x = self.attention.read_rows(x, batch, rows), x[rows]
+            everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
+            attended = self.attention.read_rows(everything, batch, rows, x)
         else:  # several rows a sequence: projecting the keys and values once is the cheaper way
             attended, x = self.attention(x, batch)[rows], x[rows]
         y = self.addnorm1(x, attended, self.attention.W_o.bias)
         return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
+
+
+class _TakeRows(torch.autograd.Function):
+    """x and x[rows]: `x[rows]` alone would fill a gradient of zeros for x, and add it to the rest of x's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows)
+        return x.view_as(x), x[rows]
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor, drows: Tensor) -> tuple[Tensor, None]:
+        return dx.index_add(0, ctx.saved_tensors[0], drows), None
+
+
+def _rounded(batch: PackedBatch) -> PackedBatch:
+    """The batch with a last sequence that nobody reads, so that its number of tokens is one of few.
+
+    oneDNN's bfloat16 products are compiled for their sizes: a millisecond the first time, as much as a small product
+    itself takes. At most 1.6 % more tokens leave 64 sizes between a number and its double.
+    """
+    tokens = len(batch.input_ids)
+    unit = 1 << max(0, (tokens // 64).bit_length() - 1)
+    if not (more := -tokens % unit):
+        return batch
+    zeros = batch.input_ids.new_zeros(more)
+    return replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, zeros]),
+        segment_ids=torch.cat([batch.segment_ids, zeros]),
+        positions=torch.cat([batch.positions, zeros]),
+        cu_seqlens=torch.cat([batch.cu_seqlens, batch.cu_seqlens[-1:] + more]),
+        max_seqlen=max(batch.max_seqlen, more),
+    )
 
 
 class BERTEncoder(nn.Module):
@@ -281,19 +317,34 @@ class BERTEncoder(nn.Module):
                 raise ValueError("rows must be ascending")
             if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
                 raise IndexError(f"rows must lie between 0 and {batch.input_ids.numel() - 1}, the last token")
+        tokens = len(batch.input_ids)
+        if batch.device.type == "cpu" and (self._matrix_dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
+            batch = _rounded(batch)
         x = self.embed(batch)
         for i, block in enumerate(self.blks):
             x = block(x, batch, rows if i == len(self.blks) - 1 else None)
-        return x if rows is None or len(self.blks) else x[rows]
+        if rows is None:
+            x = x[:tokens]
+        elif not len(self.blks):
+            x = x[rows]
+        return x.to(self.token_embedding.weight.dtype) if self._matrix_dtype == torch.bfloat16 else x
+
+    @property
+    def _matrix_dtype(self) -> torch.dtype:
+        """Of the layers' matrices and of what lies between them: bfloat16 copies, within `train.low_precision`."""
+        block = cast(EncoderBlock, self.blks[0]) if len(self.blks) else None
+        return self.token_embedding.weight.dtype if block is None else block.attention.W_q.weight.dtype
 
     def embed(self, batch: PackedBatch) -> Tensor:
-        """Sum of token, segment and position embeddings, [T, H]."""
+        """Sum of token, segment and position embeddings, [T, H]; the original variant's LayerNorm and dropout of it."""
         positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
-        x = ops.embed(
-            *(self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)),
-            *(batch.input_ids, batch.segment_ids, batch.positions),
-        )
-        return cast(Tensor, self.embedding_dropout(self.embedding_norm(x))) if self.config.embedding_norm else x
+        tables = self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)
+        ids = batch.input_ids, batch.segment_ids, batch.positions
+        sparse, dtype = self.token_embedding.sparse, self._matrix_dtype
+        if not self.config.embedding_norm:
+            return ops.embed(*tables, *ids, sparse=sparse).to(dtype)
+        norm, p = self.embedding_norm, self.embedding_dropout.p if self.embedding_dropout.training else 0.0
+        return ops.embed_norm(*tables, *ids, norm.weight, norm.bias, norm.eps, p, dtype=dtype, sparse=sparse)
 
 
 class MaskLM(nn.Module):

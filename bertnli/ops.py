@@ -6,6 +6,7 @@ bertnli/kernels. On other devices, for float64 on CUDA and without Triton, PyTor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -265,6 +266,8 @@ def embed(
     input_ids: Tensor,
     segment_ids: Tensor,
     positions: Tensor,
+    *,
+    sparse: bool = False,
 ) -> Tensor:
     """Row input_ids[t] of the token table + row segment_ids[t] of the segments' + row positions[t] of the positions'.
 
@@ -272,8 +275,9 @@ def embed(
     segment_table   [S, H]   the same dtype
     position_table  [P, H]   the same dtype
     input_ids, segment_ids, positions   int32 [T]
+    sparse          on the CPU, the token table's gradient is sparse, with one row for each distinct id
 
-    Returns [T, H]. The tables' gradients are dense.
+    Returns [T, H]. The tables' gradients are dense but for `sparse`.
 
     Raises IndexError for an id or a position outside its table, RuntimeError that names the argument where a shape or
     dtype does not fit.
@@ -284,7 +288,43 @@ def embed(
             + F.embedding(segment_ids, segment_table)
             + F.embedding(positions, position_table)
         )
-    return cast(Tensor, _lib.embed(token_table, segment_table, position_table, input_ids, segment_ids, positions))
+    tables = token_table, segment_table, position_table
+    return cast(Tensor, _lib.embed(*tables, input_ids, segment_ids, positions, sparse))
+
+
+def embed_norm(
+    token_table: Tensor,
+    segment_table: Tensor,
+    position_table: Tensor,
+    input_ids: Tensor,
+    segment_ids: Tensor,
+    positions: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-12,
+    dropout_p: float = 0.0,
+    *,
+    dtype: torch.dtype | None = None,
+    sparse: bool = False,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """dropout(LayerNorm(`embed(...)`)), [T, H], one pass forward and two backward.
+
+    weight, bias   [H]   LayerNorm's, any floating-point dtype
+    dtype          of the result: the tables' (by default), or bfloat16 where that is float32
+
+    The other arguments are those of `embed`, and `dropout_p` and `seed` those of `add_norm`, whose masks it uses.
+    Differentiable, once, in the tables, weight and bias. Raises as these do.
+    """
+    dtype = token_table.dtype if dtype is None else dtype
+    tables, ids = (token_table, segment_table, position_table), (input_ids, segment_ids, positions)
+    if not _has_kernel(token_table):
+        if seed is not None:
+            raise ValueError(f"embed_norm takes a seed on the CPU only; the tables lie on {token_table.device}")
+        x = F.layer_norm(embed(*tables, *ids), (token_table.size(1),), weight, bias, eps)
+        return F.dropout(x, dropout_p).to(dtype)
+    seed = _seed(token_table, dropout_p, seed)
+    return cast(Tensor, _lib.embed_norm(*tables, *ids, weight, bias, eps, dropout_p, seed, dtype, sparse)[0])
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -415,6 +455,19 @@ def _fake_embed(token_table: Tensor, segment_table: Tensor, position_table: Tens
     return token_table.new_empty((ids.size(0), token_table.size(1)))
 
 
+def _fake_embed_norm(
+    token_table: Tensor, segment_table: Tensor, position_table: Tensor, ids: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, dtype = ids.shape[:1], _row_dtype(token_table)
+    out = token_table.new_empty((*rows, token_table.size(1)), dtype=rest[-2])
+    return out, out.new_empty(rows, dtype=dtype), out.new_empty(rows, dtype=dtype)
+
+
+def _fake_embed_norm_backward(dout: Tensor, token_table: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    weight, bias = rest[5:7]
+    return dout.new_empty(dout.shape, dtype=_row_dtype(token_table)), torch.empty_like(weight), torch.empty_like(bias)
+
+
 def _fake_embed_backward(
     dout: Tensor, ids: Tensor, segment_ids: Tensor, positions: Tensor, *rows_and_wanted: int
 ) -> tuple[Tensor, ...]:
@@ -428,6 +481,8 @@ torch.library.register_fake("bertnli::bias_act", _fake_bias_act)
 torch.library.register_fake("bertnli::bias_act_backward", _fake_bias_act_backward)
 torch.library.register_fake("bertnli::embed", _fake_embed)
 torch.library.register_fake("bertnli::embed_backward", _fake_embed_backward)
+torch.library.register_fake("bertnli::embed_norm", _fake_embed_norm)
+torch.library.register_fake("bertnli::embed_norm_backward", _fake_embed_norm_backward)
 
 
 def _save_add_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -454,17 +509,61 @@ def _backward_bias_act(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     return *_lib.bias_act_backward(dout, *ctx.saved_tensors, ctx.kind), None
 
 
-def _save_embed(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.rows = [table.size(0) for table in inputs[:3]]
-    ctx.save_for_backward(*inputs[3:])
+def _save_embed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.rows, ctx.sparse = [table.size(0) for table in inputs[:3]], inputs[6]
+    ctx.save_for_backward(*inputs[3:6])
 
 
 def _backward_embed(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = ctx.needs_input_grad[:3]
-    gradients = _lib.embed_backward(dout, *ctx.saved_tensors, *ctx.rows, *wanted)
-    return *(g if want else None for g, want in zip(gradients, wanted, strict=True)), None, None, None
+    gradients = _table_gradients(dout, ctx.saved_tensors, ctx.rows, ctx.needs_input_grad[:3], ctx.sparse)
+    return *gradients, None, None, None, None
+
+
+def _save_embed_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, _eps, ctx.dropout_p, seed, _dtype, ctx.sparse = inputs
+    ctx.save_for_backward(*tensors, *output[1:], seed)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_embed_norm(ctx: Any, dout: Tensor | None, _dmean: None, _drstd: None) -> tuple[Tensor | None, ...]:
+    if dout is None:
+        return (None,) * 13
+    *tensors, seed = ctx.saved_tensors
+    dz, dweight, dbias = _lib.embed_norm_backward(dout, *tensors, ctx.dropout_p, seed)
+    rows, wanted = [table.size(0) for table in tensors[:3]], ctx.needs_input_grad[:3]
+    gradients = _table_gradients(dz, tensors[3:6], rows, wanted, ctx.sparse)
+    return (
+        *(None if g is None else g.to(tensors[0].dtype) for g in gradients),
+        None,
+        None,
+        None,
+        dweight,
+        dbias,
+        *[None] * 5,
+    )
+
+
+def _table_gradients(
+    dout: Tensor, ids: Sequence[Tensor], rows: Sequence[int], wanted: Sequence[bool], sparse: bool
+) -> list[Tensor | None]:
+    """The gradients of three tables from that of the sum of their rows; None where none is wanted."""
+    if not any(wanted):
+        return [None] * 3
+    slots, shape = ids[0], (rows[0], dout.size(1))
+    if sparse := sparse and wanted[0]:
+        distinct, slots = torch.unique(ids[0], return_inverse=True)
+        slots, rows = slots.to(torch.int32), [len(distinct), *rows[1:]]
+    found = _lib.embed_backward(dout, slots, *ids[1:], *rows, *wanted)
+    gradients = [g if want else None for g, want in zip(found, wanted, strict=True)]
+    if sparse:
+        gradients[0] = torch.sparse_coo_tensor(
+            distinct[None], found[0], shape, is_coalesced=True, check_invariants=False
+        )
+    return gradients
 
 
 torch.library.register_autograd("bertnli::add_norm", _backward_add_norm, setup_context=_save_add_norm)
 torch.library.register_autograd("bertnli::bias_act", _backward_bias_act, setup_context=_save_bias_act)
 torch.library.register_autograd("bertnli::embed", _backward_embed, setup_context=_save_embed)
+torch.library.register_autograd("bertnli::embed_norm", _backward_embed_norm, setup_context=_save_embed_norm)

@@ -21,6 +21,7 @@ from bertnli.files import atomic_path
 from bertnli.heads import Head
 from bertnli.inference import check_labels, evaluate, in_batches
 from bertnli.model import BERTEncoder
+from bertnli.optim import Adam
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 from bertnli.prepared import autocast
 
@@ -82,12 +83,13 @@ def fit(
     train, dev      what the head's `encode` gives, with labels; `dev` is evaluated after each epoch
     batch_size      examples a forward pass; `accumulate` such batches make one step on the mean loss over their units
     lr, warmup      the learning rate rises linearly over the first `warmup` of the steps, then falls linearly to 0
-    optimizer       "adamw" or "adam", fused; `weight_decay` leaves biases and LayerNorms alone
+    optimizer       "adamw" or "adam"; `weight_decay` leaves biases and LayerNorms alone
     max_grad_norm   the gradient's norm is clipped to this; None does not clip
     freeze          None; "embeddings"; k, the embeddings and the lowest k layers; "encoder", all of it, whose features
                     are then computed once; or "gradual": the encoder in the first epoch, then from epoch to epoch fewer
                     layers, nothing in the last. What is frozen runs in eval mode and has no backward pass
-    precision       "fp32", or "bf16" for matrix products in bfloat16 with float32 weights
+    precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
+                    float32 weights behind, statistics and sums; elsewhere matrix products by autocast
     seed            orders the pairs and draws the dropout; equal seeds give equal runs
     keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
     progress        a bar with loss, accuracy, pairs/s and time left, where the output is a terminal
@@ -119,7 +121,7 @@ def fit(
         depths = _frozen_depths(freeze, len(model.encoder.blks), epochs)
         trainable = [p for p in model.parameters() if p.requires_grad]
         _freeze(model.encoder, depths[-1])  # what is ever trained is the optimizer's
-        opt = _optimizer(model, optimizer, lr, weight_decay)
+        opt = _optimizer(model, optimizer, lr, weight_decay, max_grad_norm)
         schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
         history, best_state = History(), None
         arguments = dict(
@@ -137,6 +139,7 @@ def fit(
             best_state = state["best"]
         counts = type(model).right is not Head.right  # whether units can be right or wrong
         features: _Features | None = None
+        low = precision == "bf16" and isinstance(opt, Adam)
 
         def step(rows: Tensor) -> tuple[float, int, int]:
             """One optimizer step: the sum of the loss over the units, how many they are, and how many were right."""
@@ -145,7 +148,9 @@ def fit(
             units = max(1, sum(map(model.units, batches)))
             for i, packed in enumerate(batches):
                 batch = packed.to(device, non_blocking=True)
-                with autocast(device, precision):
+                if isinstance(opt, Adam):
+                    opt.catch_up(model.encoder.token_embedding.weight, batch.input_ids)
+                with autocast(device, "fp32" if low else precision):
                     if features is None:
                         outputs = model(batch)
                     else:
@@ -153,9 +158,11 @@ def fit(
                 outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
                 loss = model.loss(outputs, batch)
                 (loss / units).backward()  # type: ignore[no-untyped-call]
+                if isinstance(opt, Adam) and len(batches) > 1:
+                    opt.gather()
                 loss_sum += float(loss.detach())
                 right += model.right(outputs.detach(), batch) or 0
-            if max_grad_norm is not None:
+            if max_grad_norm is not None and not isinstance(opt, Adam):
                 nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), max_grad_norm)
             opt.step()
             schedule.step()
@@ -176,13 +183,14 @@ def fit(
             elif features is None:
                 features = _Features(model, train, precision)
             loss_sum, done, right, begun = 0.0, 0, 0, time.perf_counter()
-            with tqdm(
+            bar = tqdm(
                 total=len(train),
                 desc=f"epoch {epoch + 1}/{epochs}",
                 unit="pairs",
                 disable=None if progress else True,
                 leave=False,
-            ) as bar:
+            )
+            with bar, lazily(model, opt, low):
                 for rows in torch.split(order, group):
                     loss, units, hits = step(rows)
                     loss_sum, done, right = loss_sum + loss, done + units, right + hits
@@ -309,7 +317,10 @@ class _Features:
         return self.rows[ragged_index(self.begins[examples], self.counts[examples])]
 
 
-def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def _optimizer(
+    model: Head, name: str, lr: float, weight_decay: float, max_grad_norm: float | None
+) -> torch.optim.Optimizer:
+    """Ours on the CPU, which clips by itself; torch's fused one elsewhere."""
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if name not in kinds:
         raise ValueError(f"optimizer must be one of {sorted(kinds)}; found {name!r}")
@@ -320,7 +331,37 @@ def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> t
             norm_or_bias = key.endswith(".bias") or ".ln." in key or "embedding_norm" in key
             (spared if norm_or_bias else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return kinds[name]([g for g in groups if g["params"]], lr=lr, fused=True)
+    groups = [g for g in groups if g["params"]]
+    if next(model.parameters()).device.type == "cpu":
+        return Adam(groups, lr=lr, decoupled=name == "adamw", max_grad_norm=max_grad_norm)
+    return kinds[name](groups, lr=lr, fused=True)
+
+
+@contextmanager
+def lazily(model: Head, optimizer: torch.optim.Optimizer, low: bool = False) -> Iterator[None]:
+    """Steps of our optimizer: the token embedding's gradient is sparse inside, and its rows are up to date after.
+
+    With `low`, the matrices of the encoder's layers are bfloat16 copies inside, so that all between the embeddings and
+    the head is; statistics, vectors and tables are float32, and so are the matrices that the optimizer moves.
+    """
+    if not isinstance(optimizer, Adam):
+        yield
+        return
+    embedding = model.encoder.token_embedding
+    sparse, embedding.sparse = embedding.sparse, True
+    swapped = [m for m in model.encoder.blks.modules() if low and isinstance(m, nn.Linear)]
+    masters = [m.weight for m in swapped]
+    for m, master in zip(swapped, masters, strict=True):
+        m.weight = nn.Parameter(master.detach().bfloat16(), master.requires_grad)
+    optimizer.copies = {p: m.weight for m, p in zip(swapped, masters, strict=True) if p.requires_grad}
+    try:
+        yield
+    finally:
+        for m, master in zip(swapped, masters, strict=True):
+            m.weight = master
+        optimizer.copies = {}
+        embedding.sparse = sparse
+        optimizer.flush()
 
 
 def _linear(steps: int, warmup: float) -> Callable[[int], float]:

@@ -258,6 +258,30 @@ def test_loss_curve_is_the_plain_padded_versions(
     assert wanted[-1] != pytest.approx(wanted[0], abs=10 * tolerance)
 
 
+@pytest.mark.parametrize("original", [False, True])
+def test_bfloat16_matrices_give_what_float32_ones_do_to_rounding(original: bool) -> None:
+    """Also where a sequence that nobody reads rounds the number of tokens up."""
+    state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=2, original=original, dtype=torch.float32)
+    inputs, labels = padded_input(40, 17, seed=2), torch.arange(40) % 3
+    batch = PackedBatch.from_padded(*inputs)
+    assert len(batch.input_ids) % 4
+    gradients = []
+    for low in (False, True):
+        net = classifier(state, original)
+        if low:
+            for m in net.encoder.blks.modules():
+                if isinstance(m, torch.nn.Linear):
+                    m.weight = torch.nn.Parameter(m.weight.detach().bfloat16())
+        assert net.encoder(batch).shape == (len(batch.input_ids), HIDDEN)
+        logits = net(batch)
+        assert logits.dtype == torch.float32
+        cross_entropy(logits, labels).backward()
+        gradients.append({name: p.grad for name, p in net.named_parameters()})
+    for name, wanted in gradients[0].items():
+        error = (gradients[1][name].float() - wanted).norm()
+        assert error <= 0.05 * wanted.norm() + 1e-3, name
+
+
 def test_frozen_positions_get_no_gradient() -> None:
     net = BERTClassifier(BERTModel(config(train_positions=False)))
     net(padded_input()).sum().backward()

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from test_attention import ISAS, isa, philox
 from torch import Tensor
 
-from bertnli import ops
+from bertnli import ops, optim
 
-__all__ = ["isa"]  # the fixture: each instruction set that this CPU has
+__all__ = ["isa", "optim"]  # the fixture: each instruction set that this CPU has
 
 WIDTHS = [1, 3, 16, 37, 64, 384]
 DTYPES = [
@@ -243,6 +243,59 @@ def test_only_the_wanted_table_gets_a_gradient(wanted: int) -> None:
     assert torch.equal(tables[wanted].grad, everything[1 + wanted])
 
 
+def test_a_sparse_gradient_has_the_dense_ones_rows() -> None:
+    tables, ids, dout = embed_inputs(24, torch.float32)
+    dense = with_gradients(lambda *t: ops.embed(*t, *ids), tables, dout)[1:]
+    leaves = [t.requires_grad_() for t in tables]
+    sparse = torch.autograd.grad(ops.embed(*leaves, *ids, sparse=True), leaves, dout)
+    assert sparse[0].is_sparse
+    assert torch.equal(sparse[0]._indices()[0], ids[0].unique().long())
+    assert torch.equal(sparse[0].to_dense(), dense[0])
+    assert all(torch.equal(a, b) for a, b in zip(sparse[1:], dense[1:], strict=True))
+
+
+def embed_norm_inputs(width: int, dtype: torch.dtype, tokens: int = 130) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    tables, ids, dout = embed_inputs(width, dtype, tokens)
+    return [*tables, random(width, dtype=dtype, seed=4), random(width, dtype=dtype, seed=5)], ids, dout
+
+
+def plain_embed_norm(ids: list[Tensor], mask: Any = 1) -> Callable[..., Tensor]:
+    def run(token: Tensor, segment: Tensor, position: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = plain_embed(ids)(token, segment, position)
+        return F.layer_norm(x, (x.size(1),), weight, bias, 1e-5) * mask
+
+    return run
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
+def test_embed_norm_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, width: int) -> None:
+    inputs, ids, dout = embed_norm_inputs(width, dtype)
+    tables, vectors = inputs[:3], inputs[3:]
+    assert_as_exact_as_pytorch(
+        lambda *t: ops.embed_norm(*t[:3], *ids, *t[3:], 1e-5), plain_embed_norm(ids), [*tables, *vectors], dout
+    )
+
+
+@pytest.mark.parametrize("width", [3, 64])
+def test_embed_norm_drops_what_it_documents(isa: str, width: int) -> None:
+    inputs, ids, dout = embed_norm_inputs(width, torch.float32)
+    seed = torch.tensor([2**40 + 5, -3])
+    mask = dropout_mask(130, width, 0.3, seed)
+    expected = with_gradients(plain_embed_norm(ids, mask), [x.double() for x in inputs], dout.double())
+
+    def run(*t: Tensor, **options: Any) -> Tensor:
+        return ops.embed_norm(*t[:3], *ids, *t[3:], 1e-5, 0.3, seed=seed, **options)
+
+    actual = with_gradients(run, inputs, dout)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5 * max(1, float(b.abs().max())), rtol=0)
+    low = with_gradients(lambda *t: run(*t, dtype=torch.bfloat16), inputs, dout.bfloat16())
+    assert torch.equal(low[0], actual[0].bfloat16())
+    exact = with_gradients(run, inputs, dout.bfloat16().float())
+    assert all(torch.equal(a, b) for a, b in zip(low[1:], exact[1:], strict=True))
+
+
 # ---- all of them ----
 
 
@@ -257,6 +310,7 @@ def cases(dtype: torch.dtype, rows: int, width: int) -> dict[str, tuple[Callable
         "gelu": (lambda x, b: ops.bias_act(x, b, "gelu"), [inputs[0], inputs[3]]),
         "gelu_tanh": (lambda x, b: ops.bias_act(x, b, "gelu_tanh"), [inputs[0], inputs[3]]),
         "embed": (lambda *t: ops.embed(*t, *ids), tables),
+        "embed_norm": (lambda *t: ops.embed_norm(*t[:3], *ids, *t[3:], 1e-5, 0.3, seed=seed), [*tables, *inputs[2:4]]),
     }
 
 
@@ -293,8 +347,19 @@ def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(lib.add_norm, (*leaves, 1e-5, 0.1, torch.tensor([1, 2])))
     torch.library.opcheck(lib.add_norm, (x, y, None, w, b, 1e-5, 0.0, None))
     torch.library.opcheck(lib.bias_act, (x, b, "gelu"))
-    torch.library.opcheck(lib.embed, (*(t.requires_grad_() for t in tables), *ids))
-    torch.library.opcheck(lib.embed, (tables[0], tables[1].detach(), tables[2].detach(), *ids))
+    torch.library.opcheck(lib.embed, (*(t.requires_grad_() for t in tables), *ids, False))
+    torch.library.opcheck(lib.embed, (tables[0], tables[1].detach(), tables[2].detach(), *ids, False))
+    torch.library.opcheck(lib.embed_norm, (*tables, *ids, w, b, 1e-5, 0.1, torch.tensor([1, 2]), dtype, False))
+    gradients = [random(6, 8), random(5, dtype=dtype)]
+    torch.library.opcheck(lib.gradient_norm, (gradients,))
+    states = [[random(6, 8), random(5)] for _ in range(2)] + [[random(6, 8).abs(), random(5).abs()]]
+    copies = [torch.empty(6, 8, dtype=torch.bfloat16), torch.empty(0)]
+    numbers = (0.1, 1.5, 0.99), (0.9, 0.999, 1e-8, 0.0)
+    torch.library.opcheck(lib.adam_step, (states[0], gradients, *states[1:], copies, *numbers[0], *numbers[1], 0.5))
+    rows, table = torch.tensor([4, 1], dtype=torch.int32), [random(6, 8), random(6, 8), random(6, 8).abs()]
+    torch.library.opcheck(lib.adam_rows, (table[0], rows, random(2, 8), *table[1:], *numbers[0], *numbers[1], 0.5))
+    last, steps = torch.zeros(6, dtype=torch.int32), torch.rand(5, 3, dtype=torch.float64)
+    torch.library.opcheck(lib.adam_catch_up, (table[0], rows, *table[1:], last, steps, 3, *numbers[1]))
 
 
 def test_compile_without_graph_breaks() -> None:

@@ -92,6 +92,25 @@ def test_accumulation_is_one_larger_batch() -> None:
     assert losses[2] == pytest.approx(losses[0], abs=1e-9)
 
 
+@pytest.mark.parametrize("original", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_bf16_is_near_fp32_and_leaves_float32(original: bool, accumulate: int) -> None:
+    """Matrices and activations are rounded to eight bits, not what the optimizer moves."""
+    data, losses = pairs(), []
+    for precision in ("fp32", "bf16"):
+        net = classifier(original)
+        before = dict(net.named_parameters())
+        options = dict(epochs=4, batch_size=9, accumulate=accumulate, lr=1e-3, precision=precision, progress=False)
+        losses.append(fit(net, data, **options).losses)  # type: ignore[arg-type]
+        assert all(p is before[name] and p.dtype == torch.float32 for name, p in net.named_parameters())
+        assert not net.encoder.token_embedding.sparse
+        with pytest.raises(ZeroDivisionError):
+            fit(net, data, **{**options, "on_epoch": lambda _: 1 // 0})  # type: ignore[arg-type]
+        assert all(p is before[name] for name, p in net.named_parameters())
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+    assert losses[1] != losses[0]
+
+
 def test_a_seed_fixes_the_run() -> None:
     runs = [
         fit(classifier(dropout=0.2), pairs(), epochs=2, batch_size=16, seed=seed, progress=False).losses

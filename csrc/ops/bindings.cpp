@@ -42,11 +42,31 @@ TORCH_LIBRARY(bertnli, m) {
   m.def("bias_act_backward(Tensor dout, Tensor x, Tensor bias, str kind) -> (Tensor dx, Tensor dbias)");
   m.def(
       "embed(Tensor token_table, Tensor segment_table, Tensor position_table, Tensor input_ids, Tensor segment_ids, "
-      "Tensor positions) -> Tensor");
+      "Tensor positions, bool sparse) -> Tensor");
   m.def(
       "embed_backward(Tensor dout, Tensor input_ids, Tensor segment_ids, Tensor positions, SymInt token_rows, "
       "SymInt segment_rows, SymInt position_rows, bool token_wanted, bool segment_wanted, bool position_wanted) -> "
       "(Tensor dtoken, Tensor dsegment, Tensor dposition)");
+  m.def(
+      "embed_norm(Tensor token_table, Tensor segment_table, Tensor position_table, Tensor input_ids, "
+      "Tensor segment_ids, Tensor positions, Tensor weight, Tensor bias, float eps, float dropout_p, Tensor? seed, "
+      "ScalarType dtype, bool sparse) -> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "embed_norm_backward(Tensor dout, Tensor token_table, Tensor segment_table, Tensor position_table, "
+      "Tensor input_ids, Tensor segment_ids, Tensor positions, Tensor weight, Tensor bias, Tensor mean, Tensor rstd, "
+      "float dropout_p, Tensor? seed) -> (Tensor dz, Tensor dweight, Tensor dbias)");
+
+  m.def("gradient_norm(Tensor[] gradients) -> Tensor");
+  m.def(
+      "adam_step(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+      "Tensor(d!)[] copies, float size, float root, float shrink, float beta1, float beta2, float eps, float l2, "
+      "float scale) -> ()");
+  m.def(
+      "adam_rows(Tensor(a!) parameter, Tensor rows, Tensor gradient, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, "
+      "float size, float root, float shrink, float beta1, float beta2, float eps, float l2, float scale) -> ()");
+  m.def(
+      "adam_catch_up(Tensor(a!) parameter, Tensor? rows, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) last, "
+      "Tensor steps, int steps_felt, float beta1, float beta2, float eps, float l2) -> ()");
 }
 
 // Importing the module loads the library, which registers the operators above; the module itself is empty.

@@ -90,6 +90,16 @@ LinearKernels linear_kernels(Precision precision) {
   return linear_plain(precision);
 }
 
+AdamKernels adam_kernels(Type gradient, Type parameter) {
+  if (parameter == Type::f64) return adam_plain(gradient, parameter);
+#if defined(__x86_64__)
+  const Isa isa = Isa(chosen_isa().load());
+  if (isa >= Isa::avx512) return adam_avx512(gradient, parameter);
+  if (isa == Isa::avx2) return adam_avx2(gradient, parameter);
+#endif
+  return adam_plain(gradient, parameter);
+}
+
 void* scratch_memory(size_t bytes) {
   thread_local std::unique_ptr<char[]> memory;
   thread_local size_t size = 0;

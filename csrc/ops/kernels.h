@@ -89,8 +89,21 @@ struct Embed {
   void *dtoken, *dsegment, *dposition;
 };
 
+// out = dropout(LayerNorm(the sum of `rows`)); the tables have the x type of the kernels, out and dout the y type.
+struct EmbedNorm {
+  Embed rows;                 // up to `width`
+  const void *weight, *bias;  // [width], computed type
+  void *out, *mean, *rstd;    // as AddNorm's
+  double eps;
+  Dropout dropout;  // as AddNorm's
+  // Backward only.
+  const void* dout;
+  void* dz;  // of the sum, computed type
+};
+
 // Each call does rows `begin` to `end`. Where sums over the rows are wanted, `sums` gets the partial ones of these
-// rows, in the computed type: [3, padded(width)] dweight, dbias, dy_bias; [1, padded(width)] dbias.
+// rows, in the computed type: [3, padded(width)] dweight, dbias, dy_bias; [1, padded(width)] dbias; [2, padded(width)]
+// dweight, dbias.
 struct RowKernels {
   int64_t (*padded)(int64_t width);
   size_t (*scratch_bytes)(int64_t width);
@@ -101,6 +114,33 @@ struct RowKernels {
   void (*embed)(const Embed&, int64_t begin, int64_t end);
   // Columns `begin` to `end` of all tokens: the order of the sums is that of the tokens, however many threads share it.
   void (*embed_backward)(const Embed&, int64_t begin, int64_t end, void* scratch);
+  void (*embed_norm)(const EmbedNorm&, int64_t begin, int64_t end, void* scratch);
+  void (*embed_norm_backward)(const EmbedNorm&, int64_t begin, int64_t end, void* sums, void* scratch);
+};
+
+// ---- Adam ----
+
+// What a step's number and learning rate make of it.
+struct AdamStep {
+  double size, root, shrink;  // lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - lr * decoupled weight decay
+};
+
+// m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2 with g = scale * gradient + l2 * parameter, then
+// parameter = shrink * parameter - size * m / (root * sqrt(v) + eps).
+struct Adam {
+  void *parameter, *m, *v;  // computed type
+  void* copy;               // gets the parameter in bf16; may be null
+  const void* gradient;     // computed type, or bf16 where that is float
+  double beta1, beta2, eps, l2, scale;
+  const AdamStep* steps;
+  int64_t steps_felt;  // after so many steps without a gradient, the moments move nothing any more
+};
+
+struct AdamKernels {
+  double (*squares)(const void* gradient, int64_t begin, int64_t end);  // the sum of them
+  void (*adam)(const Adam&, int64_t begin, int64_t end);                // the first of `steps`
+  // Steps `first` to `last` of a row of `width` that has no gradient in them.
+  void (*skipped)(const Adam&, int64_t row, int64_t width, int64_t first, int64_t last);
 };
 
 // ---- linear layers of inference ----
@@ -149,6 +189,7 @@ struct LinearKernels {
 
 AttentionKernel attention_plain(Type);
 RowKernels rows_plain(Type x, Type y);
+AdamKernels adam_plain(Type gradient, Type parameter);
 LinearKernels linear_plain(Precision);
 #if defined(__x86_64__)
 AttentionKernel attention_avx2(Type);  // f32 and bf16 only, as the others of these sets
@@ -159,11 +200,14 @@ RowKernels rows_avx512(Type x, Type y);
 LinearKernels linear_avx2(Precision);
 LinearKernels linear_avx512(Precision);
 LinearKernels linear_avx512_bf16(Precision);
+AdamKernels adam_avx2(Type gradient, Type parameter);
+AdamKernels adam_avx512(Type gradient, Type parameter);
 #endif
 
 LinearKernels linear_kernels(Precision);
 AttentionKernel attention_kernel(Type);
-RowKernels row_kernels(Type x, Type y);  // (f32, f32), (f32, bf16), (bf16, bf16) or (f64, f64)
+RowKernels row_kernels(Type x, Type y);                   // (f32, f32), (f32, bf16), (bf16, bf16) or (f64, f64)
+AdamKernels adam_kernels(Type gradient, Type parameter);  // (f32, f32), (bf16, f32) or (f64, f64)
 
 // One block of memory a thread, kept between calls: fresh pages would cost more than the kernels themselves.
 void* scratch_memory(size_t bytes);

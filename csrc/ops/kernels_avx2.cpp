@@ -13,6 +13,7 @@
 namespace bertnli::avx2 {
 #include "vectors.inc"
 //
+#include "adam_kernel.inc"
 #include "attention_kernel.inc"
 #include "rows_kernel.inc"
 //
@@ -28,6 +29,9 @@ RowKernels rows_avx2(Type x, Type y) {
   return y == Type::bf16 ? avx2::row_kernels<float, avx2::bf16, float>() : avx2::row_kernels<float, float, float>();
 }
 LinearKernels linear_avx2(Precision precision) { return avx2::linear_kernels(precision); }
+AdamKernels adam_avx2(Type gradient, Type) {
+  return gradient == Type::bf16 ? avx2::adam_kernels<avx2::bf16, float>() : avx2::adam_kernels<float, float>();
+}
 }  // namespace bertnli
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -14,6 +14,7 @@
 namespace bertnli::avx512 {
 #include "vectors.inc"
 //
+#include "adam_kernel.inc"
 #include "attention_kernel.inc"
 #include "rows_kernel.inc"
 //
@@ -31,6 +32,9 @@ RowKernels rows_avx512(Type x, Type y) {
                          : avx512::row_kernels<float, float, float>();
 }
 LinearKernels linear_avx512(Precision precision) { return avx512::linear_kernels(precision); }
+AdamKernels adam_avx512(Type gradient, Type) {
+  return gradient == Type::bf16 ? avx512::adam_kernels<avx512::bf16, float>() : avx512::adam_kernels<float, float>();
+}
 }  // namespace bertnli
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -8,6 +8,7 @@
 namespace bertnli::plain {
 #include "vectors.inc"
 //
+#include "adam_kernel.inc"
 #include "attention_kernel.inc"
 #include "rows_kernel.inc"
 //
@@ -25,4 +26,8 @@ RowKernels rows_plain(Type x, Type y) {
   return y == Type::bf16 ? plain::row_kernels<float, plain::bf16, float>() : plain::row_kernels<float, float, float>();
 }
 LinearKernels linear_plain(Precision precision) { return plain::linear_kernels(precision); }
+AdamKernels adam_plain(Type gradient, Type parameter) {
+  if (parameter == Type::f64) return plain::adam_kernels<double, double>();
+  return gradient == Type::bf16 ? plain::adam_kernels<plain::bf16, float>() : plain::adam_kernels<float, float>();
+}
 }  // namespace bertnli

@@ -233,9 +233,9 @@ EmbedCall checked_embed(const Tensor& ids, const Tensor& segments, const Tensor&
 
 namespace {
 
-Tensor embed(const Tensor& token_in, const Tensor& segment_in, const Tensor& position_in, const Tensor& ids,
-             const Tensor& segments, const Tensor& positions) {
-  const Type type = type_of(token_in, "embed", "token_table");
+// The ids with the tables that they point into, which the caller keeps.
+EmbedCall checked_tables(const Tensor& token_in, const Tensor& segment_in, const Tensor& position_in, const Tensor& ids,
+                         const Tensor& segments, const Tensor& positions) {
   for (const auto& [table, name] : {std::pair(&token_in, "token_table"), std::pair(&segment_in, "segment_table"),
                                     std::pair(&position_in, "position_table")}) {
     TORCH_CHECK(table->dim() == 2 && table->size(1) == token_in.size(-1), name, " must have shape [rows, ",
@@ -245,13 +245,21 @@ Tensor embed(const Tensor& token_in, const Tensor& segment_in, const Tensor& pos
     TORCH_CHECK(table->device().is_cpu(), name, " must lie on the CPU; found ", table->device());
   }
   EmbedCall call = checked_embed(ids, segments, positions, token_in.size(0), segment_in.size(0), position_in.size(0));
-  const Tensor token = token_in.contiguous(), segment = segment_in.contiguous(), position = position_in.contiguous();
-  const Tensor out = at::empty({call.args.tokens, token.size(1)}, token.options());
+  call.token = token_in.contiguous(), call.segment = segment_in.contiguous(), call.position = position_in.contiguous();
   Embed& a = call.args;
-  a.token = token.const_data_ptr();
-  a.segment = segment.const_data_ptr();
-  a.position = position.const_data_ptr();
-  a.width = token.size(1);
+  a.token = call.token.const_data_ptr();
+  a.segment = call.segment.const_data_ptr();
+  a.position = call.position.const_data_ptr();
+  a.width = call.token.size(1);
+  return call;
+}
+
+Tensor embed(const Tensor& token, const Tensor& segment, const Tensor& position, const Tensor& ids,
+             const Tensor& segments, const Tensor& positions, bool) {
+  const Type type = type_of(token, "embed", "token_table");
+  EmbedCall call = checked_tables(token, segment, position, ids, segments, positions);
+  Embed& a = call.args;
+  const Tensor out = at::empty({a.tokens, a.width}, token.options());
   a.out = out.data_ptr();
   const RowKernels kernels = row_kernels(type, type);
   in_threads(a.tokens, a.width, [&](int64_t begin, int64_t end) { kernels.embed(a, begin, end); });
@@ -307,6 +315,83 @@ std::tuple<Tensor, Tensor, Tensor> embed_backward(const Tensor& dout_in, const T
   return {as(token), as(segment), as(position)};
 }
 
+// ---- embedding + LayerNorm + dropout ----
+
+struct EmbedNormCall {
+  EmbedNorm args{};
+  EmbedCall rows;
+  Tensor weight, bias;
+  Type type;
+  RowKernels kernels;
+};
+
+EmbedNormCall checked_embed_norm(const Tensor& token, const Tensor& segment, const Tensor& position, const Tensor& ids,
+                                 const Tensor& segments, const Tensor& positions, const Tensor& weight,
+                                 const Tensor& bias, double dropout_p, const std::optional<Tensor>& seed,
+                                 at::ScalarType dtype) {
+  EmbedNormCall call;
+  call.type = type_of(token, "embed_norm", "token_table");
+  call.rows = checked_tables(token, segment, position, ids, segments, positions);
+  TORCH_CHECK(token.size(1) > 0, "the tables' width must not be 0");
+  TORCH_CHECK(dtype == token.scalar_type() || (call.type == Type::f32 && dtype == at::kBFloat16),
+              "dtype must be the tables', ", token.dtype(), " (or bfloat16 where that is float32); found ", dtype);
+  call.weight = checked_vector(weight, "weight", token, call.type);
+  call.bias = checked_vector(bias, "bias", token, call.type);
+  call.kernels = row_kernels(call.type, dtype == at::kBFloat16 ? Type::bf16 : call.type);
+  EmbedNorm& a = call.args;
+  a.rows = call.rows.args;
+  a.weight = call.weight.const_data_ptr();
+  a.bias = call.bias.const_data_ptr();
+  a.dropout = checked_dropout(dropout_p, seed, "token_table");
+  return call;
+}
+
+std::tuple<Tensor, Tensor, Tensor> embed_norm(const Tensor& token, const Tensor& segment, const Tensor& position,
+                                              const Tensor& ids, const Tensor& segments, const Tensor& positions,
+                                              const Tensor& weight, const Tensor& bias, double eps, double dropout_p,
+                                              const std::optional<Tensor>& seed, at::ScalarType dtype, bool) {
+  EmbedNormCall call =
+      checked_embed_norm(token, segment, position, ids, segments, positions, weight, bias, dropout_p, seed, dtype);
+  EmbedNorm& a = call.args;
+  const Tensor out = at::empty({a.rows.tokens, a.rows.width}, token.options().dtype(dtype));
+  const Tensor mean = at::empty({a.rows.tokens}, call.weight.options());
+  const Tensor rstd = at::empty({a.rows.tokens}, call.weight.options());
+  a.eps = eps;
+  a.out = out.data_ptr();
+  a.mean = mean.data_ptr();
+  a.rstd = rstd.data_ptr();
+  in_threads(a.rows.tokens, a.rows.width, [&](int64_t begin, int64_t end) {
+    call.kernels.embed_norm(a, begin, end, scratch_memory(call.kernels.scratch_bytes(a.rows.width)));
+  });
+  return {out, mean, rstd};
+}
+
+// Gradients of the embeddings' sum, in the computed type, and of weight and bias.
+std::tuple<Tensor, Tensor, Tensor> embed_norm_backward(const Tensor& dout_in, const Tensor& token,
+                                                       const Tensor& segment, const Tensor& position, const Tensor& ids,
+                                                       const Tensor& segments, const Tensor& positions,
+                                                       const Tensor& weight, const Tensor& bias, const Tensor& mean_in,
+                                                       const Tensor& rstd_in, double dropout_p,
+                                                       const std::optional<Tensor>& seed) {
+  EmbedNormCall call = checked_embed_norm(token, segment, position, ids, segments, positions, weight, bias, dropout_p,
+                                          seed, dout_in.scalar_type());
+  EmbedNorm& a = call.args;
+  const int64_t tokens = a.rows.tokens, width = a.rows.width;
+  TORCH_CHECK(dout_in.dim() == 2 && dout_in.size(0) == tokens && dout_in.size(1) == width,
+              "the gradient of the output must have shape [", tokens, ", ", width, "]; found ", dout_in.sizes());
+  const Tensor dout = dout_in.contiguous(), mean = mean_in.contiguous(), rstd = rstd_in.contiguous();
+  const Tensor dz = at::empty({tokens, width}, call.weight.options());
+  a.mean = mean.data_ptr();
+  a.rstd = rstd.data_ptr();
+  a.dout = dout.const_data_ptr();
+  a.dz = dz.data_ptr();
+  const Tensor sums = summed(call.kernels, tokens, width, 2, call.type, [&](int64_t begin, int64_t end, void* to) {
+    call.kernels.embed_norm_backward(a, begin, end, to, scratch_memory(call.kernels.scratch_bytes(width)));
+  });
+  const auto row = [&](int i, const Tensor& like) { return sums[i].to(like.scalar_type(), false, true); };
+  return {dz, row(0, weight), row(1, bias)};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(bertnli, CPU, m) {
@@ -316,6 +401,8 @@ TORCH_LIBRARY_IMPL(bertnli, CPU, m) {
   m.impl("bias_act_backward", bias_act_backward);
   m.impl("embed", embed);
   m.impl("embed_backward", embed_backward);
+  m.impl("embed_norm", embed_norm);
+  m.impl("embed_norm_backward", embed_norm_backward);
 }
 
 }  // namespace bertnli

@@ -62,7 +62,7 @@ inline at::Tensor checked_cu_seqlens(const at::Tensor& cu, const char* name, int
 // What `embed` sums, with the tensors that it points to; tables and sizes are the caller's to fill in.
 struct EmbedCall {
   Embed args{};
-  at::Tensor ids, segments, positions;
+  at::Tensor ids, segments, positions, token, segment, position;
 };
 // Raises IndexError for an id outside its table.
 EmbedCall checked_embed(const at::Tensor& ids, const at::Tensor& segments, const at::Tensor& positions,
