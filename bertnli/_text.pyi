@@ -26,6 +26,17 @@ class Tokenizer:
         segments: _Int64,
         lens: _Int64,
     ) -> None: ...
+    def encode_file(
+        self,
+        path: str,
+        json_lines: bool,
+        parse: bool,
+        strict_labels: bool,
+        label_names: list[str],
+        max_len: int,
+        truncation: str,
+        num_threads: int,
+    ) -> tuple[_Int32, _Int64, _Int32, _Int64, int]: ...
     def encode_spans(self, texts: _Texts, num_threads: int) -> tuple[_Int32, _Int64, _Int32, _Int32, _Int32]: ...
 
 class WordTokenizer(Tokenizer):

@@ -152,12 +152,9 @@ class EncodedPairs:
     def padded_rows(self, rows: npt.NDArray[np.int64] | None, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
         """(token_ids, segments, valid_lens) of some rows (None: all), as `to_padded` has them of all."""
         count = len(self) if rows is None else len(rows)
-        token_ids = torch.empty((count, max_len), dtype=torch.int64)
-        segments, valid_lens = torch.empty_like(token_ids), torch.empty(count, dtype=torch.int64)
-        _text.gather_dense(
-            *self._arrays(), rows, self.pad_id, max_len, token_ids.numpy(), segments.numpy(), valid_lens.numpy()
-        )
-        return token_ids, segments, valid_lens
+        arrays = padded_arrays(count, max_len)
+        _text.gather_dense(*self._arrays(), rows, self.pad_id, max_len, *arrays)
+        return as_tensors(arrays)
 
     def to_padded(self, max_len: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(token_ids [N, max_len], segments [N, max_len], valid_lens [N]), all int64, as D2L has them.
@@ -220,6 +217,20 @@ def pairs_of(data: EncodedPairs | HasPairs, name: str) -> EncodedPairs:
             f"{name} must be EncodedPairs or hold them, as an SNLIBERTDataset does; not {type(data).__name__}"
         )
     return pairs
+
+
+_Int64 = npt.NDArray[np.int64]
+
+
+def padded_arrays(rows: int, max_len: int) -> tuple[_Int64, _Int64, _Int64]:
+    """Room for token_ids and segments [rows, max_len], zeros as the system hands them out, and valid_lens [rows]."""
+    return np.zeros((rows, max_len), np.int64), np.zeros((rows, max_len), np.int64), np.empty(rows, np.int64)
+
+
+def as_tensors(arrays: tuple[_Int64, _Int64, _Int64]) -> tuple[Tensor, Tensor, Tensor]:
+    """The same memory as tensors."""
+    token_ids, segments, valid_lens = map(torch.from_numpy, arrays)
+    return token_ids, segments, valid_lens
 
 
 def row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

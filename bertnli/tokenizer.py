@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bertnli import _text
 from bertnli.files import atomic_path
-from bertnli.pairs import EncodedPairs, as_labels
+from bertnli.pairs import EncodedPairs, as_labels, as_tensors, padded_arrays
 from bertnli.reader import Texts
 
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
@@ -230,19 +230,9 @@ class Tokenizer(ABC):
         first, second = _source(premises, "premises"), _source(hypotheses, "hypotheses")
         n = len(first[1]) if isinstance(premises, Texts) else len(first)
         max_len = operator.index(max_len)
-        token_ids = torch.empty((n, max(max_len, 0)), dtype=torch.int64)
-        segments, valid_lens = torch.empty_like(token_ids), torch.empty(n, dtype=torch.int64)
-        self._core.encode_dense(
-            first,
-            second,
-            max_len,
-            truncation,
-            _threads(num_threads),
-            token_ids.numpy(),
-            segments.numpy(),
-            valid_lens.numpy(),
-        )
-        return token_ids, segments, valid_lens
+        arrays = padded_arrays(n, max(max_len, 0))
+        self._core.encode_dense(first, second, max_len, truncation, _threads(num_threads), *arrays)
+        return as_tensors(arrays)
 
 
 def _threads(num_threads: int) -> int:

@@ -6,9 +6,11 @@
 #include <optional>
 
 #include "pairs.h"
+#include "parse.h"
 #include "reader.h"
-#include "tokenizer.h"
 #include "unicode.h"
+#include "wordpiece.h"
+#include "words.h"
 
 namespace py = pybind11;
 using namespace bertnli;
@@ -72,8 +74,8 @@ class TextArgument {
   void from_arena(const char* name, bool lower) {
     const auto arena = py::cast<Array<uint8_t>>(source_[0]);
     const auto starts = py::cast<Array<int64_t>>(source_[1]), ends = py::cast<Array<int64_t>>(source_[2]);
-    texts_ = {static_cast<size_t>(starts.size()), nullptr, reinterpret_cast<const char*>(arena.data()), starts.data(),
-              ends.data()};
+    const char* base = reinterpret_cast<const char*>(arena.data());
+    texts_ = {static_cast<size_t>(starts.size()), nullptr, base, base + arena.size(), starts.data(), ends.data()};
     if (ends.size() != starts.size()) throw py::value_error(std::string(name) + ": starts and ends differ in length");
     for (size_t i = 0; i < texts_.size; ++i) {
       if (texts_.starts[i] < 0 || texts_.starts[i] > texts_.ends[i] || texts_.ends[i] > arena.size()) {
@@ -125,11 +127,19 @@ Truncation rule_of(const std::string& name) {
       "'");
 }
 
+void check_max_len(int64_t max_len, bool pairs) {
+  if (max_len > INT32_MAX) throw py::value_error("max_len is too large");
+  if (max_len < (pairs ? 3 : 2)) {
+    throw py::value_error("max_len must be at least " + std::string(pairs ? "3" : "2") +
+                          " to hold the special tokens, not " + std::to_string(max_len));
+  }
+}
+
 // The arguments of an encode call, checked.
 struct Call {
   Call(const Tokenizer& tokenizer, const py::tuple& first, const std::optional<py::tuple>& second, int64_t max_len,
        const std::string& truncation, int threads)
-      : first_(first, second ? "premises" : "texts", lowers(tokenizer)),
+      : first_(first, second ? "premises" : "texts", tokenizer.wants_lowered()),
         job{tokenizer,
             first_.texts(),
             nullptr,
@@ -137,13 +147,9 @@ struct Call {
             rule_of(truncation),
             threads,
             {second ? "premises" : "texts", "hypotheses"}} {
-    if (max_len > INT32_MAX) throw py::value_error("max_len is too large");
-    if (max_len < (second ? 3 : 2)) {
-      throw py::value_error("max_len must be at least " + std::string(second ? "3" : "2") +
-                            " to hold the special tokens, not " + std::to_string(max_len));
-    }
+    check_max_len(max_len, second.has_value());
     if (second) {
-      second_.emplace(*second, "hypotheses", lowers(tokenizer));
+      second_.emplace(*second, "hypotheses", tokenizer.wants_lowered());
       if (second_->texts().size != first_.texts().size) {
         throw py::value_error("premises and hypotheses must be equally many: found " +
                               std::to_string(first_.texts().size) + " and " + std::to_string(second_->texts().size));
@@ -151,7 +157,6 @@ struct Call {
       job.second = &second_->texts();
     }
   }
-  static bool lowers(const Tokenizer& t) { return dynamic_cast<const WordTokenizer*>(&t) != nullptr; }
 
   TextArgument first_;
   std::optional<TextArgument> second_;
@@ -161,7 +166,7 @@ struct Call {
 py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
   std::string_view view = utf8(text.ptr(), "text", {});
   py::object keep = text;
-  if (Call::lowers(tokenizer) && !PyUnicode_IS_ASCII(text.ptr())) {
+  if (tokenizer.wants_lowered() && !PyUnicode_IS_ASCII(text.ptr())) {
     keep = lowered(text.ptr());
     view = utf8(keep.ptr(), "text", {});
   }
@@ -169,7 +174,7 @@ py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
   {
     py::gil_scoped_release free_gil;
     Tokenizer::CacheLoan cache(tokenizer);
-    tokenizer.encode(view, {}, *cache, ids);
+    tokenizer.encode(view, view.data() + view.size(), {}, *cache, ids);
   }
   py::list out(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) out[i] = ids.data()[i];
@@ -191,6 +196,45 @@ py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::tuple& first, c
   }
   const size_t total = ids.size();
   return py::make_tuple(adopt(ids.release(), total), offsets, first_lens);
+}
+
+py::array to_array(Ids&& ids) {
+  const size_t size = ids.size();
+  return adopt(ids.release(), size);
+}
+
+// str.lower(), from a thread that may not hold the GIL.
+std::string lower_by_python(std::string_view text) {
+  const py::gil_scoped_acquire gil;
+  PyObject* decoded = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
+  if (decoded == nullptr) throw py::error_already_set();
+  const auto owned = py::reinterpret_steal<py::object>(decoded);
+  const py::object low = lowered(owned.ptr());
+  return std::string(utf8(low.ptr(), "text", {}));
+}
+
+py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bool json_lines, bool parse,
+                         bool strict_labels, std::vector<std::string> label_names, int64_t max_len,
+                         const std::string& truncation, int threads) {
+  check_max_len(max_len, true);
+  RowOptions rows{tokenizer, static_cast<size_t>(max_len), rule_of(truncation), parse};
+  if (tokenizer.wants_lowered()) rows.lower = lower_by_python;
+  const ReadOptions read{json_lines, parse, strict_labels, std::move(label_names), threads};
+  EncodedFile file;
+  {
+    py::gil_scoped_release free_gil;
+    file = encode_file(path, read, rows);
+  }
+  const size_t n = file.lengths.size();
+  Array<int64_t> offsets(static_cast<py::ssize_t>(n) + 1), labels(static_cast<py::ssize_t>(n));
+  int64_t *o = offsets.mutable_data(), *l = labels.mutable_data();
+  o[0] = 0;
+  for (size_t i = 0; i < n; ++i) {
+    o[i + 1] = o[i] + file.lengths.data()[i];
+    l[i] = file.labels.data()[i];
+  }
+  return py::make_tuple(to_array(std::move(file.ids)), offsets, to_array(std::move(file.first_lens)), labels,
+                        file.dropped);
 }
 
 // The data of an output array that Python made: exactly this type and size, never a converted copy.
@@ -215,7 +259,7 @@ void encode_dense_py(const Tokenizer& tokenizer, const py::tuple& first, const s
 }
 
 py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::tuple& texts, int threads) {
-  const TextArgument given(texts, "texts", false), lowered(texts, "texts", Call::lowers(tokenizer));
+  const TextArgument given(texts, "texts", false), lowered(texts, "texts", tokenizer.wants_lowered());
   const auto n = given.texts().size;
   for (size_t i = 0; i < n; ++i) {
     if (given.texts()[i].size() > INT32_MAX) throw py::value_error(row_name("texts", i) + " is longer than 2 GiB");
@@ -227,11 +271,8 @@ py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::tuple& texts, in
     py::gil_scoped_release free_gil;
     spans = encode_spans(tokenizer, given.texts(), lowered.texts(), threads, o);
   }
-  const auto array = [](Ids& ids) {
-    const size_t size = ids.size();
-    return adopt(ids.release(), size);
-  };
-  return py::make_tuple(array(spans.ids), offsets, array(spans.starts), array(spans.ends), array(spans.words));
+  return py::make_tuple(to_array(std::move(spans.ids)), offsets, to_array(std::move(spans.starts)),
+                        to_array(std::move(spans.ends)), to_array(std::move(spans.words)));
 }
 
 // A ragged store from Python: checked as far as a gather relies on it.
@@ -316,8 +357,6 @@ py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bo
                         to_array(table.hypotheses.starts), to_array(table.hypotheses.ends), labels, table.dropped);
 }
 
-using Items = std::vector<std::pair<std::string, int32_t>>;
-
 }  // namespace
 
 PYBIND11_MODULE(_text, m) {
@@ -340,15 +379,18 @@ PYBIND11_MODULE(_text, m) {
            py::arg("truncation"), py::arg("num_threads"))
       .def("encode_dense", &encode_dense_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
            py::arg("truncation"), py::arg("num_threads"), py::arg("ids"), py::arg("segments"), py::arg("lens"))
+      .def("encode_file", &encode_file_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
+           py::arg("strict_labels"), py::arg("label_names"), py::arg("max_len"), py::arg("truncation"),
+           py::arg("num_threads"))
       .def("encode_spans", &encode_spans_py, py::arg("texts"), py::arg("num_threads"));
   py::class_<WordTokenizer, Tokenizer>(m, "WordTokenizer")
-      .def(py::init([](const Items& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk) {
+      .def(py::init([](const VocabItems& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk) {
              return std::make_unique<WordTokenizer>(vocab, SpecialIds{pad, cls, sep, unk});
            }),
            py::arg("vocab"), py::arg("pad"), py::arg("cls"), py::arg("sep"), py::arg("unk"));
   py::class_<WordPieceTokenizer, Tokenizer>(m, "WordPieceTokenizer")
-      .def(py::init([](const Items& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk, const Items& literals,
-                       bool lowercase) {
+      .def(py::init([](const VocabItems& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk,
+                       const Literals& literals, bool lowercase) {
              return std::make_unique<WordPieceTokenizer>(vocab, SpecialIds{pad, cls, sep, unk}, literals, lowercase);
            }),
            py::arg("vocab"), py::arg("pad"), py::arg("cls"), py::arg("sep"), py::arg("unk"), py::arg("literals"),

@@ -2,59 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 
 #include "parallel.h"
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace bertnli {
-
-bool truncate_pair(Truncation rule, size_t p, size_t h, size_t budget, Kept& kept) {
-  kept = {p, h};
-  if (p + h <= budget) return true;
-  switch (rule) {
-    case Truncation::kLongestFirst:
-      // Popping one token at a time, the first text only while strictly longer, ends here:
-      //   the second alone was longer   h' = M - p      (p <= M / 2)
-      //   the first alone was longer    h' = h          (h <= M / 2)
-      //   both                          h' = M / 2, the odd token stays with the first
-      kept.second = std::min(h, std::max(budget - std::min(budget, p), budget / 2));
-      kept.first = budget - kept.second;
-      return true;
-    case Truncation::kLongestFirstHf: {
-      // As in `tokenizers`: where both are cut, the odd token stays with the longer text (the second if equal).
-      const size_t small = std::min(p, h);
-      size_t large = small > budget ? small : std::max(small, budget - small), s = small;
-      if (s + large > budget) {
-        s = budget / 2;
-        large = s + budget % 2;
-      }
-      kept = p > h ? Kept{large, s} : Kept{s, large};
-      return true;
-    }
-    case Truncation::kRatio:
-      // budget * p / (p + h), rounded to nearest; a text that has tokens keeps one where there is room for both.
-      kept.first = (2 * budget * p + p + h) / (2 * (p + h));
-      if (budget >= 2) {
-        if (p > 0) kept.first = std::max<size_t>(kept.first, 1);
-        if (h > 0) kept.first = std::min(kept.first, budget - 1);
-      }
-      kept.second = budget - kept.first;
-      return true;
-    case Truncation::kOnlyFirst:
-      if (h > budget) return false;
-      kept.first = budget - h;
-      return true;
-    case Truncation::kOnlySecond:
-      if (p > budget) return false;
-      kept.second = budget - p;
-      return true;
-  }
-  return false;
-}
-
 namespace {
 
 constexpr size_t kRowsAThread = 512;  // fewer are done before a thread has started
@@ -63,104 +16,54 @@ size_t part_count(size_t rows, int threads) {
   return std::clamp<size_t>(rows / kRowsAThread, 1, static_cast<size_t>(std::max(threads, 1)));
 }
 
-// What a text must be encoded to, for the rule to know all it needs.
-Limit limit_of(Truncation rule, size_t budget) {
-  return {budget + 1, rule == Truncation::kLongestFirstHf || rule == Truncation::kRatio};
-}
-
-// Appends rows to `out`, one after the other.
-class RowWriter {
+// Appends the rows of a job, one after the other.
+class JobWriter {
  public:
-  RowWriter(const Job& job, Ids& out)
-      : job_(job), out_(out), loan_(job.tokenizer), budget_(job.max_len - (job.second != nullptr ? 3 : 2)) {
-    limit_ = limit_of(job.rule, budget_);
-  }
-
-  // Appends row i; returns the length of its segment 0.
+  JobWriter(const Job& job, Ids& out)
+      : job_(job), options_{job.tokenizer, job.max_len, job.rule}, rows_(options_, job.second != nullptr, out) {}
+  // Row i; returns the length of its segment 0.
   size_t write(size_t i) {
-    const SpecialIds& special = job_.tokenizer.special;
-    out_.push(special.cls);
-    const size_t first_at = out_.size();
-    if (job_.second == nullptr) {
-      job_.tokenizer.encode(job_.first[i], {budget_, false}, *loan_, out_);
-      out_.push(special.sep);
-      return out_.size() - first_at + 1;
+    prefetch(job_.first, i + kAhead);
+    if (job_.second == nullptr) return rows_.write(job_.first.row(i));
+    prefetch(*job_.second, i + kAhead);
+    try {
+      return rows_.write(job_.first.row(i), job_.second->row(i));
+    } catch (const CannotCut& e) {
+      throw std::invalid_argument(e.what(std::string(job_.names[e.which()]) + "[" + std::to_string(i) + "]"));
     }
-    const std::string_view text = job_.first[i];
-    size_t p;
-    if (repeats(text)) {  // premises come in runs: copy what the last row made of it
-      p = last_count_;
-      int32_t* to = out_.room(p);
-      std::memcpy(to, out_.data() + last_at_, p * sizeof(int32_t));
-      out_.advance(p);
-    } else {
-      p = job_.tokenizer.encode(text, limit_, *loan_, out_);
-    }
-    const size_t first_stored = out_.size() - first_at;
-    out_.push(special.sep);
-    const size_t second_at = out_.size();
-    const size_t h = job_.tokenizer.encode((*job_.second)[i], limit_, *loan_, out_);
-    size_t first_kept = first_stored;
-    if (p + h > budget_) {
-      Kept kept;
-      if (!truncate_pair(job_.rule, p, h, budget_, kept)) {
-        const bool first = job_.rule == Truncation::kOnlyFirst;
-        throw std::invalid_argument(std::string(job_.names[first ? 1 : 0]) + "[" + std::to_string(i) +
-                                    "] has more than the " + std::to_string(budget_) +
-                                    " tokens that fit, and truncation='" + (first ? "only_first" : "only_second") +
-                                    "' may not cut it; raise max_len or choose another truncation");
-      }
-      first_kept = kept.first;
-      int32_t* row = out_.data() + first_at;
-      row[kept.first] = special.sep;
-      std::memmove(row + kept.first + 1, out_.data() + second_at, kept.second * sizeof(int32_t));
-      out_.resize_down(first_at + kept.first + 1 + kept.second);
-    }
-    out_.push(special.sep);
-    last_ = first_kept == p ? text : std::string_view();
-    last_at_ = first_at;
-    last_count_ = p;
-    return first_kept + 2;
   }
-  // The ids were moved away or overwritten: nothing to copy from.
-  void forget() { last_ = {}; }
+  void forget() { rows_.forget(); }
 
  private:
-  bool repeats(std::string_view text) const {
-    return !text.empty() && text.size() == last_.size() &&
-           (text.data() == last_.data() || std::memcmp(text.data(), last_.data(), text.size()) == 0);
+  // Strings lie anywhere in memory.
+  static constexpr size_t kAhead = 8;
+  static void prefetch(const Texts& texts, size_t i) {
+    if (texts.views == nullptr || i >= texts.size) return;
+    const char* p = texts.views[i].data();
+    __builtin_prefetch(p);
+    __builtin_prefetch(p + 64);
   }
 
   const Job& job_;
-  Ids& out_;
-  Tokenizer::CacheLoan loan_;
-  const size_t budget_;
-  Limit limit_;
-  std::string_view last_;  // the last row's first text, where all of it was kept
-  size_t last_at_ = 0, last_count_ = 0;
+  const RowOptions options_;
+  RowWriter rows_;
 };
 
-// Fewer page faults for large results, where the system has huge pages to give.
-void advise_huge(void* data, size_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
-  const auto begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) & ~(kHuge - 1);
-  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kHuge - 1);
-  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data;
-  (void)bytes;
-#endif
-}
-
-// One dense row: ids widened, segments, padding.
+// One dense row over zeros: ids widened, padding, segments.
 void write_dense_row(const int32_t* ids, size_t length, size_t first, size_t max_len, int64_t pad, int64_t* out_ids,
                      int64_t* out_segments) {
   for (size_t k = 0; k < length; ++k) out_ids[k] = ids[k];
-  std::fill(out_ids + length, out_ids + max_len, pad);
-  std::fill(out_segments, out_segments + first, 0);
+  if (pad != 0) std::fill(out_ids + length, out_ids + max_len, pad);
   std::fill(out_segments + first, out_segments + length, 1);
-  std::fill(out_segments + length, out_segments + max_len, 0);
+}
+
+// About how many ids come of so many bytes and rows: more than of any usual text, and for huge inputs a beginning.
+size_t guess(size_t bytes, size_t rows) { return std::min(bytes / 3 + 3 * rows + 64, size_t{1} << 28); }
+
+size_t text_bytes(const Texts& texts, size_t begin, size_t end) {
+  size_t bytes = 0;
+  for (size_t i = begin; i < end; ++i) bytes += texts[i].size();
+  return bytes;
 }
 
 // Lengths behind the first element become offsets.
@@ -186,6 +89,26 @@ Ids join(std::vector<Part>& parts, const Column& column) {
   return all;
 }
 
+// Encodes the rows of a part of a file.
+struct EncodingSink final : PairSink {
+  EncodingSink(const RowOptions& options, size_t bytes) : rows(options, true, ids) { ids.reserve(guess(bytes, 0)); }
+  void row(int64_t label, std::string_view premise, std::string_view hypothesis, const char* readable) override {
+    const bool stays = readable != nullptr;
+    const auto text = [&](std::string_view t) { return RowText{t, stays ? readable : t.data() + t.size()}; };
+    const size_t before = ids.size();
+    try {
+      first_lens.push(static_cast<int32_t>(rows.write(text(premise), text(hypothesis))));
+    } catch (const CannotCut& e) {
+      throw RowError{e.what(e.which() == 0 ? "the premise" : "the hypothesis")};
+    }
+    lengths.push(static_cast<int32_t>(ids.size() - before));
+    labels.push(static_cast<int32_t>(label));
+    if (!stays) rows.forget();
+  }
+  Ids ids, lengths, first_lens, labels;
+  RowWriter rows;
+};
+
 }  // namespace
 
 Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
@@ -193,7 +116,10 @@ Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
   std::vector<Ids> ids(parts);
   run_parts(parts, [&](size_t part) {
     const size_t begin = n * part / parts, end = n * (part + 1) / parts;
-    RowWriter writer(job, ids[part]);
+    size_t bytes = text_bytes(job.first, begin, end);
+    if (job.second != nullptr) bytes += text_bytes(*job.second, begin, end);
+    ids[part].reserve(guess(bytes, end - begin));
+    JobWriter writer(job, ids[part]);
     for (size_t i = begin; i < end; ++i) {
       const size_t before = ids[part].size();
       first_lens[i] = static_cast<int32_t>(writer.write(i));
@@ -211,10 +137,10 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
   run_parts(parts, [&](size_t part) {
     const size_t begin = n * part / parts, end = n * (part + 1) / parts;
     Ids row;
-    RowWriter writer(job, row);
+    JobWriter writer(job, row);
     size_t at = 0;  // rows go to the start of `row` in turn, and the last one stays in reach for a repeated first text
     for (size_t i = begin; i < end; ++i) {
-      if (at > (size_t{1} << 14)) {
+      if (at > (size_t{1} << 12)) {
         row.resize_down(0);
         at = 0;
         writer.forget();
@@ -226,6 +152,27 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
       at = row.size();
     }
   });
+}
+
+EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows) {
+  std::vector<std::unique_ptr<EncodingSink>> parts;
+  EncodedFile all;
+  all.dropped = read_rows(path, read, [&](size_t n, size_t bytes) {
+    std::vector<PairSink*> sinks;
+    for (size_t i = 0; i < n; ++i) {
+      parts.push_back(std::make_unique<EncodingSink>(rows, bytes));
+      sinks.push_back(parts.back().get());
+    }
+    return sinks;
+  });
+  const auto column = [&](Ids EncodingSink::* of) {
+    return join(parts, [of](std::unique_ptr<EncodingSink>& part) -> Ids& { return (*part).*of; });
+  };
+  all.ids = column(&EncodingSink::ids);
+  all.lengths = column(&EncodingSink::lengths);
+  all.first_lens = column(&EncodingSink::first_lens);
+  all.labels = column(&EncodingSink::labels);
+  return all;
 }
 
 Spans encode_spans(const Tokenizer& tokenizer, const Texts& texts, const Texts& lowered, int threads,

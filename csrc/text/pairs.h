@@ -6,29 +6,27 @@
 #include <string_view>
 #include <vector>
 
+#include "reader.h"
+#include "rows.h"
 #include "tokenizer.h"
 
 namespace bertnli {
 
-// N texts: either views, or ranges of one block of bytes.
+// N texts: either views, or ranges of one block of bytes that ends at `readable`.
 struct Texts {
   size_t size = 0;
   const std::string_view* views = nullptr;
-  const char* base = nullptr;
+  const char *base = nullptr, *readable = nullptr;
   const int64_t *starts = nullptr, *ends = nullptr;
 
   std::string_view operator[](size_t i) const {
     return views != nullptr ? views[i] : std::string_view(base + starts[i], static_cast<size_t>(ends[i] - starts[i]));
   }
+  RowText row(size_t i) const {
+    const std::string_view text = (*this)[i];
+    return {text, views != nullptr ? text.data() + text.size() : readable};
+  }
 };
-
-enum class Truncation { kLongestFirst, kLongestFirstHf, kRatio, kOnlyFirst, kOnlySecond };
-
-struct Kept {
-  size_t first, second;
-};
-// How many of `first` and `second` tokens stay where `budget` fit. False where only_first or only_second cannot.
-bool truncate_pair(Truncation rule, size_t first, size_t second, size_t budget, Kept& kept);
 
 struct Job {
   const Tokenizer& tokenizer;
@@ -42,8 +40,15 @@ struct Job {
 
 // Fills offsets [N+1] and first_lens [N]; returns the ids of all rows.
 Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
-// Fills ids and segments [N, max_len] and lens [N].
+// Fills ids and segments [N, max_len], which must be zeros (fresh memory is, at no cost), and lens [N].
 void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens);
+
+// The rows of a file of labelled pairs, one element a row but for ids.
+struct EncodedFile {
+  Ids ids, lengths, first_lens, labels;
+  int64_t dropped = 0;
+};
+EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows);
 
 // The tokens of each text with their places; fills offsets [N+1]. `lowered`: the texts as encode() takes them.
 Spans encode_spans(const Tokenizer& tokenizer, const Texts& texts, const Texts& lowered, int threads, int64_t* offsets);
@@ -56,6 +61,7 @@ struct Ragged {
 };
 void gather_packed(const Ragged& from, const int64_t* rows, size_t count, int32_t* ids, int32_t* segments,
                    int32_t* positions, const int32_t* cu_seqlens);
+// ids and segments must be zeros.
 void gather_dense(const Ragged& from, const int64_t* rows, size_t count, size_t max_len, int64_t pad, int64_t* ids,
                   int64_t* segments, int64_t* lens);
 

@@ -1,30 +1,35 @@
-// Files of labelled sentence pairs to one block of UTF-8 text: tab-separated with a header, or JSON lines.
+// Files of labelled sentence pairs to rows: tab-separated with a header, or JSON lines.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace bertnli {
 
 struct ReadOptions {
   bool json_lines = false;
-  bool parse = true;          // the binary-parse columns, brackets removed; else the sentences as they are
+  bool parse = true;          // the binary-parse columns; else the sentences
   bool strict_labels = true;  // an unknown label is an error; else its row is dropped
   std::vector<std::string> label_names;
   int threads = 1;
 };
 
-struct TextColumn {
-  std::vector<int64_t> starts, ends;  // byte ranges of the arena
+// Takes the rows of one part of a file, in order.
+class PairSink {
+ public:
+  virtual ~PairSink() = default;
+  // Texts as the file has them (a parse has its brackets). Bytes behind them up to `readable`, if that is not null, may
+  // be read, and the texts stay where they are; else they are gone after the call. Throws RowError.
+  virtual void row(int64_t label, std::string_view premise, std::string_view hypothesis, const char* readable) = 0;
 };
 
-struct PairTable {
-  std::string arena;
-  TextColumn premises, hypotheses;
-  std::vector<int64_t> labels;
-  int64_t dropped = 0;
+// What a sink finds wrong with a row; the reader adds where.
+struct RowError {
+  std::string message;
 };
 
 // What is wrong with the file's content; the message begins with file:line.
@@ -32,11 +37,24 @@ struct FormatError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws FormatError, or std::system_error where the file cannot be read.
-PairTable read_pairs(const std::string& path, const ReadOptions& options);
+// Reads the rows of a file. make_sinks(n, bytes) makes the sinks of its n parts, of about so many bytes each; every
+// part has a thread. Returns how many rows had no label. Throws FormatError, or std::system_error where the file cannot
+// be read.
+int64_t read_rows(const std::string& path, const ReadOptions& options,
+                  const std::function<std::vector<PairSink*>(size_t n, size_t bytes)>& make_sinks);
 
-// D2L's clean-up of a binary parse: "(" and ")" go, two or more white space characters become one space, both ends are
-// stripped. Appends to out.
-void extract_text(std::string_view parse, std::string& out);
+struct TextColumn {
+  std::vector<int64_t> starts, ends;  // byte ranges of the arena
+};
+
+// All texts in one block of UTF-8, brackets of parses removed.
+struct PairTable {
+  std::string arena;
+  TextColumn premises, hypotheses;
+  std::vector<int64_t> labels;
+  int64_t dropped = 0;
+};
+
+PairTable read_pairs(const std::string& path, const ReadOptions& options);
 
 }  // namespace bertnli

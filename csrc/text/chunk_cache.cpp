@@ -1,0 +1,18 @@
+#include "chunk_cache.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace bertnli {
+
+static_assert(std::endian::native == std::endian::little, "chunk keys are loaded and shifted as little-endian words");
+
+void ChunkCache::insert(const ChunkKey& k, size_t h, const int32_t* ids, size_t n) {
+  // The length, in hi, is never 0 in a full slot. Whoever came first is most likely the more frequent, and stays.
+  Slot& slot = buckets_[h].slots[buckets_[h].slots[0].key.hi != 0];
+  slot.key = k;
+  std::copy_n(ids, n, slot.ids);
+  slot.count = static_cast<int32_t>(n);
+}
+
+}  // namespace bertnli

@@ -1,0 +1,90 @@
+// What raw chunks (the bytes between spaces) became, so that a repeated one costs one comparison of 16 bytes.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace bertnli {
+
+// Two words of text as they lie in memory, the first byte lowest.
+struct Bytes16 {
+  uint64_t lo, hi;
+  static Bytes16 load(const char* p) {
+    Bytes16 b;
+    std::memcpy(&b, p, sizeof b);
+    return b;
+  }
+  // Without the first `bytes` (0 to 15), zeros behind.
+  Bytes16 drop(unsigned bytes) const {
+    const unsigned bits = 8 * bytes;
+    if (bits == 0) return *this;
+    if (bits >= 64) return {hi >> (bits - 64), 0};
+    return {lo >> bits | hi << (64 - bits), hi >> bits};
+  }
+};
+
+// A chunk of 1 to 15 bytes: the bytes, zeros behind them, the length in the last byte.
+struct ChunkKey {
+  uint64_t lo = 0, hi = 0;
+  bool operator==(const ChunkKey&) const = default;
+
+  static constexpr size_t kMaxSize = 15;
+  // Of the first `size` of these bytes.
+  static ChunkKey of(Bytes16 bytes, size_t size) {
+    return {bytes.lo & kMasks.lo[size], (bytes.hi & kMasks.hi[size]) | static_cast<uint64_t>(size) << 56};
+  }
+
+ private:
+  struct Masks {
+    uint64_t lo[16], hi[16];
+    constexpr Masks() : lo(), hi() {
+      for (int n = 0; n < 16; ++n) {
+        lo[n] = n >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * n)) - 1;
+        hi[n] = n <= 8 ? 0 : (uint64_t{1} << (8 * (n - 8))) - 1;
+      }
+    }
+  };
+  static const Masks kMasks;
+};
+inline constexpr ChunkKey::Masks ChunkKey::kMasks{};
+
+// A fixed number of buckets of two slots, one cache line each: a full bucket forgets its second, so hostile text cannot
+// make it grow. One thread at a time.
+class ChunkCache {
+ public:
+  static constexpr size_t kMaxIds = 3;
+  struct Slot {
+    ChunkKey key;
+    int32_t ids[kMaxIds] = {};
+    int32_t count = 0;
+  };
+
+  ChunkCache() : buckets_(kBuckets) {}
+
+  static size_t hash(const ChunkKey& k) {
+    return static_cast<size_t>((k.lo * 0x9E3779B97F4A7C15u ^ k.hi * 0xD6E8FEB86659FD93u) >> (64 - kBits));
+  }
+  // The slot of a chunk that is there, or null. Which of the two it is must not cost a wrong guess of the processor:
+  // the second is looked at whenever the first is another.
+  const Slot* find(const ChunkKey& k, size_t h) const {
+    const Slot* slot = buckets_[h].slots;
+    slot += ((slot->key.lo ^ k.lo) | (slot->key.hi ^ k.hi)) != 0;
+    return slot->key == k ? slot : nullptr;
+  }
+  // n is at most kMaxIds.
+  void insert(const ChunkKey& k, size_t h, const int32_t* ids, size_t n);
+
+  static constexpr int kBits = 14;
+  static constexpr size_t kBuckets = size_t{1} << kBits;
+
+ private:
+  struct alignas(64) Bucket {
+    Slot slots[2];
+  };
+  std::vector<Bucket> buckets_;
+};
+
+}  // namespace bertnli

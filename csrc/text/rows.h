@@ -1,0 +1,70 @@
+// Rows `<cls> first <sep> second <sep>`: truncation, and the writer that appends them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "tokenizer.h"
+
+namespace bertnli {
+
+enum class Truncation { kLongestFirst, kLongestFirstHf, kRatio, kOnlyFirst, kOnlySecond };
+
+struct Kept {
+  size_t first, second;
+};
+// How many of `first` and `second` tokens stay where `budget` fit. False where only_first or only_second cannot.
+bool truncate_pair(Truncation rule, size_t first, size_t second, size_t budget, Kept& kept);
+
+// The text that may not be cut does not fit.
+struct CannotCut {
+  Truncation rule;
+  size_t budget;
+  int which() const { return rule == Truncation::kOnlyFirst ? 1 : 0; }  // text: 0 the first, 1 the second
+  std::string what(const std::string& text) const;
+};
+
+struct RowText {
+  std::string_view text;
+  const char* readable;  // the text's end or later: bytes before it may be read
+};
+
+struct RowOptions {
+  const Tokenizer& tokenizer;
+  size_t max_len;
+  Truncation rule = Truncation::kLongestFirst;
+  bool parse = false;  // texts are binary parses
+  // str.lower() of a text beyond ASCII, for tokenizers that want it; null where texts come lowered.
+  std::function<std::string(std::string_view)> lower = {};
+};
+
+class RowWriter {
+ public:
+  // pairs: rows have two texts.
+  RowWriter(const RowOptions& options, bool pairs, Ids& out);
+
+  // Append a row; return the length of its segment 0. The first text must stay where it is until the next row, or
+  // forget() be called. Throws CannotCut.
+  size_t write(RowText text);
+  size_t write(RowText first, RowText second);
+  // The first text, or the ids, were moved away or overwritten: nothing to copy from.
+  void forget() { last_ = {}; }
+
+ private:
+  size_t encode(RowText text, Limit limit);
+  bool repeats(std::string_view text) const;
+
+  const RowOptions& options_;
+  Ids& out_;
+  Tokenizer::CacheLoan loan_;
+  const size_t budget_;
+  Limit limit_;
+  std::string_view last_;  // the last row's first text, where all of it was kept
+  size_t last_at_ = 0, last_count_ = 0;
+  std::string plain_, lowered_;
+};
+
+}  // namespace bertnli

@@ -1,0 +1,49 @@
+// Vocabularies: a trie that finds the longest piece, and a map of whole words.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace bertnli {
+
+using VocabItems = std::vector<std::pair<std::string, int32_t>>;  // no two tokens equal, ids from 0
+
+// A double-array trie over bytes: child(n, b) is base[n] + b where check says so.
+class Trie {
+ public:
+  explicit Trie(const VocabItems& items);
+  static constexpr int32_t kRoot = 0, kNone = -1;
+  int32_t child(int32_t n, unsigned char b) const {
+    const auto c = static_cast<size_t>(nodes_[static_cast<size_t>(n)].base + b);  // every base has 256 nodes behind it
+    return nodes_[c].check == n ? static_cast<int32_t>(c) : kNone;
+  }
+  int32_t id(int32_t n) const { return nodes_[static_cast<size_t>(n)].id; }
+
+ private:
+  struct Node {
+    int32_t base = 0, check = kNone, id = -1;
+  };
+  std::vector<Node> nodes_;
+};
+
+// Strings to ids; open addressing over one block of bytes.
+class StringMap {
+ public:
+  explicit StringMap(const VocabItems& items);
+  int32_t find(std::string_view s, int32_t missing) const;
+
+ private:
+  struct Entry {
+    uint64_t hash;
+    uint32_t offset, size;
+    int32_t id;
+  };
+  std::string bytes_;
+  std::vector<Entry> entries_;
+  size_t mask_ = 0;
+};
+
+}  // namespace bertnli

@@ -1,0 +1,199 @@
+#include "wordpiece.h"
+
+#include <algorithm>
+
+namespace bertnli {
+namespace {
+
+constexpr size_t kMaxWordChars = 100;
+
+// Where the characters of a word come from: not asked for, or written to a Spans as each word ends.
+struct NoTrace {
+  static constexpr bool kTraced = false;
+};
+
+class SpanTrace {
+ public:
+  static constexpr bool kTraced = true;
+  explicit SpanTrace(Spans& out) : out_(out) {}
+
+  void character(size_t k, int32_t source) { sources_[std::min(k, kMaxWordChars)] = source; }  // (beyond: the last one)
+  void piece(size_t end) { ends_[pieces_++] = static_cast<uint16_t>(end); }
+  // The word's tokens: its pieces, or one for the whole.
+  void end_word(std::string_view word, size_t chars, bool known) {
+    size_t first = 0, byte = 0, k = 0;
+    if (known) {
+      for (size_t i = 0; i < pieces_; ++i) {
+        for (; byte < ends_[i]; ++byte) k += (static_cast<unsigned char>(word[byte]) & 0xC0) != 0x80;
+        token(sources_[first], sources_[k - 1] + 1);
+        first = k;
+      }
+    } else {
+      token(sources_[0], sources_[std::min(chars - 1, kMaxWordChars)] + 1);
+    }
+    pieces_ = 0;
+    ++word_;
+  }
+  void special(int32_t source, size_t size) {
+    token(source, source + static_cast<int32_t>(size));
+    ++word_;
+  }
+
+ private:
+  void token(int32_t start, int32_t end) {
+    out_.starts.push(start);
+    out_.ends.push(end);
+    out_.words.push(word_);
+  }
+
+  Spans& out_;
+  int32_t word_ = 0;
+  size_t pieces_ = 0;
+  int32_t sources_[kMaxWordChars + 1];
+  uint16_t ends_[kMaxWordChars];
+};
+
+}  // namespace
+
+WordPieceTokenizer::WordPieceTokenizer(const VocabItems& vocab, SpecialIds ids, Literals literals, bool lowercase)
+    : Tokenizer(ids), trie_(vocab), literals_(std::move(literals)), lowercase_(lowercase), ascii_(lowercase) {
+  // No word begins with "##" ('#' is a word by itself), so the continuations can live in the same trie.
+  continuation_ = trie_.child(Trie::kRoot, '#');
+  if (continuation_ != Trie::kNone) continuation_ = trie_.child(continuation_, '#');
+}
+
+template <class OnPiece>
+bool WordPieceTokenizer::encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const {
+  const size_t before = out.size();
+  for (size_t pos = 0; pos < word.size();) {
+    int32_t node = pos == 0 ? Trie::kRoot : continuation_, best = -1;
+    size_t best_end = pos;
+    for (size_t i = pos; i < word.size() && node != Trie::kNone; ++i) {
+      node = trie_.child(node, static_cast<unsigned char>(word[i]));
+      if (node != Trie::kNone && trie_.id(node) >= 0) {
+        best = trie_.id(node);
+        best_end = i + 1;
+      }
+    }
+    if (best < 0) {  // one piece is missing: the whole word is unknown
+      out.resize_down(before);
+      out.push(special.unk);
+      return false;
+    }
+    out.push(best);
+    pos = best_end;
+    on_piece(pos);
+  }
+  return true;
+}
+
+// Collects the characters of a word, and encodes it as it ends.
+template <class Trace>
+class WordPieceTokenizer::PieceWriter {
+ public:
+  static constexpr bool kTraced = Trace::kTraced;
+  int32_t source = 0;
+
+  PieceWriter(const WordPieceTokenizer& tokenizer, Limit limit, Ids& out, Trace trace)
+      : tokenizer_(tokenizer), limit_(limit), out_(out), start_(out.size()), trace_(trace) {}
+
+  // Beyond 100 characters the word is unknown whatever follows, so nothing is kept of it.
+  void add(char32_t c) {
+    if constexpr (kTraced) trace_.character(chars_, source);
+    if (++chars_ > kMaxWordChars) return;
+    if (c < 0x80) {
+      word_[size_++] = static_cast<char>(c);
+    } else {
+      size_ += static_cast<size_t>(encode_utf8(c, word_ + size_));
+    }
+  }
+  void end_word() {
+    if (chars_ == 0) return;
+    bool known = false;
+    if (chars_ > kMaxWordChars) {
+      out_.push(tokenizer_.special.unk);
+    } else {
+      known = tokenizer_.encode_word({word_, size_}, out_, [this]([[maybe_unused]] size_t end) {
+        if constexpr (kTraced) trace_.piece(end);
+      });
+    }
+    if constexpr (kTraced) trace_.end_word({word_, size_}, chars_, known);
+    chars_ = size_ = 0;
+    clip();
+  }
+  void special(int32_t id, [[maybe_unused]] size_t size) {
+    out_.push(id);
+    if constexpr (kTraced) trace_.special(source, size);
+    clip();
+  }
+  bool full() const { return count_ >= limit_.store && !limit_.count_all; }
+  size_t count() const { return count_; }
+
+ private:
+  void clip() {
+    const size_t stored = out_.size() - start_;
+    count_ += stored - stored_;
+    stored_ = std::min(stored, limit_.store);
+    out_.resize_down(start_ + stored_);
+  }
+
+  const WordPieceTokenizer& tokenizer_;
+  const Limit limit_;
+  Ids& out_;
+  const size_t start_;
+  [[no_unique_address]] Trace trace_;
+  size_t stored_ = 0, count_ = 0, chars_ = 0, size_ = 0;
+  char word_[4 * kMaxWordChars];
+};
+
+// A chunk of at most 100 characters, all of them ASCII. False, and nothing is appended, where one is not.
+bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) const {
+  const size_t before = out.size();
+  char word[kMaxWordChars];
+  size_t size = 0;
+  const auto end_word = [&] {
+    if (size != 0) encode_word({word, size}, out, [](size_t) {});
+    size = 0;
+  };
+  for (size_t i = 0; i < chunk.size(); ++i) {
+    const auto b = static_cast<unsigned char>(chunk[i]);
+    if (b >= 0x80) {
+      out.resize_down(before);
+      return false;
+    }
+    const uint8_t a = ascii_[b];
+    if (a > AsciiTable::kPunctuation) {
+      word[size++] = static_cast<char>(a);
+    } else if (a != AsciiTable::kDeleted) {
+      end_word();
+      if (a == AsciiTable::kSpace) continue;
+      const auto* literal = b == '[' ? literal_at(literals_, chunk.substr(i)) : nullptr;
+      if (literal != nullptr) {
+        out.push(literal->second);
+        i += literal->first.size() - 1;
+      } else {
+        word[size++] = static_cast<char>(b);
+        end_word();
+      }
+    }
+  }
+  end_word();
+  return true;
+}
+
+size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out) const {
+  if (chunk.size() <= std::min(kMaxWordChars, limit.store)) {  // (a token has a byte at least: the limit holds)
+    const size_t before = out.size();
+    if (encode_ascii_chunk(chunk, out)) return out.size() - before;
+  }
+  PieceWriter<NoTrace> words(*this, limit, out, {});
+  Normalizer(ascii_, literals_, lowercase_, words).run(chunk);
+  return words.count();
+}
+
+void WordPieceTokenizer::encode_spans(std::string_view text, std::string_view, Spans& out) const {
+  PieceWriter<SpanTrace> words(*this, {}, out.ids, SpanTrace(out));
+  Normalizer(ascii_, literals_, lowercase_, words).run(text);
+}
+
+}  // namespace bertnli

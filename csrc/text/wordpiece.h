@@ -1,0 +1,36 @@
+// BERT's WordPiece, id for id what `tokenizers` gives.
+#pragma once
+
+#include "ascii.h"
+#include "normalizer.h"
+#include "tokenizer.h"
+#include "trie.h"
+
+namespace bertnli {
+
+class WordPieceTokenizer : public Tokenizer {
+ public:
+  WordPieceTokenizer(const VocabItems& vocab, SpecialIds ids, Literals literals, bool lowercase);
+  void encode_spans(std::string_view text, std::string_view lowered, Spans& out) const override;
+  bool wants_lowered() const override { return false; }
+
+ protected:
+  size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
+
+ private:
+  template <class Trace>
+  class PieceWriter;
+  // Appends the pieces of a word and calls on_piece(end of the piece in bytes) for each; where one is missing, takes
+  // them back, appends [UNK] and returns false.
+  template <class OnPiece>
+  bool encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const;
+  bool encode_ascii_chunk(std::string_view chunk, Ids& out) const;
+
+  Trie trie_;
+  int32_t continuation_;  // the trie's node behind "##", or kNone
+  Literals literals_;
+  bool lowercase_;
+  AsciiTable ascii_;
+};
+
+}  // namespace bertnli
