@@ -108,7 +108,7 @@ class Head(nn.Module):
 
     def features(self, batch: PackedBatch) -> Tensor:
         """The encoder's vectors of the rows that are read, [R, H]."""
-        return cast(Tensor, self.encoder(batch, rows=self.rows(batch)))
+        return cast(Tensor, self.encoder(batch, rows=self.rows(batch), most_rows=1 if self.pooled else None))
 
     def head(self, features: Tensor) -> Tensor:
         """Outputs from the encoder's vectors: [R, H] to [R, num_labels]."""

@@ -144,7 +144,9 @@ class MultiHeadAttention(nn.Module):
         )  # (T, h, d)
         return F.linear(out.flatten(1), self.W_o.weight)
 
-    def read_rows(self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor) -> Tensor:
+    def read_rows(
+        self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, most_rows: int | None = None
+    ) -> Tensor:
         """[T, H] and R rows of it, `read` [R, H], to [R, H], without projecting keys and values of all tokens.
 
         A score is q_i . (W_k x_j + b_k) = (W_k^T q_i) . x_j + q_i . b_k, whose last term is the same for every j and so
@@ -153,7 +155,8 @@ class MultiHeadAttention(nn.Module):
         """
         count, width = read.shape
         cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
-        max_q = int(cu_seqlens_q.diff().max()) if len(batch) else 0
+        if most_rows is None:
+            most_rows = int(cu_seqlens_q.diff().max()) if len(batch) else 0
         h, d = self.num_heads, width // self.num_heads
         weight = self.W_q.weight
         q = F.linear(read, weight, self.W_q.bias.to(weight.dtype)).view(count, h, d).transpose(0, 1)  # (h, R, d)
@@ -168,7 +171,7 @@ class MultiHeadAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             scale=1 / math.sqrt(d),
             cu_seqlens_q=cu_seqlens_q,
-            max_seqlen_q=max_q,
+            max_seqlen_q=most_rows,
         )  # (R, h, H), (R, h)
         out = torch.bmm(context.transpose(0, 1), self.W_v.weight.view(h, d, width).transpose(1, 2))  # (h, R, d)
         # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
@@ -212,13 +215,15 @@ class EncoderBlock(nn.Module):
         self.ffn = PositionWiseFFN(config)
         self.addnorm2 = AddNorm(config)
 
-    def forward(self, x: Tensor, batch: PackedBatch, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, batch: PackedBatch, rows: Tensor | None = None, most_rows: int | None = None
+    ) -> Tensor:
         """[T, H] to [T, H], or to [R, H] where only some rows of the result are read."""
         if rows is None:
             attended = self.attention(x, batch)
         elif rows.numel() <= len(batch):
             everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
-            attended = self.attention.read_rows(everything, batch, rows, x)
+            attended = self.attention.read_rows(everything, batch, rows, x, most_rows)
         else:  # several rows a sequence: projecting the keys and values once is the cheaper way
             attended, x = self.attention(x, batch)[rows], x[rows]
         y = self.addnorm1(x, attended, self.attention.W_o.bias)
@@ -285,25 +290,28 @@ class BERTEncoder(nn.Module):
         valid_lens: Tensor | None = None,
         *,
         rows: Tensor | None = None,
+        most_rows: int | None = None,
     ) -> Tensor:
         """Encode a packed batch, or D2L's three padded tensors.
 
-        (batch, rows=None)               [T, H]; with `rows`, ascending int64 [R] of token indices, [R, H]
+        (batch, rows=None)               [T, H]; with `rows`, ascending int64 [R] of token indices, [R, H]. Where
+                                         `most_rows` says how many of them a sequence has at most, nothing waits for the
+                                         device: there the rows are not checked, nor the ids
         (tokens, segments, valid_lens)   integer [B, L], [B, L], [B] or None to [B, L, H], zeros in the padding
 
         Raises ValueError for a sequence longer than `max_len`, for unsorted rows and for shapes that disagree;
         IndexError for a token id outside the vocabulary.
         """
         if isinstance(inputs, PackedBatch):
-            return self._encode(inputs, rows)
+            return self._encode(inputs, rows, most_rows)
         if segments is None:
             raise TypeError("padded input needs segments: encoder(tokens, segments, valid_lens)")
         if rows is not None:
             raise TypeError("rows are for packed batches; index the padded result instead")
         batch = PackedBatch.from_padded(inputs, segments, valid_lens)
-        return batch.pad(self._encode(batch, None), inputs.shape[1])
+        return batch.pad(self._encode(batch), inputs.shape[1])
 
-    def _encode(self, batch: PackedBatch, rows: Tensor | None) -> Tensor:
+    def _encode(self, batch: PackedBatch, rows: Tensor | None = None, most_rows: int | None = None) -> Tensor:
         if batch.max_seqlen > self.config.max_len:
             raise ValueError(
                 f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={self.config.max_len}; "
@@ -312,7 +320,7 @@ class BERTEncoder(nn.Module):
         if self.operator is not None:
             found = self.operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)
             return cast(Tensor, found)
-        if rows is not None and rows.numel():
+        if rows is not None and rows.numel() and (most_rows is None or rows.device.type == "cpu"):
             if bool((rows.diff() < 0).any()):
                 raise ValueError("rows must be ascending")
             if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
@@ -322,7 +330,7 @@ class BERTEncoder(nn.Module):
             batch = _rounded(batch)
         x = self.embed(batch)
         for i, block in enumerate(self.blks):
-            x = block(x, batch, rows if i == len(self.blks) - 1 else None)
+            x = block(x, batch, rows, most_rows) if i == len(self.blks) - 1 else block(x, batch)
         if rows is None:
             x = x[:tokens]
         elif not len(self.blks):
