@@ -22,6 +22,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from bertnli import BERTClassifier, BERTConfig, BERTModel, PackedBatch
 from bertnli.kernels import attention, rows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -366,3 +367,53 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     for launch in found:
         assert launch["shared"] <= 227 << 10, launch
         assert launch.get("spilled", 0) <= 64, launch
+
+
+# ---- on the whole ----
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a GPU")
+def test_a_training_step_on_a_gpu_is_that_of_the_cpu_and_waits_for_nothing() -> None:
+    """Equal gradients, and no synchronisation on the way."""
+    lens = [27, 8, 60, 1]
+    total = sum(lens)
+    config = BERTConfig.original(
+        50, num_hiddens=64, ffn_num_hiddens=128, num_heads=2, num_layers=2, dropout=0.0, max_len=64
+    )
+    torch.manual_seed(0)
+    model = BERTClassifier(BERTModel(config))
+    batch = PackedBatch(
+        torch.randint(0, 50, (total,), dtype=torch.int32),
+        torch.zeros(total, dtype=torch.int32),
+        torch.cat([torch.arange(n, dtype=torch.int32) for n in lens]),
+        cumulative(lens),
+        max(lens),
+        torch.tensor([0, 1, 2, 1]),
+    )
+    model.loss(model(batch), batch).backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.cuda()
+    on_gpu = batch.pin_memory().to("cuda", non_blocking=True)
+    model.loss(model(on_gpu), on_gpu).backward()  # compiles
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        torch.testing.assert_close(p.grad.cpu(), expected[name], rtol=1e-3, atol=1e-4, msg=name)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_gpu = batch.pin_memory().to("cuda", non_blocking=True)
+        model.loss(model(on_gpu), on_gpu).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_benchmark_for_gpus_runs_on_tiny_sizes(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    command = [root / "benchmarks" / "bench_gpu.py", "--device", "cpu", "--tiny", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, *command, "--json", tmp_path / "gpu.json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert {row["work"] for row in rows} == {"attention", "rows", "step", "logits"}
+    assert all(row["ours_ms"] > 0 for row in rows)
