@@ -279,8 +279,8 @@ def embed(
 
     Returns [T, H]. The tables' gradients are dense but for `sparse`.
 
-    Raises IndexError for an id or a position outside its table, RuntimeError that names the argument where a shape or
-    dtype does not fit.
+    Raises IndexError for an id or a position outside its table (on CUDA, where that would wait for the device, the row
+    is NaN), RuntimeError that names the argument where a shape or dtype does not fit.
     """
     if not _has_kernel(token_table):
         return (

@@ -305,6 +305,24 @@ def test_embed_is_as_exact_as_pytorch(dtype: torch.dtype) -> None:
     assert [len(t) for t in only] == [0, 2, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_embed_norm_is_that_of_the_cpu(dtype: torch.dtype) -> None:
+    """Equal masks, bit for bit, and equal results."""
+    tables, ids, _ = test_ops.embed_inputs(37, torch.float32, 50)
+    weight, bias, dout = random(37, seed=1), random(37, seed=2), random(50, 37, dtype=dtype, seed=3)
+    inputs, rest = (*tables, *ids, weight, bias), (0.25, torch.tensor([2**40 + 5, -3]))
+    library = torch.ops.bertnli
+    expected = library.embed_norm(*inputs, 1e-12, *rest, dtype, False)
+    expected = (*expected, *library.embed_norm_backward(dout, *inputs, *expected[1:], *rest))
+    on, on_rest = on_device(*inputs), (0.25, rest[1].to(DEVICE))
+    results = rows.embed_norm(*on, 1e-12, *on_rest, dtype)
+    results = (*results, *rows.embed_norm_backward(dout.to(DEVICE), *on, *results[1:], *on_rest))
+    for a, b in zip(results, expected, strict=True):
+        eps = FLOOR[b.dtype] * torch.finfo(b.dtype).eps
+        torch.testing.assert_close(a.cpu(), b, rtol=0, atol=2 * eps * max(1, float(b.abs().max())))
+    assert torch.equal(results[0].cpu() != 0, expected[0] != 0)
+
+
 def test_an_id_outside_its_table_gives_nan() -> None:
     tables, ids, _ = test_ops.embed_inputs(8, torch.float32, 4)
     for axis, bad in ((0, 50), (1, -1), (2, 40)):
@@ -362,7 +380,8 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {launch["kernel"] for launch in found} == {
         *("_forward", "_backward_whole", "_backward_queries", "_backward_keys"),
-        *("_add_norm", "_add_norm_backward", "_bias_act", "_bias_act_backward", "_embed"),
+        *("_add_norm", "_add_norm_backward", "_bias_act", "_bias_act_backward"),
+        *("_embed", "_embed_norm", "_embed_norm_backward"),
     }
     for launch in found:
         assert launch["shared"] <= 227 << 10, launch

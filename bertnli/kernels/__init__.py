@@ -19,5 +19,7 @@ for _name, _function in {
     "bias_act_backward": rows.bias_act_backward,
     "embed": rows.embed,
     "embed_backward": rows.embed_backward,
+    "embed_norm": rows.embed_norm,
+    "embed_norm_backward": rows.embed_norm_backward,
 }.items():
     _library.impl(_name, _function)

@@ -365,7 +365,7 @@ class _Plan:
         highest = torch.get_float32_matmul_precision() == "highest"
         return dict(
             GROUP=self.group, D=q.size(2), D_V=v.size(2), CHUNK=self.chunk, CHUNK_V=self.chunk_v,
-            BELOW=max(1, int(dropout_p * 2**32)) if dropout_p > 0 else 0, PRECISION="tf32x3" if highest else "tf32",
+            BELOW=below(dropout_p), PRECISION="tf32x3" if highest else "tf32",
         )  # fmt: skip
 
 
@@ -432,6 +432,11 @@ def check_dropout(dropout_p: float, seed: Tensor | None, neighbour: Tensor) -> N
             f"seed must be an int64 tensor of shape [2] on {neighbour.device}; "
             f"found {seed.dtype} {list(seed.shape)} on {seed.device}",
         )
+
+
+def below(dropout_p: float) -> int:
+    """Words below this number are dropped."""
+    return max(1, int(dropout_p * 2**32)) if dropout_p > 0 else 0
 
 
 def check(holds: bool, message: str) -> None:

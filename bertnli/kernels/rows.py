@@ -15,13 +15,41 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertnli.kernels.attention import check, check_dropout
+from bertnli.kernels.attention import below, check, check_dropout
 from bertnli.kernels.philox import kept
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 # ---- dropout + residual + LayerNorm ----
+
+
+@triton.jit
+def _kept(row, seed, W: tl.constexpr, BELOW: tl.constexpr):
+    """The documented mask of whole rows: bool [rows, W]."""
+    minus_one = row[:, None] * 0 - 1  # no attention head has this number, so no mask is used twice
+    return kept(row[:, None], minus_one, minus_one * 0, tl.arange(0, W // 4)[None, :], seed, BELOW)
+
+
+@triton.jit
+def _normalized(z, mask, weight, bias, columns, there, width, eps):
+    """LayerNorm of the rows z (zeros beyond the width), their means and inverse standard deviations."""
+    mean = tl.sum(z, 1) / width
+    centred = tl.where(mask, z - mean[:, None], 0.0)
+    rstd = 1 / tl.sqrt(tl.sum(centred * centred, 1) / width + eps)
+    scale = tl.load(weight + columns, mask=there, other=0.0).to(tl.float32)
+    shift = tl.load(bias + columns, mask=there, other=0.0).to(tl.float32)
+    return centred * rstd[:, None] * scale[None, :] + shift[None, :], mean, rstd
+
+
+@triton.jit
+def _norm_slope(z, d, mask, scale, mean, rstd, row, valid, width):
+    """dz and n = (z - mean) rstd; with g = d scale: dz = rstd (g - mean(g) - n mean(g n))."""
+    z_mean, z_rstd = tl.load(mean + row, mask=valid, other=0.0), tl.load(rstd + row, mask=valid, other=0.0)
+    normal = tl.where(mask, (z - z_mean[:, None]) * z_rstd[:, None], 0.0)
+    g = d * scale[None, :]
+    g_mean, gn_mean = tl.sum(g, 1) / width, tl.sum(g * normal, 1) / width
+    return tl.where(mask, (g - g_mean[:, None] - normal * gn_mean[:, None]) * z_rstd[:, None], 0.0), normal
 
 
 @triton.jit
@@ -37,8 +65,7 @@ def _residual(
         added += tl.load(y_bias + columns, mask=there, other=0.0).to(tl.float32)[None, :]
     keep = mask
     if BELOW > 0:
-        minus_one = row[:, None] * 0 - 1  # no attention head has this number, so no mask is used twice
-        keep = kept(row[:, None], minus_one, minus_one * 0, tl.arange(0, W // 4)[None, :], seed, BELOW)
+        keep = _kept(row, seed, W, BELOW)
         added = tl.where(keep, added * keep_scale, 0.0)
     return tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) + added, keep, offsets, mask
 
@@ -54,14 +81,9 @@ def _add_norm(
     z, _, offsets, mask = _residual(
         x, y, y_bias, seed, row, valid, columns, there, width, keep_scale, W, HAS_BIAS, BELOW
     )
-    z_mean = tl.sum(z, 1) / width
-    centred = tl.where(mask, z - z_mean[:, None], 0.0)
-    z_rstd = 1 / tl.sqrt(tl.sum(centred * centred, 1) / width + eps)
+    result, z_mean, z_rstd = _normalized(z, mask, weight, bias, columns, there, width, eps)
     tl.store(mean + row, z_mean, mask=valid)
     tl.store(rstd + row, z_rstd, mask=valid)
-    scale = tl.load(weight + columns, mask=there, other=0.0).to(tl.float32)
-    shift = tl.load(bias + columns, mask=there, other=0.0).to(tl.float32)
-    result = centred * z_rstd[:, None] * scale[None, :] + shift[None, :]
     tl.store(out + offsets, result.to(out.dtype.element_ty), mask=mask)
 
 
@@ -70,7 +92,7 @@ def _add_norm_backward(
     dout, x, y, y_bias, weight, mean, rstd, dx, dy, sums, seed, rows, width, keep_scale,
     R: tl.constexpr, W: tl.constexpr, HAS_BIAS: tl.constexpr, BELOW: tl.constexpr,
 ):  # fmt: skip
-    """With n = (z - mean) rstd and g = dout weight: dz = rstd (g - mean(g) - n mean(g n)), dx = dz, dy = mask dz.
+    """dx = dz, dy = mask dz.
 
     sums float [programs, 3, width] gets each program's sums over its rows for dweight, dbias and dy_bias.
     """
@@ -84,12 +106,8 @@ def _add_norm_backward(
         z, keep, offsets, mask = _residual(
             x, y, y_bias, seed, row, valid, columns, there, width, keep_scale, W, HAS_BIAS, BELOW
         )
-        z_mean, z_rstd = tl.load(mean + row, mask=valid, other=0.0), tl.load(rstd + row, mask=valid, other=0.0)
-        normal = tl.where(mask, (z - z_mean[:, None]) * z_rstd[:, None], 0.0)
         d = tl.load(dout + offsets, mask=mask, other=0.0).to(tl.float32)
-        g = d * scale[None, :]
-        g_mean, gn_mean = tl.sum(g, 1) / width, tl.sum(g * normal, 1) / width
-        dz = tl.where(mask, (g - g_mean[:, None] - normal * gn_mean[:, None]) * z_rstd[:, None], 0.0)
+        dz, normal = _norm_slope(z, d, mask, scale, mean, rstd, row, valid, width)
         tl.store(dx + offsets, dz.to(dx.dtype.element_ty), mask=mask)
         if BELOW > 0:
             dz = tl.where(keep, dz * keep_scale, 0.0)
@@ -173,8 +191,7 @@ def _checked_add_norm(
     for name, vector in (("y_bias", y_bias), ("weight", weight), ("bias", bias)):
         _check_vector(vector, name, x)
     check_dropout(dropout_p, seed, x)
-    below = max(1, int(dropout_p * 2**32)) if dropout_p > 0 else 0
-    return x.contiguous(), y.contiguous(), dict(HAS_BIAS=y_bias is not None, BELOW=below)
+    return x.contiguous(), y.contiguous(), dict(HAS_BIAS=y_bias is not None, BELOW=below(dropout_p))
 
 
 # ---- bias + activation ----
@@ -278,31 +295,91 @@ def _check_bias_act(x: Tensor, bias: Tensor, kind: str) -> None:
 
 
 @triton.jit
+def _embedded(
+    token, segment, position, ids, segments, positions, row, valid, columns, width, vocabulary, kinds, places
+):  # fmt: skip
+    """The sum of three rows of the tables for each of a tile's tokens, float, zeros beyond the width.
+
+    An id outside its table gives a row of NaN: asking would wait for the device.
+    """
+    i, s, p = tl.load(ids + row, mask=valid), tl.load(segments + row, mask=valid), tl.load(positions + row, mask=valid)
+    inside = (i >= 0) & (i < vocabulary) & (s >= 0) & (s < kinds) & (p >= 0) & (p < places)
+    mask = (valid & inside)[:, None] & (columns < width)[None, :]
+    total = tl.load(token + i.to(tl.int64)[:, None] * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(segment + s[:, None] * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(position + p[:, None] * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    outside = (valid & (inside == 0))[:, None] & (columns < width)[None, :]
+    return tl.where(outside, float("nan"), total)
+
+
+@triton.jit
 def _embed(
     token, segment, position, ids, segments, positions, out, tokens, width, vocabulary, kinds, places,
     R: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * R + tl.arange(0, R)
-    columns = tl.arange(0, W)
+    row, columns = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, W)
     valid = row < tokens
-    i, s, p = tl.load(ids + row, mask=valid), tl.load(segments + row, mask=valid), tl.load(positions + row, mask=valid)
-    inside = (i >= 0) & (i < vocabulary) & (s >= 0) & (s < kinds) & (p >= 0) & (p < places)
-    mask = (valid & inside)[:, None] & (columns < width)[None, :]
-    nan = float("nan")  # what an id outside its table gives: asking would wait for the device
-    total = tl.load(token + i.to(tl.int64)[:, None] * width + columns[None, :], mask=mask, other=nan).to(tl.float32)
-    total += tl.load(segment + s[:, None] * width + columns[None, :], mask=mask, other=nan).to(tl.float32)
-    total += tl.load(position + p[:, None] * width + columns[None, :], mask=mask, other=nan).to(tl.float32)
+    z = _embedded(
+        token, segment, position, ids, segments, positions, row, valid, columns, width, vocabulary, kinds, places
+    )
     offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
-    tl.store(out + offsets, total.to(out.dtype.element_ty), mask=valid[:, None] & (columns < width)[None, :])
+    tl.store(out + offsets, z.to(out.dtype.element_ty), mask=valid[:, None] & (columns < width)[None, :])
 
 
-def embed(
-    token_table: Tensor, segment_table: Tensor, position_table: Tensor, input_ids: Tensor, segment_ids: Tensor,
-    positions: Tensor,
-) -> Tensor:  # fmt: skip
-    """The operator `bertnli::embed`. An id outside its table gives a row of NaN, since raising would wait."""
+@triton.jit
+def _embed_norm(
+    token, segment, position, ids, segments, positions, weight, bias, out, mean, rstd, seed,
+    tokens, width, vocabulary, kinds, places, eps, keep_scale, R: tl.constexpr, W: tl.constexpr, BELOW: tl.constexpr,
+):  # fmt: skip
+    row, columns = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, W)
+    valid, there = row < tokens, columns < width
+    mask = valid[:, None] & there[None, :]
+    z = _embedded(
+        token, segment, position, ids, segments, positions, row, valid, columns, width, vocabulary, kinds, places
+    )
+    result, z_mean, z_rstd = _normalized(z, mask, weight, bias, columns, there, width, eps)
+    if BELOW > 0:
+        result = tl.where(_kept(row, seed, W, BELOW), result * keep_scale, 0.0)
+    tl.store(mean + row, z_mean, mask=valid)
+    tl.store(rstd + row, z_rstd, mask=valid)
+    offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(out + offsets, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _embed_norm_backward(
+    dout, token, segment, position, ids, segments, positions, weight, mean, rstd, dz, sums, seed,
+    tokens, width, vocabulary, kinds, places, keep_scale, R: tl.constexpr, W: tl.constexpr, BELOW: tl.constexpr,
+):  # fmt: skip
+    """As _add_norm_backward, with dropout after the norm; sums float [programs, 2, width], dweight and dbias."""
+    columns = tl.arange(0, W)
+    there = columns < width
+    scale = tl.load(weight + columns, mask=there, other=0.0).to(tl.float32)
+    dweight, dbias = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    for first in range(tl.program_id(0) * R, tokens, tl.num_programs(0) * R):
+        row = first + tl.arange(0, R)
+        valid = row < tokens
+        mask = valid[:, None] & there[None, :]
+        z = _embedded(
+            token, segment, position, ids, segments, positions, row, valid, columns, width, vocabulary, kinds, places
+        )
+        offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
+        d = tl.load(dout + offsets, mask=mask, other=0.0).to(tl.float32)
+        if BELOW > 0:
+            d = tl.where(_kept(row, seed, W, BELOW), d * keep_scale, 0.0)
+        d_z, normal = _norm_slope(z, d, mask, scale, mean, rstd, row, valid, width)
+        tl.store(dz + offsets, d_z, mask=mask)
+        dweight += tl.sum(d * normal, 0)
+        dbias += tl.sum(d, 0)
+    to = sums + tl.program_id(0) * 2 * width + columns
+    tl.store(to, dweight, mask=there)
+    tl.store(to + width, dbias, mask=there)
+
+
+def _checked_tables(tables: list[Tensor], ids: list[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """All six tensors contiguous, and what a kernel wants to know of their sizes."""
+    token_table, tokens = tables[0], len(ids[0])
     _check_type("embed", token_table, "token_table")
-    tables = (token_table, segment_table, position_table)
     for name, table in zip(("token_table", "segment_table", "position_table"), tables, strict=True):
         check(
             table.dim() == 2 and table.size(1) == token_table.size(-1),
@@ -312,19 +389,25 @@ def embed(
             table.dtype == token_table.dtype and table.device == token_table.device,
             f"{name} must have token_table's dtype and device; found {table.dtype} on {table.device}",
         )
-    ids = (input_ids, segment_ids, positions)
     for name, some in zip(("input_ids", "segment_ids", "positions"), ids, strict=True):
-        check(some.shape == (len(input_ids),), f"{name} must have shape [{len(input_ids)}]; found {list(some.shape)}")
+        check(some.shape == (tokens,), f"{name} must have shape [{tokens}]; found {list(some.shape)}")
         check(some.dtype == torch.int32, f"{name} must be int32; found {some.dtype}")
         check(some.device == token_table.device, f"{name} must lie on the tables' device; found {some.device}")
-    tokens, width = len(input_ids), token_table.size(1)
+    sizes = [tokens, token_table.size(1), *(len(table) for table in tables)]
+    return [x.contiguous() for x in (*tables, *ids)], sizes
+
+
+def embed(
+    token_table: Tensor, segment_table: Tensor, position_table: Tensor, input_ids: Tensor, segment_ids: Tensor,
+    positions: Tensor, sparse: bool = False,
+) -> Tensor:  # fmt: skip
+    """The operator `bertnli::embed`. An id outside its table gives a row of NaN, since raising would wait."""
+    inputs, sizes = _checked_tables([token_table, segment_table, position_table], [input_ids, segment_ids, positions])
+    tokens, width = sizes[:2]
     out = token_table.new_empty((tokens, width))
     if out.numel():
         r, w, warps = _tile(width)
-        _embed[(triton.cdiv(tokens, r),)](
-            *(x.contiguous() for x in (*tables, *ids)), out, tokens, width, *(len(x) for x in tables),
-            R=r, W=w, num_warps=warps,
-        )  # fmt: skip
+        _embed[(triton.cdiv(tokens, r),)](*inputs, out, *sizes, R=r, W=w, num_warps=warps)
     return out
 
 
@@ -337,6 +420,61 @@ def embed_backward(
         torch.ops.aten.embedding_dense_backward(dout, ids, n, -1, False) if want else dout.new_empty((0, dout.size(1)))
         for ids, n, want in zip((input_ids, segment_ids, positions), rows, wanted, strict=True)
     )
+
+
+def embed_norm(
+    token_table: Tensor, segment_table: Tensor, position_table: Tensor, input_ids: Tensor, segment_ids: Tensor,
+    positions: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout_p: float, seed: Tensor | None,
+    dtype: torch.dtype, sparse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The operator `bertnli::embed_norm`; ids outside their tables as in `embed`."""
+    inputs, sizes = _checked_tables([token_table, segment_table, position_table], [input_ids, segment_ids, positions])
+    tokens, width = sizes[:2]
+    check(width > 0, "the tables' width must not be 0")
+    check(
+        dtype == token_table.dtype or (token_table.dtype == torch.float32 and dtype in _TYPES),
+        f"dtype must be the tables', {token_table.dtype} (or of half precision where that is float32); found {dtype}",
+    )
+    for name, vector in (("weight", weight), ("bias", bias)):
+        _check_vector(vector, name, token_table)
+    check_dropout(dropout_p, seed, token_table)
+    out = token_table.new_empty((tokens, width), dtype=dtype)
+    mean, rstd = (out.new_empty(tokens, dtype=torch.float32) for _ in range(2))
+    if tokens:
+        r, w, warps = _tile(width)
+        _embed_norm[(triton.cdiv(tokens, r),)](
+            *inputs, weight.contiguous(), bias.contiguous(), out, mean, rstd,
+            mean if seed is None else seed.contiguous(), *sizes, eps, 1 / (1 - dropout_p),
+            R=r, W=w, BELOW=below(dropout_p), num_warps=warps,
+        )  # fmt: skip
+    return out, mean, rstd
+
+
+def embed_norm_backward(
+    dout: Tensor, token_table: Tensor, segment_table: Tensor, position_table: Tensor, input_ids: Tensor,
+    segment_ids: Tensor, positions: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor,
+    dropout_p: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The operator `bertnli::embed_norm_backward`."""
+    inputs, sizes = _checked_tables([token_table, segment_table, position_table], [input_ids, segment_ids, positions])
+    tokens, width = sizes[:2]
+    check(
+        dout.shape == (tokens, width),
+        f"the gradient of the output must have shape [{tokens}, {width}]; found {list(dout.shape)}",
+    )
+    check_dropout(dropout_p, seed, token_table)
+    dz = token_table.new_empty((tokens, width), dtype=torch.float32)
+    r, w, warps = _tile(width)
+    programs = _programs(dz.device, triton.cdiv(tokens, r)) if tokens else 0
+    sums = dz.new_empty((programs, 2, width))
+    if tokens:
+        _embed_norm_backward[(programs,)](
+            dout.contiguous(), *inputs, weight.contiguous(), mean.contiguous(), rstd.contiguous(), dz, sums,
+            mean if seed is None else seed.contiguous(), *sizes, 1 / (1 - dropout_p),
+            R=r, W=w, BELOW=below(dropout_p), num_warps=warps,
+        )  # fmt: skip
+    dweight, dbias = sums.sum(0)
+    return dz, _own(dweight, weight), _own(dbias, bias)
 
 
 # ---- shared ----
