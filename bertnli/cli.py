@@ -255,6 +255,9 @@ def _train(a: argparse.Namespace) -> None:
         trained = loaded if isinstance(loaded, Head) else None
         task = a.task or ("classification" if trained is None else trained.task)
         names = a.labels or (None if trained is None or trained.task != task else trained.label_names)
+        if a.labels is None and names and (a.text_columns or task == "tagging"):
+            found = _read(a, task, a.train, "train", _columns(tokenizer), None).label_names
+            names = names if set(found) <= set(names) else None  # other classes than the checkpoint's: the data's own
         train = _read(a, task, a.train, "train", _columns(tokenizer), names)
     if trained is not None and (trained.task, trained.label_names or ()) == (task, train.label_names):
         model = trained
