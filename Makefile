@@ -1,12 +1,14 @@
 # make demo    install into .venv, build the extensions, run the main job on a generated corpus
 # make test    the same, with the test tools, then the whole suite
+# make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer
+# make fuzz    its two libFuzzer targets, for FUZZ_SECONDS in all (needs clang)
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BIN    := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inc)
 
-.PHONY: demo test format clean
+.PHONY: demo test sanitize fuzz format clean
 
 demo: .venv/built
 	$(BIN)/python -m bertnli demo
@@ -14,8 +16,15 @@ demo: .venv/built
 test: .venv/tested
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+sanitize:
+	tests/cpp/run.sh
+
+FUZZ_SECONDS ?= 600
+fuzz:
+	tests/cpp/run.sh fuzz $(FUZZ_SECONDS)
+
 format: .venv/tested
-	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/cpp/*.cpp benchmarks/*.cpp
 
 .venv/ready:
 	$(PYTHON) -m venv .venv

@@ -42,6 +42,7 @@ class EncodedPairs:
     labels      int64 or float32, [N, ...] for the rows or [total] for the tokens, or None
     pad_id      the id that padding takes
     max_len     the most tokens that a row was allowed
+    dropped     how many rows of the file that they come from had no gold label, and are not here
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class EncodedPairs:
         *,
         pad_id: int,
         max_len: int,
+        dropped: int = 0,
     ) -> None:
         for name, tensor, dtype in (
             ("ids", ids, torch.int32),
@@ -76,6 +78,7 @@ class EncodedPairs:
         self.labels = labels
         self.pad_id = pad_id
         self.max_len = max_len
+        self.dropped = dropped
 
     def __len__(self) -> int:
         return len(self.first_lens)
@@ -169,6 +172,7 @@ class EncodedPairs:
         if self.labels is not None:
             tensors["labels"] = self.labels.contiguous()
         metadata = {"format": _FORMAT, "pad_id": str(self.pad_id), "max_len": str(self.max_len)}
+        metadata["dropped"] = str(self.dropped)
         with atomic_path(path) as temporary:
             save_file({name: t.clone() if t._is_view() else t for name, t in tensors.items()}, temporary, metadata)
 
@@ -191,6 +195,7 @@ class EncodedPairs:
                 tensors.get("labels"),
                 pad_id=int(metadata["pad_id"]),
                 max_len=int(metadata["max_len"]),
+                dropped=int(metadata.get("dropped", 0)),
             )
             if (
                 int(pairs.offsets[0]) != 0

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -134,21 +134,36 @@ def read_pairs(
 def _read(
     path: Path, columns: str, label_names: tuple[str, ...], strict_labels: bool
 ) -> tuple[Texts, Texts, list[int], tuple[str, ...], int]:
+    options = read_options(path, columns, label_names, strict_labels)
+    arena, *bounds, labels, dropped = _text.read_pairs(**options, num_threads=torch.get_num_threads())
+    return Texts(arena, *bounds[:2]), Texts(arena, *bounds[2:]), labels, label_names, dropped
+
+
+class ReadOptions(TypedDict):
+    """How the extension is to read a file of labelled pairs."""
+
+    path: str
+    json_lines: bool
+    parse: bool
+    strict_labels: bool
+    label_names: list[str]
+
+
+def read_options(path: Path, columns: str, label_names: Sequence[str], strict_labels: bool = True) -> ReadOptions:
+    """The options of a file, checked. Raises ValueError for other columns, FileNotFoundError, IsADirectoryError."""
     if columns not in ("parse", "text"):
         raise ValueError(f"columns must be 'parse' or 'text', not {columns!r}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
     if not path.exists():
         raise FileNotFoundError(f"no file {path}")
-    arena, *bounds, labels, dropped = _text.read_pairs(
-        str(path),
-        json_lines=path.suffix.lower() in JSON_LINES,
-        parse=columns == "parse",
-        strict_labels=strict_labels,
-        label_names=list(label_names),
-        num_threads=torch.get_num_threads(),
-    )
-    return Texts(arena, *bounds[:2]), Texts(arena, *bounds[2:]), labels, label_names, dropped
+    return {
+        "path": str(path),
+        "json_lines": path.suffix.lower() in JSON_LINES,
+        "parse": columns == "parse",
+        "strict_labels": strict_labels,
+        "label_names": list(label_names),
+    }
 
 
 def snli_file(path: str | os.PathLike[str], split: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import operator
 import os
@@ -18,8 +20,9 @@ from torch import Tensor
 from bertnli import _text
 from bertnli.files import atomic_path
 from bertnli.pairs import EncodedPairs, as_labels, as_tensors, padded_arrays
-from bertnli.reader import Texts
+from bertnli.reader import SNLI_LABELS, Columns, ReadOptions, Texts, read_options
 
+_CACHE = 1  # of encode_file: to be raised when what files are encoded to changes
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
 
 
@@ -136,11 +139,14 @@ class Tokenizer(ABC):
     """What both tokenizers share. Texts are any sequence of str, or the `Texts` of the reader."""
 
     _core: _text.Tokenizer
+    _columns: Columns  # of SNLI's that suit it
     pad_id: int
     cls_id: int
     sep_id: int
     unk_id: int
 
+    @abstractmethod
+    def _fingerprint(self) -> Any: ...  # JSON of all that ids depend on
     @abstractmethod
     def __len__(self) -> int: ...
     @abstractmethod
@@ -187,6 +193,51 @@ class Tokenizer(ABC):
         first, second = _source(premises, "premises"), _source(hypotheses, "hypotheses")
         arrays = self._core.encode_ragged(first, second, operator.index(max_len), truncation, _threads(num_threads))
         return self._encoded(arrays, labels, max_len)
+
+    def encode_file(
+        self,
+        path: str | os.PathLike[str],
+        max_len: int = 128,
+        truncation: Truncation = "longest_first",
+        num_threads: int = 0,
+        *,
+        columns: Columns | None = None,
+        label_names: Sequence[str] = SNLI_LABELS,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> EncodedPairs:
+        """`read_pairs` and `encode_pairs` in one pass over the mapped file, which may be larger than memory.
+
+        columns: None means the parses for words and the sentences for WordPiece; label_names: as `read_pairs` has it.
+        cache: a folder that keeps what was encoded, under a name made of the file's content, the tokenizer's and the
+            options; the next call maps it. Several processes may share it.
+        Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
+        """
+        self._check_special()
+        path, max_len = Path(path), operator.index(max_len)
+        options = read_options(path, columns or self._columns, label_names)
+        encode = functools.partial(self._encode_file, options, max_len, truncation, _threads(num_threads))
+        if cache is None:
+            return encode()
+        key = json.dumps([_CACHE, self._fingerprint(), {**options, "path": ""}, max_len, truncation])
+        digest = _text.digest_file(options["path"])
+        kept = Path(cache) / f"{digest}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.safetensors"
+        try:
+            return EncodedPairs.load(kept)
+        except (FileNotFoundError, ValueError):  # (not there, or damaged)
+            pairs = encode()
+            pairs.save(kept)
+            return pairs
+
+    def _encode_file(
+        self, options: ReadOptions, max_len: int, truncation: Truncation, num_threads: int
+    ) -> EncodedPairs:
+        *arrays, labels, dropped = self._core.encode_file(
+            **options, max_len=max_len, truncation=truncation, num_threads=num_threads
+        )
+        ids, offsets, first_lens = map(torch.from_numpy, arrays)
+        return EncodedPairs(
+            ids, offsets, first_lens, torch.from_numpy(labels), pad_id=self.pad_id, max_len=max_len, dropped=dropped
+        )
 
     def encode_texts(
         self,
@@ -252,6 +303,8 @@ class WordTokenizer(Tokenizer):
     `<cls>` and `<sep>` in it: encoding pairs raises ValueError where one is missing.
     """
 
+    _columns = "parse"
+
     def __init__(self, vocab: Any) -> None:
         self.vocab = vocab
         self._build()
@@ -261,7 +314,11 @@ class WordTokenizer(Tokenizer):
         self.unk_id = index.get("<unk>", 0)
         self._missing = [token for token in ("<pad>", "<cls>", "<sep>") if token not in index]
         self.pad_id, self.cls_id, self.sep_id = (index.get(t, self.unk_id) for t in ("<pad>", "<cls>", "<sep>"))
-        self._core = _text.WordTokenizer(list(index.items()), self.pad_id, self.cls_id, self.sep_id, self.unk_id)
+        self._items = list(index.items())
+        self._core = _text.WordTokenizer(self._items, self.pad_id, self.cls_id, self.sep_id, self.unk_id)
+
+    def _fingerprint(self) -> Any:
+        return ["words", self._items]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"vocab": self.vocab}
@@ -310,6 +367,7 @@ class WordPieceTokenizer(Tokenizer):
         into the special token, so that whoever writes the text can forge a row: set it for text that you do not trust.
     """
 
+    _columns = "text"
     SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
     def __init__(self, tokens: Iterable[str], lowercase: bool = True, split_special_tokens: bool = False) -> None:
@@ -335,6 +393,9 @@ class WordPieceTokenizer(Tokenizer):
             [] if self.split_special_tokens else special,
             self.lowercase,
         )
+
+    def _fingerprint(self) -> Any:
+        return ["wordpiece", self.tokens, self.lowercase, self.split_special_tokens]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WordPieceTokenizer, (self.tokens, self.lowercase, self.split_special_tokens)

@@ -14,7 +14,7 @@ from torch.utils.data._utils.collate import default_collate
 
 from bertnli.dataset import SNLIBERTDataset
 from bertnli.pairs import EncodedPairs
-from bertnli.reader import Texts, read_snli
+from bertnli.reader import Texts, read_pairs, read_snli
 from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 
 VOCAB = Vocab([f"w{i}" for i in range(50)], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"])
@@ -267,6 +267,136 @@ def test_bad_labels():
     for labels in ([1], [1, 2, 3], torch.zeros(1, 2)):
         with pytest.raises(ValueError, match="as many as the rows"):
             WORDS.encode_pairs(["a", "b"], ["a", "b"], labels=labels)
+
+
+# ---- straight from files
+
+
+def assert_equal_pairs(a, b):
+    for name in ("ids", "offsets", "first_lens", "labels"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.dtype == y.dtype, name
+        assert torch.equal(x, y), name
+    assert (a.pad_id, a.max_len) == (b.pad_id, b.max_len)
+
+
+def read_then_encode(tokenizer, path, columns, *arguments, **options):
+    data = read_pairs(path, columns)
+    return tokenizer.encode_pairs(data.premises, data.hypotheses, *arguments, labels=data.labels, **options), data
+
+
+@pytest.mark.parametrize("columns", ["parse", "text"])
+@pytest.mark.parametrize("kind", ["words", "pieces"])
+def test_real_files_at_once(data_dir, minilm_dir, columns, kind):
+    paths = [data_dir / "snli_1.0" / f"snli_1.0_{split}.txt" for split in ("train", "dev", "test")]
+    paths += sorted((data_dir / "snli_1.0" / "official_sample_10_rows").glob("*dev*"))
+    paths += [data_dir / "ocnli" / "dev.json"] if columns == "text" else []
+    if kind == "pieces":
+        tokenizer = WordPieceTokenizer.from_file(minilm_dir / "vocab.txt")
+    else:
+        tokenizer = WordTokenizer(book_vocabulary(*read_snli(paths[0], columns=columns)[:2]))
+    for path in paths:
+        for max_len, threads in ((128, 1), (21, 3)):
+            wanted, data = read_then_encode(tokenizer, path, columns, max_len)
+            found = tokenizer.encode_file(path, max_len, num_threads=threads, columns=columns)
+            assert_equal_pairs(found, wanted)
+            assert found.dropped == data.dropped
+
+
+def random_file(rng, path, odd):
+    """Rows in SNLI's layout whose parses have what official ones have, and with `odd` what they have not."""
+    pieces = ["( ", ") ", "w1 ", "W2 ", "w33 ", "( w4 ) ", ". ", "supercalifragilistic "]
+    strange = ["(", ")", "  ", "\xa0", "\x1c", "\x85", "é ", "É", "İ", "ΑΣ ", "w5(w6", "\u3000"]
+    lines = ["gold_label\tsentence1_binary_parse\tsentence2_binary_parse"]
+    for _ in range(400):
+        texts = ["".join(rng.choices([*pieces, *strange] if rng.random() < odd else pieces, k=rng.randint(0, 30)))
+                 for _ in range(2)]  # fmt: skip
+        if len(lines) > 1 and rng.random() < 0.3:
+            texts[0] = lines[-1].split("\t")[1]
+        lines.append("\t".join([rng.choice(["neutral", "entailment", "-"]), *texts]))
+    path.write_text("\n".join(lines), encoding="utf-8", newline="")
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [WORDS, WordPieceTokenizer([*SPECIAL, "w", "##1", "##2", "e", "i", ".", "(", ")"])]
+)
+@pytest.mark.parametrize("rule", ["longest_first", "longest_first_hf", "ratio"])
+def test_parses_at_once(tmp_path, tokenizer, rule):
+    rng = random.Random(20)
+    for i in range(30):
+        path = tmp_path / "x.txt"
+        random_file(rng, path, odd=0.3 if i % 2 else 0)
+        wanted, data = read_then_encode(tokenizer, path, "parse", 17, truncation=rule)
+        found = tokenizer.encode_file(path, 17, rule, columns="parse")
+        assert_equal_pairs(found, wanted)
+        assert found.dropped == data.dropped
+
+
+def test_bad_files_at_once(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text("label\tpremise\thypothesis\nneutral\tw1\tw2\nneutral\tw1 w2 w3\tw1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"x\.tsv:3: the premise has more than the 2 tokens"):
+        WORDS.encode_file(path, 5, "only_second", columns="text")
+    with pytest.raises(ValueError, match=r"x\.tsv:1: expected a header with a column 'sentence1_binary_parse'"):
+        WORDS.encode_file(path)
+    with pytest.raises(ValueError, match=r"x\.tsv:2: unknown label 'neutral'; the known ones are no, yes"):
+        WORDS.encode_file(path, columns="text", label_names=("no", "yes"))
+    with pytest.raises(ValueError, match="at least 3"):
+        WORDS.encode_file(path, 2, columns="text")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        WORDS.encode_file(tmp_path / "absent.txt")
+
+
+def test_cache_of_a_file(tmp_path):
+    path, cache = tmp_path / "x.txt", tmp_path / "cache"
+    random_file(random.Random(21), path, odd=0.1)
+
+    def encode(tokenizer=WORDS, **options):
+        return tokenizer.encode_file(path, cache=cache, **{"columns": "parse", **options})
+
+    wanted = WORDS.encode_file(path)
+    first, (kept,) = encode(), cache.iterdir()
+    stamp = kept.stat().st_mtime_ns
+    second = encode()
+    assert kept.stat().st_mtime_ns == stamp
+    for found in (first, second):
+        assert_equal_pairs(found, wanted)
+        assert found.dropped == wanted.dropped > 0
+    # Another tokenizer, option or content is another entry; the file's name and the process are not.
+    other = WordTokenizer(Vocab(["w1"], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
+    assert_equal_pairs(encode(other), other.encode_file(path))
+    assert encode(max_len=9).max_len == 9
+    encode(truncation="ratio")
+    assert len(list(cache.iterdir())) == 4
+    moved = path.rename(tmp_path / "y.txt")
+    assert_equal_pairs(WORDS.encode_file(moved, cache=cache), wanted)
+    assert len(list(cache.iterdir())) == 4
+    text = moved.read_text(encoding="utf-8")
+    moved.write_text(text.replace("w1", "w2", 1), encoding="utf-8", newline="")
+    assert_equal_pairs(WORDS.encode_file(moved, cache=cache), WORDS.encode_file(moved))
+    assert len(list(cache.iterdir())) == 5
+    moved.write_text(text, encoding="utf-8", newline="")
+    kept.write_bytes(kept.read_bytes()[:-7])  # a damaged entry is made anew
+    assert_equal_pairs(WORDS.encode_file(moved, cache=cache), wanted)
+    assert_equal_pairs(EncodedPairs.load(kept), wanted)
+
+
+def _cached(queue, path, cache):
+    queue.put([WORDS.encode_file(path, cache=cache).ids.sum().item() for _ in range(5)])
+
+
+def test_cache_with_several_writers(tmp_path):
+    random_file(random.Random(22), tmp_path / "x.txt", odd=0)
+    wanted = WORDS.encode_file(tmp_path / "x.txt").ids.sum().item()
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    children = [context.Process(target=_cached, args=(queue, tmp_path / "x.txt", tmp_path / "cache")) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert [queue.get(timeout=120) for _ in children] == [[wanted] * 5] * 3
+    for child in children:
+        child.join()
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 # ---- dataset

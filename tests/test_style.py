@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CPP = sorted(str(p.relative_to(ROOT)) for kind in ("cpp", "h") for p in ROOT.glob(f"csrc/*/*.{kind}"))
+ROOMS = ("csrc/*/*", "tests/cpp/*", "benchmarks/*")
+CPP = sorted(str(p.relative_to(ROOT)) for room in ROOMS for kind in ("cpp", "h") for p in ROOT.glob(f"{room}.{kind}"))
 
 
 @pytest.mark.parametrize(

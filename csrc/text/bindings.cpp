@@ -5,6 +5,8 @@
 
 #include <optional>
 
+#include "digest.h"
+#include "mapped_file.h"
 #include "pairs.h"
 #include "parse.h"
 #include "reader.h"
@@ -397,6 +399,13 @@ PYBIND11_MODULE(_text, m) {
            py::arg("lowercase"));
   m.def("read_pairs", &read_pairs_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
         py::arg("strict_labels"), py::arg("label_names"), py::arg("num_threads"));
+  m.def(
+      "digest_file",
+      [](const std::string& path) {
+        const py::gil_scoped_release free_gil;
+        return digest(MappedFile(path).view());
+      },
+      py::arg("path"));
   m.def(
       "extract_text",
       [](const std::string& parse) {

@@ -81,7 +81,8 @@ void extract_text(std::string_view parse, std::string& out) {
     const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     const auto bits = [](__m128i x) { return static_cast<unsigned>(_mm_movemask_epi8(x)); };
     if (bits(_mm_cmplt_epi8(v, _mm_set1_epi8(' '))) != 0) {  // control characters, or beyond ASCII
-      for (const char* stop = p + 16; p < stop;) one();
+      const char* stop = p + 16;
+      while (p < stop) one();
       continue;
     }
     const unsigned spaces = bits(_mm_cmpeq_epi8(v, _mm_set1_epi8(' ')));

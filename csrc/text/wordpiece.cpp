@@ -113,7 +113,7 @@ class WordPieceTokenizer::PieceWriter {
     if (chars_ > kMaxWordChars) {
       out_.push(tokenizer_.special.unk);
     } else {
-      known = tokenizer_.encode_word({word_, size_}, out_, [this]([[maybe_unused]] size_t end) {
+      known = tokenizer_.encode_word({word_, size_}, out_, [&]([[maybe_unused]] size_t end) {
         if constexpr (kTraced) trace_.piece(end);
       });
     }
