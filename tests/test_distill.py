@@ -164,7 +164,7 @@ def test_it_learns_from_what_has_no_labels() -> None:
             small,
             data[:16],
             unlabelled=unlabelled,
-            epochs=8,
+            epochs=12,
             lr=3e-3,
             batch_size=16,
             progress=False,
