@@ -29,7 +29,7 @@ from bertnli.pairs import pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
 from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
-from bertnli.train import Epoch, History, fit
+from bertnli.train import Epoch, History, fit, reuse_memory
 
 # The book's two sizes, for training from scratch.
 SIZES: dict[str, dict[str, Any]] = {
@@ -42,6 +42,8 @@ TRUNCATIONS = get_args(Truncation)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 2 for bad input, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
+    if argv is None and arguments.run in (_train, _demo):  # the process is ours
+        reuse_memory()
     try:
         arguments.run(arguments)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import time
@@ -280,6 +281,22 @@ def flushed_denormals() -> Iterator[None]:
     finally:
         if changed:
             torch.set_flush_denormal(False)
+
+
+def reuse_memory() -> bool:
+    """Have this process keep the memory that it frees for what it allocates next; whether that could be done.
+
+    Activations and gradients of every step are otherwise given back to the system and fetched anew, page by page. It is
+    a setting of the C library (glibc) for the whole process, whose memory then stays at its peak: an application may
+    choose it, as the command `bertnli train` does; a library may not.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of mallopt(3)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    settings = ((mmap_threshold, 1 << 30), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20))
+    return all(mallopt(name, value) for name, value in settings)
 
 
 def _fingerprint(pairs: EncodedPairs) -> int:
