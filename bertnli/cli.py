@@ -105,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--ffn-num-hiddens", type=_positive, help="None: four times the width")
     sub.add_argument("--num-heads", type=_positive, help="None: heads of 32")
     sub.add_argument("--num-layers", type=_positive, default=4, help="layers of the student")
-    sub.add_argument("--teacher-layers", type=_names, help="layers of the teacher that the student begins with, from 0")
+    sub.add_argument(
+        "--teacher-layers", type=_numbers, help="layers of the teacher that the student begins with, from 0"
+    )
     sub.add_argument("--min-freq", type=_positive, default=1, help="rarer tokens of the data are not the student's")
     sub.add_argument("--temperature", type=float, default=2.0, help="of the soft labels")
     sub.add_argument("--hard", type=float, default=0.5, help="weight of the labels' loss")
@@ -145,6 +147,10 @@ def _positive(text: str) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(name) for name in _names(text))
 
 
 def _add_reading(sub: argparse.ArgumentParser) -> None:
@@ -334,7 +340,7 @@ def _distill(a: argparse.Namespace) -> None:
         ffn_num_hiddens=a.ffn_num_hiddens,
         num_heads=a.num_heads,
         num_layers=a.num_layers,
-        layers=None if a.teacher_layers is None else [int(i) for i in a.teacher_layers],
+        layers=a.teacher_layers,
         max_len=max_len,
     )
     large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
@@ -454,7 +460,10 @@ def _read(
     if task == "tagging":
         if path.suffix == ".conllu":
             return read_conllu(path, names, tag=a.label_column or "upos")
-        return read_conll(path, names, tag=int(a.label_column or -1))
+        column = a.label_column or "-1"
+        if not re.fullmatch(r"-?[1-9]\d*", column):
+            raise ValueError(f"--label-column: a CoNLL file's tags are in a column by number, not {column!r}")
+        return read_conll(path, names, tag=int(column))
     if a.text_columns:
         return read_table(path, a.text_columns, a.label_column or "label", names, real=task == "regression")
     if task == "regression":

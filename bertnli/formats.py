@@ -244,6 +244,8 @@ def read_conll(
     word, tag      the columns, from 1; -1 is the last
     label_names    the tags; None takes those that the file has, by the alphabet
     """
+    if not word or not tag:
+        raise ValueError(f"columns are counted from 1, or from the end: word={word}, tag={tag}")
     return _read_words(
         Path(path), label_names, word, tag, "a word and a tag", skip=lambda line: line.startswith("-DOCSTART-")
     )

@@ -369,6 +369,10 @@ def test_predict_expects_what_the_model_was_trained_on(tmp_path: Path, capsys: p
         status, _, err = run("predict", "--model", tmp_path / "model", "--input", tmp_path / "input", capsys=capsys)
         assert status == 2
         assert message in err
+    tags = ["train", "--scratch", "bert.small", "--task", "tagging", "--label-column", "ner"]
+    status, _, err = run(*tags, "--train", tmp_path / "tags.conll", "--output", tmp_path / "x", capsys=capsys)
+    assert status == 2
+    assert "in a column by number, not 'ner'" in err
     status, _, err = run(*train[:5], "--train", tmp_path / name, "--output", tmp_path / "x", capsys=capsys)
     assert status == 2
     assert "regression needs --text-columns and --label-column" in err

@@ -20,7 +20,6 @@ from bertnli import (
     Vocab,
     WordPieceTokenizer,
     WordTokenizer,
-    evaluate,
     fit,
     from_pretrained,
     save_pretrained,
@@ -146,31 +145,22 @@ def test_without_a_teacher_it_is_fit() -> None:
 
 
 def test_it_learns_from_what_has_no_labels() -> None:
-    """Sixteen labels are not enough; the teacher's word on unlabelled pairs is. The teacher stays as it is."""
+    """On new texts the student is nearer to the teacher for what that said of unlabelled ones; the teacher stays."""
     big, full = teacher(), WordPieceTokenizer(PIECES)
-    data, dev = texts(1500, 1), texts(300, 2)
-    fit(big, big.encode(full, data), epochs=8, lr=1e-3, batch_size=16, progress=False)
+    data, dev = texts(500, 1), texts(200, 2)
+    fit(big, big.encode(full, data), epochs=4, lr=1e-3, batch_size=16, progress=False)
     before = {name: value.clone() for name, value in big.state_dict().items()}
-    assert evaluate(big, big.encode(full, dev))["accuracy"] > 0.95
+    wanted = score(big, big.encode(full, dev)).log_softmax(1)
     small, ids = pruned_tokenizer(full, [*data.premises, *(data.hypotheses or ())])
-    accuracies = []
+    distances = []
     for unlabelled in (None, PairData.of(data.premises, data.hypotheses)):
         torch.manual_seed(0)
         student = make_student(big, ids, num_hiddens=32, num_layers=2)
-        distill(
-            big,
-            full,
-            student,
-            small,
-            data[:16],
-            unlabelled=unlabelled,
-            epochs=12,
-            lr=3e-3,
-            batch_size=16,
-            progress=False,
-        )
-        accuracies.append(evaluate(student, student.encode(small, dev))["accuracy"])
-    assert accuracies[1] > 0.85 > accuracies[0] + 0.1, accuracies
+        options = {"unlabelled": unlabelled, "epochs": 5, "lr": 2e-3, "batch_size": 16, "progress": False}
+        distill(big, full, student, small, data[:16], **options)  # type: ignore[arg-type]
+        found = score(student, student.encode(small, dev)).log_softmax(1)
+        distances.append(float(torch.nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)))
+    assert distances[1] < 0.8 * distances[0], distances
     assert all(torch.equal(value, big.state_dict()[name]) for name, value in before.items())
 
 

@@ -170,6 +170,8 @@ def test_conll(tmp_path: Path, data_dir: Path) -> None:
     path.write_text("\n\n")
     with pytest.raises(ValueError, match=r"x\.conll has no sentences"):
         read_conll(path)
+    with pytest.raises(ValueError, match="counted from 1"):
+        read_conll(path, tag=0)
 
 
 def test_conllu(tmp_path: Path) -> None:
