@@ -42,8 +42,8 @@ TRUNCATIONS = get_args(Truncation)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 2 for bad input, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
-    if argv is None and arguments.run in (_train, _demo):  # the process is ours
-        reuse_memory()
+    if argv is None and arguments.run in (_train, _demo) and getattr(arguments, "precision", "fp32") == "fp32":
+        reuse_memory()  # the process is ours; bfloat16's smaller tensors gain nothing
     try:
         arguments.run(arguments)
         sys.stdout.flush()

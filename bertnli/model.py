@@ -221,7 +221,7 @@ class EncoderBlock(nn.Module):
         """[T, H] to [T, H], or to [R, H] where only some rows of the result are read."""
         if rows is None:
             attended = self.attention(x, batch)
-        elif rows.numel() <= len(batch):
+        elif rows.numel() < batch.cu_seqlens.numel():
             everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
             attended = self.attention.read_rows(everything, batch, rows, x, most_rows)
         else:  # several rows a sequence: projecting the keys and values once is the cheaper way
@@ -320,12 +320,13 @@ class BERTEncoder(nn.Module):
         if self.operator is not None:
             found = self.operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)
             return cast(Tensor, found)
-        if rows is not None and rows.numel() and (most_rows is None or rows.device.type == "cpu"):
+        looked_at = (most_rows is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
+        if rows is not None and looked_at and rows.numel():
             if bool((rows.diff() < 0).any()):
                 raise ValueError("rows must be ascending")
             if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
                 raise IndexError(f"rows must lie between 0 and {batch.input_ids.numel() - 1}, the last token")
-        tokens = len(batch.input_ids)
+        tokens = batch.input_ids.shape[0]
         if batch.device.type == "cpu" and (self._matrix_dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
             batch = _rounded(batch)
         x = self.embed(batch)

@@ -288,7 +288,7 @@ def reuse_memory() -> bool:
 
     Activations and gradients of every step are otherwise given back to the system and fetched anew, page by page. It is
     a setting of the C library (glibc) for the whole process, whose memory then stays at its peak: an application may
-    choose it, as the command `bertnli train` does; a library may not.
+    choose it, as the command `bertnli train` does in fp32; a library may not.
     """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of mallopt(3)
     try:

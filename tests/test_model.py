@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -280,6 +281,39 @@ def test_bfloat16_matrices_give_what_float32_ones_do_to_rounding(original: bool)
     for name, wanted in gradients[0].items():
         error = (gradients[1][name].float() - wanted).norm()
         assert error <= 0.05 * wanted.norm() + 1e-3, name
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
+def test_compile_and_export_go_through_the_model() -> None:
+    net = BERTClassifier(BERTModel(config(original=True)))
+    compiled = torch.compile(net, backend="aot_eager")
+
+    def with_gradients(forward: Any, batch: PackedBatch) -> list[Tensor]:
+        net.zero_grad()
+        logits = forward(batch)
+        logits.square().sum().backward()
+        return [logits.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+
+    for n in (7, 9):
+        batch = PackedBatch.from_padded(*padded_input(n))
+        for a, b in zip(with_gradients(compiled, batch), with_gradients(net, batch), strict=True):
+            torch.testing.assert_close(a, b)
+
+    class Exported(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net.eval()
+
+        def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+            return self.net(PackedBatch(ids, segments, positions, cu_seqlens, MAX_LEN))
+
+    def arguments(n: int) -> tuple[Tensor, ...]:
+        batch = PackedBatch.from_padded(*padded_input(n))
+        return batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens
+
+    dynamic = ({0: torch.export.Dim.AUTO},) * 4
+    program = torch.export.export(Exported(), arguments(7), dynamic_shapes=dynamic, strict=False)
+    torch.testing.assert_close(program.module()(*arguments(11)), Exported()(*arguments(11)))
 
 
 def test_frozen_positions_get_no_gradient() -> None:
