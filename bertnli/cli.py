@@ -12,13 +12,14 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
 import torch
 
-from bertnli import checkpoint, demo, hub
+from bertnli import checkpoint, demo, distributed, hub
 from bertnli.distill import distill, make_student, pruned_tokenizer
 from bertnli.files import atomic_path
 from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
@@ -45,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and arguments.run in (_train, _demo) and getattr(arguments, "precision", "fp32") == "fp32":
         reuse_memory()  # the process is ours; bfloat16's smaller tensors gain nothing
     try:
-        arguments.run(arguments)
+        with (
+            distributed.joined() as rank,
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere) if rank else nullcontext(),  # one of several processes speaks
+        ):
+            arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has left; do not complain at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -297,9 +303,7 @@ def _train(a: argparse.Namespace) -> None:
     )
     a.output.mkdir(parents=True, exist_ok=True)
     history = fit(model, train_data, dev_data, freeze=freeze, **_options(a, state_file))
-    _save(model, a.output, tokenizer, history)
-    state_file.unlink()
-    print(f"checkpoint, metrics.jsonl and curves.png: {a.output}")
+    _finish(model, a.output, tokenizer, history, state_file)
 
 
 def _options(a: argparse.Namespace, state_file: Path) -> dict[str, Any]:
@@ -355,9 +359,7 @@ def _distill(a: argparse.Namespace) -> None:
         truncation=a.truncation, temperature=a.temperature, hard=a.hard, soft=a.soft, hidden=a.hidden,
         **_options(a, state_file),
     )  # fmt: skip
-    _save(student, a.output, tokenizer, history)
-    state_file.unlink()
-    print(f"checkpoint, metrics.jsonl and curves.png: {a.output}")
+    _finish(student, a.output, tokenizer, history, state_file)
 
 
 def _state_file(a: argparse.Namespace) -> Path:
@@ -545,6 +547,14 @@ def _print_epoch(e: Epoch) -> None:
         f"{e.seconds:.1f} s, {e.pairs_per_second:.0f} pairs/s",
         flush=True,
     )
+
+
+def _finish(model: Head, folder: Path, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
+    """Save the result, of several processes the first one's; then the run's state has done its duty."""
+    if distributed.rank_and_size()[0] == 0:
+        _save(model, folder, tokenizer, history)
+        state_file.unlink()
+        print(f"checkpoint, metrics.jsonl and curves.png: {folder}")
 
 
 def _save(model: Head, folder: Path, tokenizer: Tokenizer, history: History) -> None:

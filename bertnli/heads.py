@@ -133,7 +133,7 @@ class Head(nn.Module):
         """How many things the mean loss is a mean of: the sequences, unless a head says otherwise."""
         return len(batch)
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> int | None:
+    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor | None:
         """How many of the units are right, for the training accuracy; None where that is no question."""
         return None
 
@@ -203,9 +203,9 @@ class BERTClassifier(Head):
         assert batch.labels is not None
         return F.cross_entropy(outputs, batch.labels, reduction="sum")
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> int:
+    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
-        return int((outputs.argmax(1) == batch.labels).sum())
+        return (outputs.argmax(1) == batch.labels).sum()
 
     def flaw(self, labels: Tensor) -> str | None:
         return class_flaw(labels, 1, self.output.out_features)

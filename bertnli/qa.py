@@ -151,9 +151,9 @@ class BERTQuestionAnswering(Head):
         assert batch.labels is not None
         return F.cross_entropy(_by_row(outputs, batch), batch.labels, reduction="sum") / 2
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> int:
+    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
-        return int((_by_row(outputs, batch).argmax(1) == batch.labels).all(1).sum())
+        return (_by_row(outputs, batch).argmax(1) == batch.labels).all(1).sum()
 
     def flaw(self, labels: Tensor) -> str | None:
         if labels.dtype != torch.int64 or labels.shape != (len(labels), 2):

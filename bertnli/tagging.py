@@ -126,8 +126,8 @@ class BERTTagger(Head):
     def units(self, batch: PackedBatch) -> int:
         return len(_read(batch.labels))
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> int:
-        return int((outputs.argmax(1) == _read(batch.labels)).sum())
+    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        return (outputs.argmax(1) == _read(batch.labels)).sum()
 
     def flaw(self, labels: Tensor) -> str | None:
         return class_flaw(_read(labels), 1, self.output.out_features)

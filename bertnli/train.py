@@ -8,16 +8,18 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from bertnli.batching import ragged_index
+from bertnli.batching import PackedBatch, ragged_index
+from bertnli.distributed import added_up, dealt, of_rank_0, rank_and_size
 from bertnli.files import atomic_path
 from bertnli.heads import Head
 from bertnli.inference import check_labels, evaluate, in_batches
@@ -116,6 +118,8 @@ def fit(
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
 
+    rank, ranks = rank_and_size()
+    lengths = train.lengths
     group = batch_size * accumulate
     steps = epochs * math.ceil(len(train) / group)
     with _left_as_found(model, device):
@@ -131,38 +135,43 @@ def fit(
             seed=seed, keep_best=keep_best, model=asdict(model.config), dropout=model.dropout.p,
             train=_fingerprint(train), dev=None if dev is None else _fingerprint(pairs_of(dev, "dev")),
         )  # fmt: skip
-        if state_file is not None and Path(state_file).exists():
-            state = _read_state(Path(state_file), arguments)
+        state = None if state_file is None else of_rank_0(lambda: _read_state(Path(state_file), arguments))
+        if state is not None:
             model.load_state_dict(state["model"])
-            opt.load_state_dict(state["optimizer"])
+            _load_optimizer(opt, state["optimizer"])
             schedule.load_state_dict(state["schedule"])
             history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
             best_state = state["best"]
         counts = type(model).right is not Head.right  # whether units can be right or wrong
         features: _Features | None = None
+        worker: Any = None
         low = precision == "bf16" and isinstance(opt, Adam)
 
-        def step(rows: Tensor) -> tuple[float, int, int]:
-            """One optimizer step: the sum of the loss over the units, how many they are, and how many were right."""
-            loss_sum, right = 0.0, 0
-            batches = [train.batch(micro) for micro in torch.split(rows, batch_size)]
-            units = max(1, sum(map(model.units, batches)))
+        def step(rows: Tensor) -> tuple[Tensor, int, Tensor]:
+            """One optimizer step: the sum of the loss over this process's units, how many units there are in all
+            processes, and how many of this one's were right. Nothing waits for the device."""
+            loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+            mine = dealt(rows, lengths, rank, ranks)
+            batches = [train.batch(micro) for micro in torch.split(mine, batch_size)]
+            units = max(1, sum(map(model.units, batches if ranks == 1 else [train.batch(rows)])))
             for i, packed in enumerate(batches):
-                batch = packed.to(device, non_blocking=True)
+                batch = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
                 if isinstance(opt, Adam):
                     opt.catch_up(model.encoder.token_embedding.weight, batch.input_ids)
-                with autocast(device, "fp32" if low else precision):
-                    if features is None:
-                        outputs = model(batch)
-                    else:
-                        outputs = model.head(features.of(rows[i * batch_size : (i + 1) * batch_size]))
-                outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-                loss = model.loss(outputs, batch)
-                (loss / units).backward()  # type: ignore[no-untyped-call]
+                quiet = isinstance(worker, DistributedDataParallel) and i + 1 < len(batches)
+                with worker.no_sync() if quiet else nullcontext():
+                    with autocast(device, "fp32" if low else precision):
+                        vectors = None if features is None else features.of(mine[i * batch_size : (i + 1) * batch_size])
+                        outputs = worker(batch, vectors)
+                    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+                    loss = model.loss(outputs, batch)
+                    # DistributedDataParallel divides by the number of ranks.
+                    (loss * ranks / units).backward()  # type: ignore[no-untyped-call]
                 if isinstance(opt, Adam) and len(batches) > 1:
                     opt.gather()
-                loss_sum += float(loss.detach())
-                right += model.right(outputs.detach(), batch) or 0
+                loss_sum = loss_sum + loss.detach()
+                if (found := model.right(outputs.detach(), batch)) is not None:
+                    right = right + found
             if max_grad_norm is not None and not isinstance(opt, Adam):
                 nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), max_grad_norm)
             opt.step()
@@ -174,38 +183,55 @@ def fit(
             # Seeded anew each epoch, so that a continued run draws what an uninterrupted one would.
             torch.manual_seed(seed * 1_000_003 + epoch)
             order = torch.randperm(len(train))
+            if rank:  # equal order, other dropout
+                torch.manual_seed(seed * 1_000_003 + epoch + (rank << 40))
             model.train()
             for p in trainable:
                 p.requires_grad_()
             for module in _freeze(model.encoder, depths[epoch]):
                 module.eval()
+            if worker is None or depths[epoch] != depths[epoch - 1]:
+                worker = None  # its hooks go with it
+                worker = _worker(model)
             if depths[epoch] != len(model.encoder.blks):
                 features = None
             elif features is None:
                 features = _Features(model, train, precision)
-            loss_sum, done, right, begun = 0.0, 0, 0, time.perf_counter()
+            losses: list[Tensor] = []  # of each step
+            done: list[int] = []
+            hits: list[Tensor] = []
+            begun = shown = time.perf_counter()
             bar = tqdm(
                 total=len(train),
                 desc=f"epoch {epoch + 1}/{epochs}",
                 unit="pairs",
-                disable=None if progress else True,
+                disable=None if progress and not rank else True,
                 leave=False,
             )
             with bar, lazily(model, opt, low):
                 for rows in torch.split(order, group):
-                    loss, units, hits = step(rows)
-                    loss_sum, done, right = loss_sum + loss, done + units, right + hits
-                    history.losses.append(loss / units)
-                    shown = {"loss": f"{loss_sum / done:.3f}"} | ({"acc": f"{right / done:.3f}"} if counts else {})
-                    bar.set_postfix(shown, refresh=False)
+                    loss, units, right = step(rows)
+                    losses.append(loss)
+                    done.append(units)
+                    hits.append(right)
+                    # Reading a figure waits for the device; this process's own are shown.
+                    if not bar.disable and time.perf_counter() - shown > 0.2:
+                        shown = time.perf_counter()
+                        part = ranks / sum(done)
+                        text = {"loss": f"{float(sum(losses)) * part:.3f}"}
+                        text |= {"acc": f"{int(sum(hits)) * part:.3f}"} if counts else {}
+                        bar.set_postfix(text, refresh=False)
                     bar.update(len(rows))
+            sums, correct = added_up(torch.stack(losses)).tolist(), int(added_up(torch.stack(hits).sum()))
+            history.losses += [loss / units for loss, units in zip(sums, done, strict=True)]
             seconds = time.perf_counter() - begun
             figures = {} if dev is None else evaluate(model, dev, precision=precision)
+            figures = of_rank_0(lambda figures=figures: figures)  # type: ignore[misc]
             history.epochs.append(
                 Epoch(
                     epoch + 1,
-                    train_loss=loss_sum / done,
-                    train_accuracy=right / done if counts else None,
+                    train_loss=sum(sums) / sum(done),
+                    train_accuracy=correct / sum(done) if counts else None,
                     dev_loss=figures.get("loss"),
                     dev_score=figures.get(model.metric),
                     metric=model.metric,
@@ -217,7 +243,7 @@ def fit(
                 history.best_epoch = best
                 if keep_best and epochs > 1:
                     best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-            if state_file is not None:
+            if state_file is not None and rank == 0:
                 state = {"model": model.state_dict(), "optimizer": opt.state_dict(), "schedule": schedule.state_dict()}
                 with atomic_path(state_file) as path:
                     torch.save({"arguments": arguments, **state, **history.as_dict(), "best": best_state}, path)
@@ -308,7 +334,18 @@ def _fingerprint(pairs: EncodedPairs) -> int:
     return crc
 
 
-def _read_state(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up a state that another class with the same options may have left: one process has ours, several torch's."""
+    groups = [
+        own | {name: saved[name] for name in ("lr", "initial_lr") if name in saved}
+        for own, saved in zip(optimizer.state_dict()["param_groups"], state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+def _read_state(path: Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         before = state["arguments"]
@@ -318,6 +355,26 @@ def _read_state(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         changed = sorted(k for k in arguments if before.get(k) != arguments[k])
         raise ValueError(f"{path} is of a run with other {', '.join(changed)}; remove it to start anew")
     return dict(state)
+
+
+class _Outputs(nn.Module):
+    """A model's outputs of a batch, or of its features where the encoder is frozen."""
+
+    def __init__(self, model: Head) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch, features: Tensor | None) -> Tensor:
+        outputs: Tensor = self.model(batch) if features is None else self.model.head(features)
+        return outputs
+
+
+def _worker(model: Head) -> nn.Module:
+    """What computes the outputs: of several processes one whose gradients are added up over all."""
+    outputs = _Outputs(model)
+    if rank_and_size()[1] == 1:
+        return outputs
+    return DistributedDataParallel(outputs, find_unused_parameters=not model.config.train_positions)
 
 
 class _Features:
@@ -337,7 +394,7 @@ class _Features:
 def _optimizer(
     model: Head, name: str, lr: float, weight_decay: float, max_grad_norm: float | None
 ) -> torch.optim.Optimizer:
-    """Ours on the CPU, which clips by itself; torch's fused one elsewhere."""
+    """Ours in one process on the CPU, which clips by itself; torch's fused one elsewhere."""
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if name not in kinds:
         raise ValueError(f"optimizer must be one of {sorted(kinds)}; found {name!r}")
@@ -349,7 +406,7 @@ def _optimizer(
             (spared if norm_or_bias else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
-    if next(model.parameters()).device.type == "cpu":
+    if next(model.parameters()).device.type == "cpu" and rank_and_size()[1] == 1:
         return Adam(groups, lr=lr, decoupled=name == "adamw", max_grad_norm=max_grad_norm)
     return kinds[name](groups, lr=lr, fused=True)
 
