@@ -100,6 +100,10 @@ def fit(
                     arguments and data is continued. Remove it once the result is safe
     on_epoch        called with each epoch's figures
 
+    Called by every process of a torch.distributed group, the processes share each step's examples (see
+    bertnli/distributed.py): the step is that of one process but for the draws of dropout. All end with equal weights;
+    the first writes `state_file` and shows the bar.
+
     The model ends in eval mode; its parameters' `requires_grad` and torch's generators are left as they were.
 
     Raises ValueError for missing or foreign labels, for too long rows, for unknown options, and for a state file of
