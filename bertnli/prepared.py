@@ -32,7 +32,8 @@ def prepared(encoder: BERTEncoder, precision: str, keep: bool = True) -> Iterato
     """Within it `encoder` computes without gradients and without dropout, with matrix products in `precision`.
 
     precision  "fp32"; "bf16": weights and the products' inputs rounded to bfloat16; "int8": the weights of each output
-               and the inputs of each token rounded to 8 bits by their own largest element, the attention in bfloat16.
+               rounded to 8 bits by their largest element, the inputs of each token by their range, the attention in
+               bfloat16.
                Sums, statistics and the residual stream are float32 in all of them.
     keep       whether the packed weights are kept for the next time; a change of any parameter packs them anew
 

@@ -30,13 +30,13 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kChunkTokens = 256;
+constexpr int64_t kChunkTokens = 128;
 
 // ---- packed weights ----
 
 struct Packed {
   Linear linear;
-  Tensor panels, scale, bias;  // keep what `linear` points to
+  Tensor panels, scale, bias, sum;  // keep what `linear` points to
 };
 
 Packed pack(const LinearKernels& kernels, const Tensor& weight, const Tensor& bias) {
@@ -45,18 +45,21 @@ Packed pack(const LinearKernels& kernels, const Tensor& weight, const Tensor& bi
   const int64_t panel_bytes = (in + kernels.per_step - 1) / kernels.per_step * panel * 4;
   p.panels = at::empty({panels * panel_bytes}, at::kByte);
   p.scale = at::zeros({panels * panel}, at::kFloat);
+  p.sum = at::zeros({panels * panel}, at::kInt);
   const float* from = weight.const_data_ptr<float>();
   char* to = (char*)p.panels.data_ptr();
   float* scale = p.scale.data_ptr<float>();
+  int32_t* sum = p.sum.data_ptr<int32_t>();
   at::parallel_for(0, panels, std::max<int64_t>(1, 65536 / (panel * in)), [&](int64_t begin, int64_t end) {
     kernels.pack(from + begin * panel * weight.stride(0), weight.stride(0), weight.stride(1),
-                 std::min(out, end * panel) - begin * panel, in, to + begin * panel_bytes, scale + begin * panel);
+                 std::min(out, end * panel) - begin * panel, in, to + begin * panel_bytes, scale + begin * panel,
+                 sum + begin * panel);
   });
   if (bias.defined()) {
     p.bias = at::zeros({panels * panel}, at::kFloat);
     p.bias.slice(0, 0, out).copy_(bias);
   }
-  p.linear = {to, scale, bias.defined() ? p.bias.const_data_ptr<float>() : nullptr, in, out};
+  p.linear = {to, scale, bias.defined() ? p.bias.const_data_ptr<float>() : nullptr, sum, in, out};
   return p;
 }
 
@@ -207,7 +210,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     if (tokens == 0) return out;
 
     const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-    const int64_t wanted = std::clamp<int64_t>((tokens + 3 * threads - 1) / (3 * threads), 64, kChunkTokens);
+    const int64_t wanted = std::clamp<int64_t>(tokens / (3 * threads), 64, kChunkTokens);
     std::vector<Chunk> chunks;
     for (int64_t b = 0, r = 0; b < batch;) {
       Chunk c{b, b, r, r};
@@ -221,8 +224,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
       chunks.push_back(c);
     }
     const Call call{e, cu, some, rows, out.data_ptr<float>(), absorb};
-    if (threads == 1 || int64_t(chunks.size()) < 2 * threads) {
-      encode(call, {0, batch, 0, n_rows}, Team{threads > 1});
+    if (threads > 1 && int64_t(chunks.size()) < 2 * threads) {
+      encode(call, {0, batch, 0, n_rows}, Team{true});
       return out;
     }
     // Longest first, each thread taking the next: no thread is left with a long chunk at the end.
@@ -250,7 +253,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
   };
   // Buffers of one chunk of m tokens and R rows; M is the larger.
   struct Work {
-    float *x, *y, *read, *mean, *rstd, *weight_sum, *lse;
+    float *x, *y, *read, *mean, *rstd;
     void *qkv, *attended, *hidden, *absorbed, *context;
     Operand operand, fine_operand;
     int32_t *cu, *cu_rows;
@@ -269,12 +272,11 @@ class PreparedEncoder : public torch::CustomClassHolder {
     take(w.y, most * width_ * 4);
     take(w.read, r * width_ * 4);
     take(w.mean, most * 4), take(w.rstd, most * 4);
-    take(w.weight_sum, most * heads_ * 4), take(w.lse, most * heads_ * 4);
     take(w.qkv, m * 3 * width_ * bytes);
     take(w.attended, most * width_ * bytes);
     take(w.hidden, most * inner_ * bytes);
     take(w.operand.data, most * step_bytes(kernels_, wide));
-    take(w.operand.scale, most * 4), take(w.operand.sum, most * 4);
+    take(w.operand.scale, most * 4), take(w.operand.zero, most * 4), take(w.operand.sum, most * 4);
     take(w.cu, (batch + 1) * 4), take(w.cu_rows, (batch + 1) * 4);
     if (absorb) {
       take(w.absorbed, r * heads_ * width_ * bytes);
@@ -288,12 +290,12 @@ class PreparedEncoder : public torch::CustomClassHolder {
                   Operand into, const Team& team) const {
     const bool same =
         type == Type::f32 ? kernels.per_step == 1 : kernels.per_step == 2 && width % 2 == 0 && stride % 2 == 0;
-    if (same) return {const_cast<void*>(x), stride * size(type), nullptr, nullptr};
+    if (same) return {const_cast<void*>(x), stride * size(type), nullptr, nullptr, nullptr};
     into.stride = step_bytes(kernels, width);
     team(rows, width * 4, [&](int64_t begin, int64_t end) {
       Operand part = into;
       part.data = (char*)into.data + begin * into.stride;
-      if (into.scale) part.scale += begin, part.sum += begin;
+      if (into.scale) part.scale += begin, part.zero += begin, part.sum += begin;
       kernels.operand((const char*)x + begin * stride * size(type), type, stride, end - begin, width, part);
     });
     return into;
@@ -364,10 +366,18 @@ class PreparedEncoder : public torch::CustomClassHolder {
     Embed embed = call.embed;
     embed.ids += t0, embed.segments += t0, embed.positions += t0;
     embed.out = w.x;
-    team(m, width_ * 8, [&](int64_t begin, int64_t end) { rows_.embed(embed, begin, end); });
     if (embedding_norm_.weight.defined()) {
-      std::memset(w.y, 0, size_t(m * width_ * 4));
-      add_norm(w.x, w.y, {}, embedding_norm_, m, w, team);
+      EmbedNorm a{};
+      a.rows = embed;
+      a.weight = embedding_norm_.weight.const_data_ptr();
+      a.bias = embedding_norm_.bias.const_data_ptr();
+      a.out = w.x, a.mean = w.mean, a.rstd = w.rstd;
+      a.eps = eps_;
+      team(m, width_ * 8, [&](int64_t begin, int64_t end) {
+        rows_.embed_norm(a, begin, end, scratch_memory(rows_.scratch_bytes(width_)));
+      });
+    } else {
+      team(m, width_ * 8, [&](int64_t begin, int64_t end) { rows_.embed(embed, begin, end); });
     }
 
     float* const out = call.out + chunk.row_begin * width_;
@@ -378,7 +388,6 @@ class PreparedEncoder : public torch::CustomClassHolder {
       a.cu_q = a.cu_k = w.cu;
       a.max_q = a.max_k = longest;
       a.scale = 1 / std::sqrt(double(d));
-      a.weight_sum = w.weight_sum, a.lse = w.lse;
       a.heads = a.kv_heads = heads_;
       a.d = a.d_v = d;
       if (read && call.absorb) {
@@ -432,13 +441,14 @@ class PreparedEncoder : public torch::CustomClassHolder {
       }
     });
     const void* x = w.x;
-    if (type_ == Type::bf16) {  // one row after the other, without the padding of an operand
+    if (type_ == Type::bf16) {  // one row after the other, each over the padding of the one before
       x = w.qkv;
       const LinearKernels& to = fine_;
-      team(m, width_ * 4, [&](int64_t begin, int64_t end) {
+      const Team ordered{team.shared && width_ % fine_.per_step == 0};
+      ordered(m, width_ * 4, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++)
           to.operand(w.x + t * width_, Type::f32, width_, 1, width_,
-                     {(char*)w.qkv + t * width_ * 2, width_ * 2, nullptr, nullptr});
+                     {(char*)w.qkv + t * width_ * 2, width_ * 2, nullptr, nullptr, nullptr});
       });
     }
     a.kv_heads = 1;

@@ -25,7 +25,7 @@ struct Rows {
 // key and value head h / (heads / kv_heads).
 struct Attention {
   Rows q, k, v, out;
-  void *weight_sum, *lse;  // [Tq, heads], float (double for f64)
+  void *weight_sum, *lse;  // [Tq, heads], float (double for f64); both null where no backward pass follows
   int64_t heads, kv_heads, d, d_v;
   const int32_t *cu_q, *cu_k;
   int64_t max_q, max_k;  // no sequence is longer
@@ -147,20 +147,21 @@ struct AdamKernels {
 
 enum class Precision { fp32, bf16, int8 };
 
-// Weights in the kernels' own order, [out, in]; bias and scale are padded to whole panels. scale is int8's, one an
-// output; bias may be null.
+// Weights in the kernels' own order, [out, in]; bias, scale and sum are padded to whole panels. An output's int8
+// weights are scale times the integers, whose sum is sum; bias may be null.
 struct Linear {
   const void* panels;
   const float *scale, *bias;
+  const int32_t* sum;
   int64_t in, out;
 };
-// Rows in a precision, `stride` bytes apart; int8: row r's elements are scale[r] times the integers, whose sum is
-// sum[r].
+// Rows in a precision, `stride` bytes apart; int8: row r's elements are scale[r] (integer - zero[r]), and sum[r] is the
+// integers' sum.
 struct Operand {
   void* data;
   int64_t stride;
   float* scale;
-  int32_t* sum;
+  int32_t *zero, *sum;
 };
 enum class Then { nothing, relu, gelu, gelu_tanh };
 // out[rows, w.out] = then(x w^T + bias), f32 or bf16, `out_stride` elements apart.
@@ -176,9 +177,10 @@ struct LinearCall {
 struct LinearKernels {
   int64_t panel;     // outputs of a panel
   int64_t per_step;  // elements of four bytes: rows of operands and weights end with a whole step
-  // weight[out, in] with strides in elements to whole panels of 4 * panel bytes a step; int8 writes scale[out].
+  // weight[out, in] with strides in elements to whole panels of 4 * panel bytes a step; int8 writes scale and sum,
+  // [out].
   void (*pack)(const float* weight, int64_t out_stride, int64_t in_stride, int64_t out, int64_t in, void* panels,
-               float* scale);
+               float* scale, int32_t* sum);
   // f32 or bf16 rows, `stride` elements apart, to an operand.
   void (*operand)(const void* x, Type, int64_t stride, int64_t rows, int64_t width, const Operand&);
   void (*linear)(const LinearCall&, int64_t begin_panel, int64_t end_panel, void* scratch);
