@@ -8,7 +8,7 @@ torch_version: str
 _Int32 = npt.NDArray[np.int32]
 _Int64 = npt.NDArray[np.int64]
 _Arena = tuple[npt.NDArray[np.uint8], _Int64, _Int64]
-_Texts = tuple[str, ...] | _Arena
+_Texts = list[str] | tuple[str, ...] | _Arena
 
 class Tokenizer:
     def encode(self, text: str) -> list[int]: ...

@@ -6,6 +6,7 @@ Shapes in the comments: T tokens in B sequences, R rows read, H hidden units in 
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -264,6 +265,16 @@ def _rounded(batch: PackedBatch) -> PackedBatch:
     )
 
 
+class _Operators(threading.local):
+    """What stands for all layers of an encoder while this thread is in inference (bertnli/prepared.py)."""
+
+    def __init__(self) -> None:
+        self.of: dict[nn.Module, Any] = {}
+
+
+operators = _Operators()
+
+
 class BERTEncoder(nn.Module):
     """Embeddings and encoder blocks. Arguments: a BERTConfig, or those of either edition of the book."""
 
@@ -271,7 +282,6 @@ class BERTEncoder(nn.Module):
         super().__init__()
         config = BERTConfig.from_d2l_arguments(*args, **kwargs)
         self.config = config
-        self.operator: Any = None  # what stands for all layers in inference (bertnli/prepared.py)
         self.token_embedding = nn.Embedding(config.vocab_size, config.num_hiddens)
         self.segment_embedding = nn.Embedding(config.num_segments, config.num_hiddens)
         self.pos_embedding = nn.Parameter(torch.randn(1, config.max_len, config.num_hiddens))
@@ -317,8 +327,9 @@ class BERTEncoder(nn.Module):
                 f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={self.config.max_len}; "
                 "encode the pairs with a smaller max_len"
             )
-        if self.operator is not None:
-            found = self.operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)
+        operator = None if torch.compiler.is_compiling() else operators.of.get(self)
+        if operator is not None:
+            found = operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)
             return cast(Tensor, found)
         looked_at = (most_rows is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
         if rows is not None and looked_at and rows.numel():

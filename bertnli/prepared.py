@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.model import AddNorm, BERTEncoder, EncoderBlock, MultiHeadAttention, PositionWiseFFN
+from bertnli.model import AddNorm, BERTEncoder, EncoderBlock, MultiHeadAttention, PositionWiseFFN, operators
 
 TRAINING_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*TRAINING_PRECISIONS, "int8")
@@ -29,7 +29,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @contextmanager
 def prepared(encoder: BERTEncoder, precision: str, keep: bool = True) -> Iterator[None]:
-    """Within it `encoder` computes without gradients and without dropout, with matrix products in `precision`.
+    """Within it, in this thread, `encoder` computes without gradients and dropout, with products in `precision`.
 
     precision  "fp32"; "bf16": weights and the products' inputs rounded to bfloat16; "int8": the weights of each output
                rounded to 8 bits by their largest element, the inputs of each token by their range, the attention in
@@ -66,11 +66,15 @@ def prepared(encoder: BERTEncoder, precision: str, keep: bool = True) -> Iterato
             _packed[encoder] = found
         else:
             _packed.pop(encoder, None)
-    encoder.operator = found[1]
+    outer = operators.of.get(encoder)
+    operators.of[encoder] = found[1]
     try:
         yield
     finally:
-        encoder.operator = None
+        if outer is None:
+            del operators.of[encoder]
+        else:
+            operators.of[encoder] = outer
 
 
 def _tensors(encoder: BERTEncoder) -> list[Tensor] | None:

@@ -105,13 +105,13 @@ class Vocab:
         return self._token_freqs
 
 
-def _source(texts: Iterable[str], name: str) -> tuple[Any, ...]:
-    """What the extension takes: a tuple of str, or the three arrays of a `Texts`."""
+def _source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]:
+    """What the extension takes: a list or tuple of str, or the three arrays of a `Texts`."""
     if isinstance(texts, Texts):
         return texts.arena, texts.starts, texts.ends
     if isinstance(texts, str):
         raise TypeError(f"{name} must be a sequence of str, not one str; put it into a list")
-    return tuple(texts)
+    return texts if isinstance(texts, list | tuple) else tuple(texts)
 
 
 @dataclass(frozen=True)

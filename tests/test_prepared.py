@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_attention import isa as isa  # the fixture
 from torch import Tensor, nn
 
 from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, EncodedPairs, PackedBatch, score
+from bertnli.model import operators
 from bertnli.prepared import prepared
 
 # Of the largest element. fp32 is exact to rounding; bf16 has 8 bits and int8 7, both rounded once a product.
@@ -39,7 +41,7 @@ def batch_of(lens: list[int]) -> PackedBatch:
 
 def run(encoder: BERTEncoder, batch: PackedBatch, precision: str, rows: Tensor | None = None) -> Tensor:
     with torch.no_grad(), prepared(encoder, precision):
-        assert encoder.operator is not None
+        assert encoder in operators.of
         return encoder(batch, rows=rows)
 
 
@@ -172,7 +174,22 @@ def test_score(precision: str) -> None:
     pairs = EncodedPairs(ids, offsets, (lens // 2 + 1).to(torch.int32), None, pad_id=0, max_len=80)
     found = score(model, pairs, precision=precision, batch_size=3)
     assert model.training
-    assert model.encoder.operator is None
+    assert not operators.of
     with torch.no_grad():
         wanted = model.eval()(pairs.batch(range(4)))
     assert difference(found, wanted) < 2 * TOLERANCE[precision]
+
+
+def test_threads_do_not_meet() -> None:
+    """Each thread's precision is its own, on one model."""
+    config = BERTConfig.original(500, num_hiddens=32, ffn_num_hiddens=64, num_heads=2, num_layers=2, max_len=80)
+    model = BERTClassifier(BERTModel(config)).eval()
+    offsets, first_lens = torch.arange(0, 601, 20), torch.full((30,), 9, dtype=torch.int32)
+    pairs = EncodedPairs(torch.randint(500, (600,), dtype=torch.int32), offsets, first_lens, None, pad_id=0, max_len=80)
+    work = [*TOLERANCE] * 20
+    wanted = {precision: score(model, pairs, precision=precision, batch_size=3) for precision in TOLERANCE}
+    with ThreadPoolExecutor(4) as pool:
+        for precision, found in zip(
+            work, pool.map(lambda p: score(model, pairs, precision=p, batch_size=3), work), strict=True
+        ):
+            assert torch.equal(found, wanted[precision]), precision

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <memory>
 #include <optional>
 
 #include "digest.h"
@@ -28,6 +30,9 @@ std::string row_name(const char* name, size_t i) { return std::string(name) + "[
 std::string_view utf8(PyObject* text, const char* name, std::optional<size_t> row) {
   const auto where = [&] { return row ? row_name(name, *row) : std::string(name); };
   if (!PyUnicode_Check(text)) throw py::type_error(where() + " must be str, not " + Py_TYPE(text)->tp_name);
+  if (PyUnicode_IS_COMPACT_ASCII(text)) {
+    return {static_cast<const char*>(PyUnicode_DATA(text)), static_cast<size_t>(PyUnicode_GET_LENGTH(text))};
+  }
   Py_ssize_t size = 0;
   const char* data = PyUnicode_AsUTF8AndSize(text, &size);
   if (data == nullptr) {
@@ -46,23 +51,60 @@ py::object lowered(PyObject* text) {
   return py::reinterpret_steal<py::object>(low);
 }
 
-// Texts of a call: a tuple of str, or (arena uint8 [bytes], starts int64 [N], ends int64 [N]). Holds what the views
-// need. With `lower`, text beyond ASCII is lowered here, by Python, so that it is exact for the running version.
+// The objects of a list or tuple, owned as long as this lives. Each pass over them asks for objects ahead: they lie
+// anywhere in memory, and waiting for each would cost more than encoding it.
+class Objects {
+ public:
+  explicit Objects(const py::object& source) : size_(static_cast<size_t>(PySequence_Fast_GET_SIZE(source.ptr()))) {
+    items_ = std::make_unique<PyObject*[]>(size_);
+    std::copy_n(PySequence_Fast_ITEMS(source.ptr()), size_, items_.get());
+    each([](size_t, PyObject* item) { Py_INCREF(item); });
+  }
+  ~Objects() {
+    each([](size_t, PyObject* item) { Py_DECREF(item); });
+  }
+  Objects(const Objects&) = delete;
+  Objects& operator=(const Objects&) = delete;
+  size_t size() const { return size_; }
+  template <class Work>
+  void each(const Work& work) const {
+    constexpr size_t kAhead = 16;
+    for (size_t i = 0; i < size_; ++i) {
+      if (i + kAhead < size_) __builtin_prefetch(items_[i + kAhead], 1);
+      work(i, items_[i]);
+    }
+  }
+
+ private:
+  size_t size_;
+  std::unique_ptr<PyObject*[]> items_;
+};
+
+// Texts of a call: a list or tuple of str, or the tuple (arena uint8 [bytes], starts int64 [N], ends int64 [N]). Holds
+// what the views need. With `lower`, text beyond ASCII is lowered here, by Python, so that it is exact for the running
+// version.
 class TextArgument {
  public:
-  TextArgument(const py::tuple& source, const char* name, bool lower) : source_(source) {
-    if (source.size() == 3 && py::isinstance<py::array>(source[0])) {
-      from_arena(name, lower);
-    } else {
-      views_.reserve(source.size());
-      for (size_t i = 0; i < source.size(); ++i) {
-        PyObject* text = PyTuple_GET_ITEM(source.ptr(), static_cast<Py_ssize_t>(i));
-        const std::string_view view = utf8(text, name, i);
-        views_.push_back(lower && !PyUnicode_IS_ASCII(text) ? keep(lowered(text), name, i) : view);
-      }
-      texts_.views = views_.data();
-      texts_.size = views_.size();
+  TextArgument(const py::object& source, const char* name, bool lower) {
+    if (!PyList_Check(source.ptr()) && !PyTuple_Check(source.ptr())) {
+      throw py::type_error(std::string(name) + " must be a list or tuple of str, not " +
+                           Py_TYPE(source.ptr())->tp_name);
     }
+    if (py::isinstance<py::tuple>(source) && py::len(source) == 3) {
+      const auto arrays = py::reinterpret_borrow<py::tuple>(source);
+      if (py::isinstance<py::array>(arrays[0])) {
+        from_arena(arrays, name, lower);
+        return;
+      }
+    }
+    objects_.emplace(source);
+    views_.reserve(objects_->size());
+    objects_->each([&](size_t i, PyObject* text) {
+      const std::string_view view = utf8(text, name, i);
+      views_.push_back(lower && !PyUnicode_IS_ASCII(text) ? keep(lowered(text), name, i) : view);
+    });
+    texts_.views = views_.data();
+    texts_.size = views_.size();
   }
   TextArgument(const TextArgument&) = delete;
   TextArgument& operator=(const TextArgument&) = delete;
@@ -73,9 +115,9 @@ class TextArgument {
     kept_.push_back(std::move(text));
     return utf8(kept_.back().ptr(), name, row);
   }
-  void from_arena(const char* name, bool lower) {
-    const auto arena = py::cast<Array<uint8_t>>(source_[0]);
-    const auto starts = py::cast<Array<int64_t>>(source_[1]), ends = py::cast<Array<int64_t>>(source_[2]);
+  void from_arena(const py::tuple& arrays, const char* name, bool lower) {
+    const auto arena = py::cast<Array<uint8_t>>(arrays[0]);
+    const auto starts = py::cast<Array<int64_t>>(arrays[1]), ends = py::cast<Array<int64_t>>(arrays[2]);
     const char* base = reinterpret_cast<const char*>(arena.data());
     texts_ = {static_cast<size_t>(starts.size()), nullptr, base, base + arena.size(), starts.data(), ends.data()};
     if (ends.size() != starts.size()) throw py::value_error(std::string(name) + ": starts and ends differ in length");
@@ -84,7 +126,7 @@ class TextArgument {
         throw py::value_error(row_name(name, i) + " lies outside its arena");
       }
     }
-    source_ = py::make_tuple(arena, starts, ends);  // (casts may have made copies)
+    arena_ = py::make_tuple(arena, starts, ends);  // (casts may have made copies)
     if (!lower || is_ascii({texts_.base, static_cast<size_t>(arena.size())})) return;
     views_.reserve(texts_.size);
     for (size_t i = 0; i < texts_.size; ++i) {
@@ -101,7 +143,8 @@ class TextArgument {
     texts_.views = views_.data();
   }
 
-  py::tuple source_;
+  std::optional<Objects> objects_;
+  py::tuple arena_;
   std::vector<std::string_view> views_;
   std::vector<py::object> kept_;
   Texts texts_;
@@ -139,7 +182,7 @@ void check_max_len(int64_t max_len, bool pairs) {
 
 // The arguments of an encode call, checked.
 struct Call {
-  Call(const Tokenizer& tokenizer, const py::tuple& first, const std::optional<py::tuple>& second, int64_t max_len,
+  Call(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second, int64_t max_len,
        const std::string& truncation, int threads)
       : first_(first, second ? "premises" : "texts", tokenizer.wants_lowered()),
         job{tokenizer,
@@ -183,7 +226,7 @@ py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
   return out;
 }
 
-py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::tuple& first, const std::optional<py::tuple>& second,
+py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second,
                            int64_t max_len, const std::string& truncation, int threads) {
   const Call call(tokenizer, first, second, max_len, truncation, threads);
   const auto n = static_cast<py::ssize_t>(call.job.first.size);
@@ -248,7 +291,7 @@ T* output(py::array& a, const char* name, size_t size) {
   return static_cast<T*>(a.mutable_data());
 }
 
-void encode_dense_py(const Tokenizer& tokenizer, const py::tuple& first, const std::optional<py::tuple>& second,
+void encode_dense_py(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second,
                      int64_t max_len, const std::string& truncation, int threads, py::array ids, py::array segments,
                      py::array lens) {
   const Call call(tokenizer, first, second, max_len, truncation, threads);
@@ -260,7 +303,7 @@ void encode_dense_py(const Tokenizer& tokenizer, const py::tuple& first, const s
   encode_dense(call.job, i, s, l);
 }
 
-py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::tuple& texts, int threads) {
+py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::object& texts, int threads) {
   const TextArgument given(texts, "texts", false), lowered(texts, "texts", tokenizer.wants_lowered());
   const auto n = given.texts().size;
   for (size_t i = 0; i < n; ++i) {

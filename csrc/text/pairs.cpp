@@ -118,7 +118,8 @@ Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
     const size_t begin = n * part / parts, end = n * (part + 1) / parts;
     size_t bytes = text_bytes(job.first, begin, end);
     if (job.second != nullptr) bytes += text_bytes(*job.second, begin, end);
-    ids[part].reserve(guess(bytes, end - begin));
+    // The first one's memory takes the others' ids in the end; what is not used stays untouched.
+    ids[part].reserve(guess(bytes, end - begin) * (part == 0 ? parts : 1));
     JobWriter writer(job, ids[part]);
     for (size_t i = begin; i < end; ++i) {
       const size_t before = ids[part].size();
@@ -160,7 +161,7 @@ EncodedFile encode_file(const std::string& path, const ReadOptions& read, const 
   all.dropped = read_rows(path, read, [&](size_t n, size_t bytes) {
     std::vector<PairSink*> sinks;
     for (size_t i = 0; i < n; ++i) {
-      parts.push_back(std::make_unique<EncodingSink>(rows, bytes));
+      parts.push_back(std::make_unique<EncodingSink>(rows, i == 0 ? bytes * n : bytes));  // (the first takes all)
       sinks.push_back(parts.back().get());
     }
     return sinks;
