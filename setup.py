@@ -1,17 +1,31 @@
 """Compile the two extensions: `_text` (bytes to ragged ids, free of torch) and `_ops` (operators on packed tensors)."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
 
 TORCH_VERSION = torch.__version__.split("+")[0]  # 2.13.0+cpu and 2.13.0+cu130 share one C++ ABI
 FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 if os.environ.get("BERTNLI_WERROR"):  # the tests' build: a warning is an error
     FLAGS.append("-Werror")
+
+
+def openmp() -> list[str]:
+    """What makes ATen's parallel_for, in its headers, run on several threads; without it all work stays on one.
+
+    Only compiled, not linked: the symbols are those of the libgomp that torch brings, whatever its name; a process must
+    not have two.
+    """
+    if not sys.platform.startswith("linux"):
+        return []
+    version = subprocess.run([get_cxx_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+    return [] if "clang" in version else ["-fopenmp"]
 
 
 def sources(room: str) -> list[str]:
@@ -46,7 +60,7 @@ setup(
             "bertnli._ops",
             sources("ops"),
             depends=headers("ops"),
-            extra_compile_args=FLAGS,
+            extra_compile_args=[*FLAGS, *openmp()],
         ),
     ],
     cmdclass={"build_ext": BuildExtension},

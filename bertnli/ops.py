@@ -34,6 +34,11 @@ def cpu_isa() -> str:
     return cast(str, _lib.cpu_isa())
 
 
+def cpu_threads() -> int:
+    """How many threads share the CPU kernels' work: `torch.get_num_threads()`, or 1 in a build without OpenMP."""
+    return cast(int, _lib.cpu_threads())
+
+
 def varlen_attention(
     q: Tensor,
     k: Tensor,

@@ -448,3 +448,14 @@ def test_bad_embed(at: int, value: Tensor, error: type[Exception], message: str)
     arguments[at] = value if value.is_floating_point() else value.int()
     with pytest.raises(error, match=message):
         ops.embed(*arguments)
+
+
+def test_kernels_share_their_work_among_threads() -> None:
+    """A build without OpenMP would leave ATen's parallel_for, and so every operator, on one thread."""
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert ops.cpu_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -11,11 +11,13 @@
 namespace bertnli {
 std::string cpu_isa();
 void set_cpu_isa(const std::string& name);
+int64_t cpu_threads();
 }  // namespace bertnli
 
 TORCH_LIBRARY(bertnli, m) {
   m.def("cpu_isa() -> str", bertnli::cpu_isa);
   m.def("set_cpu_isa(str name) -> ()", bertnli::set_cpu_isa);
+  m.def("cpu_threads() -> int", bertnli::cpu_threads);
 
   m.def(
       "varlen_attention(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q, Tensor cu_seqlens, SymInt max_seqlen_q, "

@@ -3,14 +3,17 @@
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #pragma GCC diagnostic pop
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <iterator>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace bertnli {
 namespace {
@@ -109,6 +112,12 @@ void* scratch_memory(size_t bytes) {
     size = bytes + 64;
   }
   return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
+}
+
+int64_t cpu_threads() {
+  std::vector<char> seen(size_t(at::get_num_threads()));
+  at::parallel_for(0, int64_t(seen.size()), 1, [&](int64_t, int64_t) { seen[size_t(at::get_thread_num())] = 1; });
+  return std::count(seen.begin(), seen.end(), 1);
 }
 
 std::string cpu_isa() { return kIsaNames[chosen_isa().load()]; }

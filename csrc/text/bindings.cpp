@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "digest.h"
+#include "ids.h"
 #include "mapped_file.h"
 #include "pairs.h"
 #include "parse.h"
@@ -51,33 +52,43 @@ py::object lowered(PyObject* text) {
   return py::reinterpret_steal<py::object>(low);
 }
 
-// The objects of a list or tuple, owned as long as this lives. Each pass over them asks for objects ahead: they lie
-// anywhere in memory, and waiting for each would cost more than encoding it.
+// Objects of a list or tuple, owned as long as this lives. They lie anywhere in memory, and waiting for each would cost
+// more than encoding it: so each pass asks for objects ahead, and there are as few passes as can be.
 class Objects {
  public:
-  explicit Objects(const py::object& source) : size_(static_cast<size_t>(PySequence_Fast_GET_SIZE(source.ptr()))) {
-    items_ = std::make_unique<PyObject*[]>(size_);
-    std::copy_n(PySequence_Fast_ITEMS(source.ptr()), size_, items_.get());
-    each([](size_t, PyObject* item) { Py_INCREF(item); });
-  }
+  Objects() = default;
   ~Objects() {
-    each([](size_t, PyObject* item) { Py_DECREF(item); });
+    each(items_.get(), owned_, [](size_t, PyObject* item) { Py_DECREF(item); });
   }
   Objects(const Objects&) = delete;
   Objects& operator=(const Objects&) = delete;
-  size_t size() const { return size_; }
+  // Calls work(i, object) with each, owned by then; it must not run Python code, which could change the list.
   template <class Work>
-  void each(const Work& work) const {
+  void take(const py::object& source, const Work& work) {
+    const auto size = static_cast<size_t>(PySequence_Fast_GET_SIZE(source.ptr()));
+    items_ = std::make_unique_for_overwrite<PyObject*[]>(size);
+    advise_huge(items_.get(), size * sizeof(PyObject*));
+    std::copy_n(PySequence_Fast_ITEMS(source.ptr()), size, items_.get());
+    each(items_.get(), size, [&](size_t i, PyObject* item) {
+      Py_INCREF(item);
+      owned_ = i + 1;
+      work(i, item);
+    });
+  }
+  PyObject* operator[](size_t i) const { return items_[i]; }
+
+ private:
+  template <class Work>
+  static void each(PyObject* const* items, size_t size, const Work& work) {
     constexpr size_t kAhead = 16;
-    for (size_t i = 0; i < size_; ++i) {
-      if (i + kAhead < size_) __builtin_prefetch(items_[i + kAhead], 1);
-      work(i, items_[i]);
+    for (size_t i = 0; i < size; ++i) {
+      if (i + kAhead < size) __builtin_prefetch(items[i + kAhead], 1);
+      work(i, items[i]);
     }
   }
 
- private:
-  size_t size_;
   std::unique_ptr<PyObject*[]> items_;
+  size_t owned_ = 0;
 };
 
 // Texts of a call: a list or tuple of str, or the tuple (arena uint8 [bytes], starts int64 [N], ends int64 [N]). Holds
@@ -97,12 +108,14 @@ class TextArgument {
         return;
       }
     }
-    objects_.emplace(source);
-    views_.reserve(objects_->size());
-    objects_->each([&](size_t i, PyObject* text) {
-      const std::string_view view = utf8(text, name, i);
-      views_.push_back(lower && !PyUnicode_IS_ASCII(text) ? keep(lowered(text), name, i) : view);
+    views_.reserve(py::len(source));
+    advise_huge(views_.data(), views_.capacity() * sizeof views_[0]);
+    std::vector<size_t> foreign;
+    objects_.take(source, [&](size_t i, PyObject* text) {
+      views_.push_back(utf8(text, name, i));
+      if (lower && !PyUnicode_IS_ASCII(text)) foreign.push_back(i);
     });
+    for (const size_t i : foreign) views_[i] = keep(lowered(objects_[i]), name, i);
     texts_.views = views_.data();
     texts_.size = views_.size();
   }
@@ -143,7 +156,7 @@ class TextArgument {
     texts_.views = views_.data();
   }
 
-  std::optional<Objects> objects_;
+  Objects objects_;
   py::tuple arena_;
   std::vector<std::string_view> views_;
   std::vector<py::object> kept_;
