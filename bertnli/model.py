@@ -351,7 +351,7 @@ class BERTEncoder(nn.Module):
 
     @property
     def _matrix_dtype(self) -> torch.dtype:
-        """Of the layers' matrices and of what lies between them: bfloat16 copies, within `train.low_precision`."""
+        """Of the layers' matrices and of what lies between them: bfloat16 copies, within `train.lazily`."""
         block = cast(EncoderBlock, self.blks[0]) if len(self.blks) else None
         return self.token_embedding.weight.dtype if block is None else block.attention.W_q.weight.dtype
 

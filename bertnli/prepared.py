@@ -79,13 +79,11 @@ def prepared(encoder: BERTEncoder, precision: str, keep: bool = True) -> Iterato
 
 def _tensors(encoder: BERTEncoder) -> list[Tensor] | None:
     """The parameters in the operator's order (csrc/ops/encoder.cpp), or None where it cannot stand for the modules."""
-    modules: list[nn.Module] = []
 
     def child(parent: nn.Module, name: str, kind: type[nn.Module]) -> nn.Module:
         module = parent._modules[name]
         if type(module) is not kind or module._forward_hooks or module._forward_pre_hooks:
             raise KeyError(name)
-        modules.append(module)
         return module
 
     def linear(parent: nn.Module, name: str, kind: type[nn.Module] = nn.Linear) -> tuple[Tensor, ...]:

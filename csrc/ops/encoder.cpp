@@ -124,7 +124,7 @@ struct Team {
 
 class PreparedEncoder : public torch::CustomClassHolder {
  public:
-  // The order of `tensors` is that of bertnli/inference.py: token, segment and position tables, the embeddings' norm
+  // The order of `tensors` is that of bertnli/prepared.py: token, segment and position tables, the embeddings' norm
   // where they have one, and sixteen for each layer. All float32 [..], on the CPU.
   PreparedEncoder(const std::vector<Tensor>& tensors, int64_t heads, double eps, const std::string& activation,
                   const std::string& precision)
