@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
@@ -467,10 +467,15 @@ def _read(
             raise ValueError(f"--label-column: a CoNLL file's tags are in a column by number, not {column!r}")
         return read_conll(path, names, tag=int(column))
     if a.text_columns:
-        return read_table(path, a.text_columns, a.label_column or "label", names, real=task == "regression")
-    if task == "regression":
+        data = read_table(path, a.text_columns, a.label_column or "label", names, real=task == "regression")
+    elif task == "regression":
         raise ValueError("regression needs --text-columns and --label-column")
-    return _read_pairs(path, split, a.columns or columns, names)
+    else:
+        data = _read_pairs(path, split, a.columns or columns, names)
+    if columns == "parse" and (a.text_columns or a.columns == "text"):  # a model of words, and sentences
+        hypotheses = None if data.hypotheses is None else [*map(_spaced, data.hypotheses)]
+        data = replace(data, premises=[*map(_spaced, data.premises)], hypotheses=hypotheses)
+    return data
 
 
 def _read_pairs(path: Path, split: str, columns: Columns, names: Sequence[str] | None = None) -> PairData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -158,6 +159,34 @@ def test_words_are_set_apart_from_punctuation() -> None:
     ]  # fmt: skip
     tokens = "a t-shirt ( red ) , is n't it ?"
     assert _spaced(tokens).split() == tokens.split()
+
+
+@pytest.mark.parametrize("source", ["--text-columns", "--columns"])
+def test_sentences_become_words_for_a_model_of_words(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training, evaluating and predicting split "sleeping." alike."""
+    header = "gold_label\tsentence1\tsentence2\n"
+    rows = ["entailment\tA man is sleeping.\tA man isn't awake.\n", "neutral\tA dog sleeps.\tA dog, too.\n"]
+    (tmp_path / "train.txt").write_text(header + "".join(rows * 4))
+    table = ["sentence1,sentence2", "--label-column", "gold_label"] if source == "--text-columns" else ["text"]
+    model = tmp_path / "model"
+    status, _, err = run(
+        "train", "--scratch", "bert.small", "--train", tmp_path / "train.txt", "--output", model, source, *table,
+        "--min-freq", 1, "--epochs", 1, "--quiet", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    words = set(json.loads((model / "vocab.json").read_text()))
+    assert {"sleeping", ".", ",", "is", "n't"} <= words
+    assert not {"sleeping.", "dog,", "isn't"} & words
+    status, out, _ = run("evaluate", "--model", model, "--data", tmp_path / "train.txt", source, *table, "--json",
+                         capsys=capsys)  # fmt: skip
+    loss = json.loads(out)["loss"]
+    (tmp_path / "in.tsv").write_text("".join(row.split("\t", 1)[1] for row in rows))
+    _, out, _ = run("predict", "--model", model, "--input", tmp_path / "in.tsv", capsys=capsys)
+    lines = [json.loads(line)["probabilities"] for line in out.splitlines()]
+    own = [lines[0]["entailment"], lines[1]["neutral"]]
+    assert loss == pytest.approx(-sum(map(math.log, own)) / 2, rel=1e-4)
 
 
 def test_a_trained_output_layer_is_kept(
