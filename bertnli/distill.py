@@ -1,25 +1,26 @@
 """Distillation: a small student learns from a large teacher's outputs and vectors beside the labels.
 
-Sources: Hinton, Vinyals and Dean 2015 (soft labels); Sun et al. 2019 (the `<cls>` vector as a further target).
+Sources: Hinton, Vinyals and Dean 2015 (soft labels); Sun et al. 2019 (vectors of the last layer and of inner ones).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertnli.batching import PackedBatch
-from bertnli.heads import HEADS, BERTClassifier, BERTRegressor, Head
+from bertnli import ops
+from bertnli.batching import PackedBatch, ragged_index
+from bertnli.heads import HEADS, Head
 from bertnli.inference import check_labels, in_batches
-from bertnli.model import BERTConfig, BERTEncoder, BERTModel
-from bertnli.pairs import EncodedPairs
-from bertnli.reader import PairData
+from bertnli.model import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
+from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
 from bertnli.train import History, fit
 
@@ -56,6 +57,7 @@ def make_student(
     num_heads: int | None = None,
     num_layers: int = 4,
     layers: Sequence[int] | None = None,
+    sample: EncodedPairs | None = None,
     max_len: int = 128,
 ) -> Head:
     """A smaller head of the teacher's task, variant and dropout.
@@ -63,25 +65,35 @@ def make_student(
     token_ids     the teacher's ids of the student's tokens (`pruned_tokenizer` gives them)
     num_hiddens   narrower than the teacher, the student's embeddings begin as the principal components of the teacher's
                   and the rest at random; as wide, it begins with the teacher's embeddings, hidden and output layer
-    ffn_num_hiddens, num_heads   None means four times the width, and heads of 32; with `layers` the teacher's
-    layers        the teacher's layers, from 0, that become the student's, which must then be as wide as the teacher
+    ffn_num_hiddens, num_heads   None means four times the width, and heads of 32; with `layers` of the teacher's width
+                  the teacher's, with others heads of the teacher's size
+    layers        the teacher's layers, from 0, that the student's begin as: as wide as the teacher the same, narrower
+                  what comes nearest to them on `sample`
+    sample        rows of the teacher's tokens, of which the first 16,384 tokens are used
 
-    Raises ValueError for layers that the teacher does not have, or another width with `layers`.
+    Raises ValueError for layers that the teacher does not have, and for sizes that do not go with `layers`.
     """
     config, encoder = teacher.config, teacher.encoder
+    width = config.num_hiddens
     if layers is not None:
-        if num_hiddens != config.num_hiddens:
-            raise ValueError(f"layers of the teacher are {config.num_hiddens} wide, the student is {num_hiddens}")
         if bad := [i for i in layers if not 0 <= i < config.num_layers]:
             raise ValueError(f"the teacher has layers 0 to {config.num_layers - 1}, not {bad[0]}")
-        num_layers, ffn_num_hiddens, num_heads = len(layers), config.ffn_num_hiddens, config.num_heads
-    if ffn_num_hiddens is None:
-        ffn_num_hiddens = 4 * num_hiddens
+        num_layers = len(layers)
+        if num_hiddens == width:
+            ffn_num_hiddens, num_heads = config.ffn_num_hiddens, config.num_heads
+        else:
+            size = width // config.num_heads
+            if num_hiddens > width or num_hiddens % size:
+                raise ValueError(f"layers of a teacher {width} wide, of heads of {size}, cannot be {num_hiddens} wide")
+            if sample is None:
+                raise ValueError("layers narrower than the teacher's need a sample")
+            ffn_num_hiddens = min(ffn_num_hiddens or 4 * num_hiddens, config.ffn_num_hiddens)
+            num_heads = num_hiddens // size
     small: BERTConfig = replace(
         config,
         vocab_size=len(token_ids),
         num_hiddens=num_hiddens,
-        ffn_num_hiddens=ffn_num_hiddens,
+        ffn_num_hiddens=ffn_num_hiddens or 4 * num_hiddens,
         num_heads=num_heads or max(1, num_hiddens // 32),
         num_layers=num_layers,
         max_len=min(max_len, config.max_len),
@@ -90,27 +102,126 @@ def make_student(
     student = HEADS[teacher.task](BERTModel(small), teacher.output.out_features, teacher.label_names, teacher.dropout.p)
     student.settings.update(teacher.settings)
     own: BERTEncoder = student.encoder
+    if layers is not None and num_hiddens < width:
+        assert sample is not None
+        _begin_near(student, teacher, token_ids, layers, sample)
+        return student
     with torch.no_grad():
         tables = [encoder.token_embedding.weight[token_ids], encoder.segment_embedding.weight]
         tables.append(encoder.pos_embedding[0, : small.max_len])
-        if num_hiddens == config.num_hiddens:
+        if num_hiddens == width:
             own.load_state_dict({k: v for k, v in encoder.state_dict().items() if "_norm" in k}, strict=False)
-            for mine, theirs in ((student.hidden, teacher.hidden), (student.output, teacher.output)):
-                mine.load_state_dict(theirs.state_dict())
-        elif num_hiddens < config.num_hiddens:
+            student.output.load_state_dict(teacher.output.state_dict())
+            if student.pooled:
+                student.hidden.load_state_dict(teacher.hidden.state_dict())
+        elif num_hiddens < width:
             centre = tables[0].mean(0)
             spread = tables[0] - centre
             directions = torch.linalg.eigh(spread.T @ spread).eigenvectors.flip(1)[:, :num_hiddens]
             tables = [table @ directions for table in (spread, *tables[1:])]
             factor = spread.std() / tables[0].std()
             tables = [table * factor for table in tables]
-        if num_hiddens <= config.num_hiddens:
-            own.token_embedding.weight.copy_(tables[0])
-            own.segment_embedding.weight.copy_(tables[1])
-            own.pos_embedding[0].copy_(tables[2])
+        if num_hiddens <= width:
+            _set_tables(own, tables)
         for block, i in zip(own.blks, layers or (), strict=False):
             block.load_state_dict(encoder.blks[i].state_dict())
     return student
+
+
+def _set_tables(encoder: BERTEncoder, tables: Sequence[Tensor]) -> None:
+    """Token, segment and position embeddings."""
+    encoder.token_embedding.weight.copy_(tables[0])
+    encoder.segment_embedding.weight.copy_(tables[1])
+    encoder.pos_embedding[0].copy_(tables[2])
+
+
+@torch.no_grad()
+def _begin_near(student: Head, teacher: Head, token_ids: Tensor, layers: Sequence[int], sample: EncodedPairs) -> None:
+    """Embeddings and layers that give, on the sample, nearly what the teacher's do, of fewer numbers a token.
+
+    The student's vectors stand for the teacher's in their principal directions. Of a layer's heads and of its hidden
+    units those of the largest effect are kept. Layer by layer, each matrix is then the one that from what the student
+    has comes nearest to what the teacher has, by least squares, and so makes good for what is lost before it.
+    """
+    theirs, own = teacher.encoder, student.encoder
+    batch = sample.batch(range(max(1, int((sample.offsets <= 1 << 14).sum()) - 1))).to(theirs.pos_embedding.device)
+    was_training = teacher.training
+    teacher.eval()
+    try:
+        with _watched(teacher, range(teacher.config.num_layers)) as found:
+            theirs(batch)
+        states = [theirs.embed(batch), *found]  # before the first layer and after each, (T, H)
+        n = student.config.num_hiddens
+        directions = torch.linalg.eigh(sum(x.T @ x / len(x) for x in states)).eigenvectors.flip(1)[:, : n - 1]
+        # LayerNorm takes away the mean of a vector's numbers: turned, so that this mean is always 0.
+        basis = directions @ torch.linalg.svd(directions.new_ones(n, 1))[0][:, 1:].T  # (H, n)
+
+        ids = batch.input_ids.long(), batch.segment_ids.long(), batch.positions.long()
+        tables = [table @ basis for table in (
+            theirs.token_embedding.weight, theirs.segment_embedding.weight, theirs.pos_embedding[0]
+        )]  # fmt: skip
+        x = sum(table[i] for table, i in zip(tables, ids, strict=True))
+        _set_tables(own, [tables[0][token_ids], tables[1], tables[2][: student.config.max_len]])
+        if student.config.embedding_norm:
+            x = _fitted_norm(own.embedding_norm, x, states[0] @ basis)
+        for block, i in zip(own.blks, layers, strict=True):
+            pair = cast(EncoderBlock, block), cast(EncoderBlock, theirs.blks[i])
+            x = _fitted_block(*pair, x, states[i], states[i + 1], basis, batch)
+    finally:
+        teacher.train(was_training)
+
+
+def _fitted_block(
+    own: EncoderBlock, theirs: EncoderBlock, x: Tensor, y: Tensor, result: Tensor, basis: Tensor, batch: PackedBatch
+) -> Tensor:
+    """What the student's block gives for x [T, n] once it is set; the teacher's gives `result` [T, H] for y [T, H]."""
+    a, b = theirs.attention, own.attention
+    size = y.shape[1] // a.num_heads
+
+    def attend(qkv: Sequence[Tensor]) -> Tensor:
+        heads = torch.stack([t.view(len(t), -1, size) for t in qkv], 1)  # (T, 3, h, d)
+        return ops.varlen_attention_packed(heads, batch.cu_seqlens, batch.max_seqlen).flatten(1)
+
+    qkv = [F.linear(y, layer.weight, layer.bias) for layer in (a.W_q, a.W_k, a.W_v)]
+    context = attend(qkv)
+    parts = [F.linear(context[:, h : h + size], a.W_o.weight[:, h : h + size]) for h in range(0, y.shape[1], size)]
+    kept = torch.stack([part.var(0).sum() for part in parts]).topk(b.num_heads).indices
+    columns = (kept[:, None] * size + torch.arange(size, device=kept.device)).flatten()
+    fitted = [_fitted(layer, x, t[:, columns]) for layer, t in zip((b.W_q, b.W_k, b.W_v), qkv, strict=True)]
+    x = x + _fitted(b.W_o, attend(fitted), F.linear(context, a.W_o.weight, a.W_o.bias) @ basis)
+    y = theirs.addnorm1(y, F.linear(context, a.W_o.weight), a.W_o.bias)
+    x = _fitted_norm(own.addnorm1.ln, x, y @ basis)
+
+    big, small = theirs.ffn, own.ffn
+    before = F.linear(y, big.dense1.weight, big.dense1.bias)
+    zeros = torch.zeros_like(big.dense1.bias)
+    hidden = ops.bias_act(before, zeros, big.activation)
+    effect = hidden.std(0) * big.dense2.weight.norm(dim=0)
+    units = effect.topk(small.dense1.out_features).indices
+    before = _fitted(small.dense1, x, before[:, units])
+    found = ops.bias_act(before, zeros[units], big.activation)
+    x = x + _fitted(small.dense2, found, F.linear(hidden, big.dense2.weight, big.dense2.bias) @ basis)
+    return _fitted_norm(own.addnorm2.ln, x, result @ basis)
+
+
+def _fitted(layer: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
+    """The layer's outputs for x, once it is set to come nearest to y."""
+    x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+    gram = (x.T @ x).double()
+    gram.diagonal().add_(1e-4 * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, (x.T @ y).double()).to(x.dtype)
+    layer.weight.copy_(weight[:-1].T)
+    layer.bias.copy_(weight[-1])
+    return cast(Tensor, x @ weight)
+
+
+def _fitted_norm(norm: nn.LayerNorm, x: Tensor, y: Tensor) -> Tensor:
+    """The LayerNorm of x, once its scale and shift come nearest to y."""
+    x = F.layer_norm(x, x.shape[1:], eps=norm.eps)
+    spread = x - x.mean(0)
+    norm.weight.copy_((spread * y).sum(0) / spread.square().sum(0))
+    norm.bias.copy_(y.mean(0) - norm.weight * x.mean(0))
+    return x * norm.weight + norm.bias
 
 
 def distill(
@@ -118,78 +229,142 @@ def distill(
     teacher_tokenizer: Tokenizer,
     student: Head,
     tokenizer: Tokenizer,
-    train: PairData,
-    dev: PairData | None = None,
+    train: Any,
+    dev: Any = None,
     *,
-    unlabelled: PairData | None = None,
-    max_len: int = 128,
+    unlabelled: Any = None,
+    max_len: int | None = None,
     truncation: Truncation = "longest_first",
     temperature: float = 2.0,
     hard: float = 0.5,
     soft: float = 0.5,
     hidden: float = 0.1,
+    hidden_layers: Sequence[int] = (),
     batch_size: int = 32,
     precision: str = "fp32",
     **options: Any,
 ) -> History:
-    """Train `student` in place, on the labels and on what the teacher makes of the same texts.
+    """Train `student` in place, on the labels and on what the teacher makes of the same examples.
 
-    The loss is the mean over examples of `hard` times the task's own, where there is a label; `soft` times the
-    divergence from the teacher's classes at `temperature`, times its square (for regression the squared difference from
-    the teacher's number); and `hidden` times the mean squared difference between the vectors that the heads read, the
-    student's projected to the teacher's width by a layer of its own. The teacher runs once over all texts, in eval
-    mode.
+    The loss is the mean over the head's units of `hard` times the task's own, where there is a label; `soft` times the
+    divergence from the teacher's probabilities at `temperature`, times its square (where the outputs are numbers, the
+    squared difference); and `hidden` times the mean squared difference between the vectors that the heads read, the
+    student's projected to the teacher's width by a layer of its own. The teacher runs once over all examples, in eval
+    mode; kept is, for each row that its head reads, the outputs and with `hidden` the vectors.
 
-    unlabelled    further texts, of which only the teacher says something
-    options       for `fit`
+    train, dev      what the task's reader gives
+    unlabelled      further examples, of which only the teacher says something
+    max_len         tokens a row; None means the head's own
+    hidden_layers   layers of the teacher, from 0, that the student's first layers are to be like, in order, where the
+                    head reads; the last is always to be like the last
+    options         for `fit`
 
-    Raises ValueError for a task other than classification and regression, or heads of different tasks or classes.
+    Raises ValueError for heads of different tasks or classes, for layers that are not there, and where the student's
+    head would read other rows than the teacher's: that of question answering reads all tokens, which must be the same.
     """
-    if not isinstance(teacher, (BERTClassifier, BERTRegressor)):
-        raise ValueError(f"only classification and regression are distilled, not {getattr(teacher, 'task', 'this')!r}")
     if (student.task, student.label_names) != (teacher.task, teacher.label_names):
         raise ValueError("teacher and student must be heads of the same task and classes")
-    texts = [train] if unlabelled is None else [train, unlabelled]
-    targets = []
-    for data in texts:
-        encoded = teacher.encode(teacher_tokenizer, data, min(max_len, teacher.config.max_len), truncation)
-        vectors = in_batches(teacher, teacher.features, encoded, precision=precision).float()
-        teacher.eval()
-        with torch.no_grad():
-            outputs = teacher.head(vectors).float()
-        known = encoded.labels if data is train else torch.full((len(data),), torch.nan)
-        if known is None:
-            raise ValueError("train has no labels")
-        parts = [known[:, None].float(), outputs.cpu(), *([vectors.cpu()] if hidden else [])]
-        targets.append(torch.cat(parts, 1))
-    premises = [text for data in texts for text in data.premises]
-    if len({data.hypotheses is None for data in texts}) > 1:
-        raise ValueError("training and unlabelled data must both be single texts, or both pairs")
-    pairs_too = train.hypotheses is not None
-    hypotheses = [text for data in texts for text in data.hypotheses or ()] if pairs_too else None
-    whole = PairData(premises, hypotheses, None)
-    max_len = min(max_len, student.config.max_len)
-    pairs: EncodedPairs = student.encode(tokenizer, whole, max_len, truncation)
-    pairs.labels = torch.cat(targets)
+    if hidden_layers and not len(hidden_layers) < student.config.num_layers:
+        raise ValueError(f"the student has {student.config.num_layers - 1} layers before its last for hidden_layers")
+    if bad := [i for i in hidden_layers if not 0 <= i < teacher.config.num_layers - 1]:
+        raise ValueError(f"hidden_layers are 0 to {teacher.config.num_layers - 2} of the teacher, not {bad[0]}")
+    if hidden_layers and not hidden:
+        raise ValueError("hidden_layers need `hidden` above 0")
+    max_len = min(teacher.max_len if max_len is None else max_len, student.config.max_len, teacher.config.max_len)
+    examples = [data for data in (train, unlabelled) if data is not None]
+    theirs = _joined([pairs_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples])
+    parts = [pairs_of(student.encode(tokenizer, data, max_len, truncation), "") for data in examples]
+    mine = _joined(parts)
     held = None if dev is None else student.encode(tokenizer, dev, max_len, truncation)
-    if held is not None:
-        check_labels(held, "dev", student)
-    pupil = _Pupil(student, teacher.config.num_hiddens if hidden else 0, temperature, hard, soft, hidden)
-    history = fit(pupil, pairs, held, batch_size=batch_size, precision=precision, **options)
+    for name, data in (("train", parts[0]), ("dev", held)):
+        if data is not None:
+            check_labels(pairs_of(data, name), name, student)
+    counts, their_counts = (in_batches(m, m.rows_read, pairs) for m, pairs in ((student, mine), (teacher, theirs)))
+    # Sentences of words may be cut into rows elsewhere; the words are the same.
+    if (counts.sum() != their_counts.sum()) if mine.labels is not None else not torch.equal(counts, their_counts):
+        raise ValueError("the student's tokens are not the teacher's: prune no token of the texts (min_freq=1)")
+
+    def known(batch: PackedBatch) -> Tensor:
+        vectors = _vectors(teacher, batch, found)
+        outputs = teacher.head(vectors[:, : teacher.config.num_hiddens])
+        return torch.cat([outputs, vectors] if hidden else [outputs], 1).float().cpu()
+
+    with _watched(teacher, hidden_layers) as found:
+        targets = in_batches(teacher, known, theirs, precision=precision)
+    pupil = _Pupil(student, mine, parts[0], targets, counts.cpu(), temperature, hard, soft, hidden, len(hidden_layers))
+    keys = torch.arange(len(mine))[:, None]
+    keyed = EncodedPairs(mine.ids, mine.offsets, mine.first_lens, keys, pad_id=mine.pad_id, max_len=mine.max_len)
+    history = fit(pupil, keyed, held, batch_size=batch_size, precision=precision, **options)
     student.eval()
     return history
 
 
-class _Pupil(Head):
-    """The student with the teacher's outputs as labels: float32 [N, 1 + C (+ H)], of each row its own label (NaN where
-    there is none), the teacher's outputs and, for the hidden loss, the teacher's vector."""
+def _joined(parts: Sequence[EncodedPairs]) -> EncodedPairs:
+    """The rows of all parts; labels only where they are the tokens', and say which are read."""
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat([part.lengths for part in parts]).cumsum(0)])
+    by_token = [part.labels for part in parts if part.labels is not None and part.labels.shape == part.ids.shape]
+    return EncodedPairs(
+        torch.cat([part.ids for part in parts]),
+        offsets,
+        torch.cat([part.first_lens for part in parts]),
+        torch.cat(by_token) if len(by_token) == len(parts) else None,
+        pad_id=parts[0].pad_id,
+        max_len=parts[0].max_len,
+    )
 
-    def __init__(self, student: Head, width: int, temperature: float, hard: float, soft: float, hidden: float) -> None:
+
+@contextmanager
+def _watched(model: Head, layers: Iterable[int]) -> Iterator[list[Tensor]]:
+    """A list that takes up the outputs of these layers as they run."""
+    found: list[Tensor] = []
+    hooks = [model.encoder.blks[i].register_forward_hook(lambda *call: found.append(call[-1])) for i in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _vectors(model: Head, batch: PackedBatch, found: list[Tensor]) -> Tensor:
+    """[R, H (1 + layers)]: of each row that is read the encoder's vector, then those of the layers watched."""
+    found.clear()
+    last, rows = model.features(batch), model.rows(batch)
+    inner = [x[: len(batch.input_ids)] if rows is None else x[rows] for x in found]
+    return torch.cat([last, *(x.to(last.dtype) for x in inner)], 1)
+
+
+class _Pupil(Head):
+    """The student among what it is to learn from; the labels of its training data, int64 [N, 1], are their own numbers.
+
+    pairs       all of that data; labels only where they say which tokens are read
+    labelled    its beginning, with its own labels
+    targets     float32 [R, C + H' (1 + layers)], of each row read the teacher's outputs and then its vectors
+    counts      int64 [N], the rows read of each example
+    """
+
+    def __init__(
+        self,
+        student: Head,
+        pairs: EncodedPairs,
+        labelled: EncodedPairs,
+        targets: Tensor,
+        counts: Tensor,
+        temperature: float,
+        hard: float,
+        soft: float,
+        hidden: float,
+        layers: int,
+    ) -> None:
         nn.Module.__init__(self)
         self.student = student
-        self.project = nn.Linear(student.config.num_hiddens, width) if width else None
+        self.pairs, self.labelled = pairs, labelled
+        self.targets, self.counts, self.begins = targets, counts, counts.cumsum(0) - counts
         self.weights = (hard, soft, hidden)
         self.temperature = temperature
+        self.layers = range(layers)
+        width = (targets.shape[1] - student.output.out_features) // (1 + layers)
+        own = student.config.num_hiddens
+        self.project = nn.ModuleList(nn.Linear(own, width) for _ in range(1 + layers) if hidden)
         self.metric = student.metric
 
     @property
@@ -200,38 +375,65 @@ class _Pupil(Head):
     def dropout(self) -> nn.Dropout:  # type: ignore[override]
         return self.student.dropout
 
+    def _own(self, batch: PackedBatch) -> PackedBatch:
+        """A batch of numbered examples as the student's head knows it; others as they are."""
+        return self.pairs.batch(_numbers(batch)).to(batch.device) if _numbered(batch.labels) else batch
+
+    def rows(self, batch: PackedBatch) -> Tensor | None:
+        return self.student.rows(self._own(batch))
+
+    def features(self, batch: PackedBatch) -> Tensor:
+        with _watched(self.student, self.layers if self.training else ()) as found:
+            return _vectors(self.student, self._own(batch), found)
+
     def head(self, features: Tensor) -> Tensor:
-        outputs = self.student.head(features)
-        if not self.training or self.project is None:
+        last, *inner = torch.split(features, self.student.config.num_hiddens, 1)
+        outputs = self.student.head(last)
+        if not self.training:
             return outputs
-        return torch.cat([outputs, self.project(features)], 1)
+        projected = [layer(x) for layer, x in zip(self.project, (last, *inner), strict=False)]
+        return torch.cat([outputs, *projected], 1)
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        assert batch.labels is not None
-        if not self.training:
+        if not _numbered(batch.labels):
             return self.student.loss(outputs, batch)
+        own, numbers = self._own(batch), _numbers(batch)
+        counts = self.counts[numbers]
+        targets = self.targets[ragged_index(self.begins[numbers], counts)].to(outputs)
         width = self.student.output.out_features
-        labels = batch.labels.to(outputs.dtype)
-        own, target, vector = labels[:, :1], labels[:, 1 : 1 + width], labels[:, 1 + width :]
-        scores, projected = outputs[:, :width], outputs[:, width:]
+        scores, vectors = outputs[:, :width], outputs[:, width:]
         hard, soft, hidden = self.weights
-        known = ~own[:, 0].isnan()
-        if isinstance(self.student, BERTClassifier):
-            t = self.temperature
-            loss = hard * F.cross_entropy(scores[known], own[known, 0].long(), reduction="sum")
-            divergence = F.kl_div(
-                (scores / t).log_softmax(1), (target / t).log_softmax(1), reduction="sum", log_target=True
-            )
-            loss = loss + soft * t**2 * divergence
+        mine, theirs = (self.student.logits(x, own) for x in (scores, targets[:, :width]))
+        if mine is None or theirs is None:
+            loss = soft * F.mse_loss(scores, targets[:, :width]) * self.units(batch)
         else:
-            loss = hard * F.mse_loss(scores[known], own[known], reduction="sum")
-            loss = loss + soft * F.mse_loss(scores, target, reduction="sum")
-        if self.project is not None:
-            loss = loss + hidden * F.mse_loss(projected, vector, reduction="none").mean(1).sum()
+            # Padding has minus infinity on both sides, of which a difference is none.
+            p, q = ((x.clamp(min=-1e30) / self.temperature).log_softmax(-1) for x in (theirs, mine))
+            divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean()
+            loss = soft * self.temperature**2 * divergence * self.units(batch)
+        if len(self.project):
+            loss = loss + hidden * F.mse_loss(vectors, targets[:, width:]) * self.units(batch)
+        known = numbers < len(self.labelled)
+        if bool(known.any()):
+            read = known.repeat_interleave(counts).to(scores.device)
+            labelled = self.labelled.batch(numbers[known]).to(scores.device)
+            loss = loss + hard * self.student.loss(scores[read], labelled)
         return loss
 
+    def units(self, batch: PackedBatch) -> int:
+        return self.student.units(self._own(batch))
+
     def flaw(self, labels: Tensor) -> str | None:
-        return None if labels.dim() == 2 else self.student.flaw(labels)
+        return None if _numbered(labels) else self.student.flaw(labels)
 
     def metrics(self, outputs: Tensor, data: Any) -> dict[str, Any]:
         return self.student.metrics(outputs, data)
+
+
+def _numbered(labels: Tensor | None) -> bool:
+    return labels is not None and labels.dtype == torch.int64 and labels.shape[1:] == (1,)
+
+
+def _numbers(batch: PackedBatch) -> Tensor:
+    assert batch.labels is not None
+    return batch.labels[:, 0].cpu()

@@ -42,7 +42,7 @@ class Head(nn.Module):
     metrics          figures of merit from the outputs of all examples
     predictions      what `predict` gives
 
-    and, where the default does not do: `rows`, `head`, `units`, `right`, `flaw`, `encode`.
+    and, where the default does not do: `rows`, `head`, `units`, `right`, `logits`, `flaw`, `encode`.
 
     Modules of `bert` that the head does not use (pretraining heads; the hidden layer, for token vectors) ride along in
     `carried`, outside `parameters()`: fine-tuning cannot touch them, optimizers and other processes do not see them,
@@ -137,6 +137,13 @@ class Head(nn.Module):
         """How many of the units are right, for the training accuracy; None where that is no question."""
         return None
 
+    def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor | None:
+        """The outputs as [..., C], each row of which a softmax makes into probabilities; None where they are numbers.
+
+        A student is compared with its teacher by them (bertnli/distill.py).
+        """
+        return None
+
     def flaw(self, labels: Tensor) -> str | None:
         """What is wrong with labels of training or evaluation data, to follow "the data has"; None if nothing is."""
         return None
@@ -206,6 +213,9 @@ class BERTClassifier(Head):
     def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
         return (outputs.argmax(1) == batch.labels).sum()
+
+    def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        return outputs
 
     def flaw(self, labels: Tensor) -> str | None:
         return class_flaw(labels, 1, self.output.out_features)

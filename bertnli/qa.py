@@ -155,6 +155,10 @@ class BERTQuestionAnswering(Head):
         assert batch.labels is not None
         return (_by_row(outputs, batch).argmax(1) == batch.labels).all(1).sum()
 
+    def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        """Of each row the scores of its tokens to be the first and to be the last, [B, 2, L]."""
+        return _by_row(outputs, batch).transpose(1, 2)
+
     def flaw(self, labels: Tensor) -> str | None:
         if labels.dtype != torch.int64 or labels.shape != (len(labels), 2):
             return f"labels of {labels.dtype} and shape {list(labels.shape)}; spans are int64 [N, 2]"

@@ -129,6 +129,9 @@ class BERTTagger(Head):
     def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return (outputs.argmax(1) == _read(batch.labels)).sum()
 
+    def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        return outputs
+
     def flaw(self, labels: Tensor) -> str | None:
         return class_flaw(_read(labels), 1, self.output.out_features)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from bertnli import (
     BERTConfig,
     BERTModel,
     BERTRegressor,
-    BERTTagger,
     Head,
     PairData,
+    QuestionData,
     Vocab,
+    WordData,
     WordPieceTokenizer,
     WordTokenizer,
     fit,
@@ -27,6 +30,8 @@ from bertnli import (
 )
 from bertnli.cli import main
 from bertnli.distill import _Pupil, distill, make_student, pruned_tokenizer
+from bertnli.heads import HEADS
+from bertnli.pairs import pairs_of
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five"]
 PIECES = [*WordPieceTokenizer.SPECIAL, *WORDS, "##s", "never", "r", "##e", "##d"]
@@ -48,7 +53,7 @@ def teacher(task: str = "classification", hidden: int = 64) -> Head:
         len(PIECES), num_hiddens=hidden, ffn_num_hiddens=96, num_heads=2, num_layers=3, max_len=32, dropout=0.1
     )
     bert = BERTModel(config)
-    return BERTClassifier(bert, 2, NAMES) if task == "classification" else BERTRegressor(bert)
+    return HEADS[task](bert, 2, NAMES) if task in ("classification", "tagging") else HEADS[task](bert)
 
 
 def test_pruned_tokenizers() -> None:
@@ -83,10 +88,46 @@ def test_a_student_of_teacher_layers_begins_as_the_teacher() -> None:
     torch.testing.assert_close(score(same, same.encode(small, data, 32)), score(big, big.encode(full, data, 32)))
     some = make_student(big, ids, num_hiddens=64, layers=[2], max_len=32)
     assert torch.equal(some.encoder.blks[0].ffn.dense1.weight, big.encoder.blks[2].ffn.dense1.weight)
-    for options, message in (({"num_hiddens": 32, "layers": [0]}, "64 wide, the student is 32"),
-                             ({"num_hiddens": 64, "layers": [3]}, "layers 0 to 2, not 3")):  # fmt: skip
+    for width, layer, message in ((32, 0, "narrower than the teacher's need a sample"), (96, 0, "cannot be 96 wide"),
+                                  (64, 3, "layers 0 to 2, not 3"), (16, 0, "cannot be 16 wide")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            make_student(big, ids, **options)  # type: ignore[arg-type]
+            make_student(big, ids, num_hiddens=width, layers=[layer])
+
+
+def test_narrow_layers_of_a_teacher_that_is_no_richer() -> None:
+    """A teacher that says everything twice has a student of half its width that says the same."""
+    torch.manual_seed(0)
+    full, data = WordPieceTokenizer(PIECES), texts(300)
+    sizes: dict[str, Any] = dict(ffn_num_hiddens=24, num_layers=2, max_len=32)
+    single = BERTModel(BERTConfig.original(len(PIECES), num_hiddens=16, num_heads=1, **sizes))
+    twice = BERTModel(BERTConfig.original(len(PIECES), num_hiddens=32, num_heads=2, **sizes))
+    with torch.no_grad():
+        for name, value in single.state_dict().items():
+            if name.startswith("encoder.") and "weight" in name and value.dim() == 2 and "embedding" not in name:
+                value = value * 8  # attention and units that matter
+                if "dense1" not in name:
+                    value = torch.cat([value, value])
+                if "dense2" not in name:
+                    value = torch.cat([value, value], 1) / 2
+                twice.state_dict()[name].copy_(value)
+            elif name.startswith("encoder."):
+                wanted = twice.state_dict()[name]
+                wanted.copy_(value if value.shape == wanted.shape else torch.cat([value, value], -1))
+    big = BERTClassifier(twice, 2, NAMES)
+    rows = big.encode(full, data, 32)
+    ids = torch.arange(len(PIECES))
+    small = make_student(big, ids, num_hiddens=16, ffn_num_hiddens=24, layers=[0, 1], sample=rows, max_len=32)
+    assert small.training
+    assert big.training
+    other = make_student(big, ids, num_hiddens=16, ffn_num_hiddens=24, num_layers=2, max_len=32)
+    wanted, *found = (head.eval().features(rows.batch(range(300))).detach() for head in (big, small, other))
+    apart = []
+    for features in found:
+        features, target = features - features.mean(0), wanted - wanted.mean(0)
+        nearest = features @ torch.linalg.lstsq(features, target).solution
+        apart.append(float((nearest - target).norm() / target.norm()))
+    assert apart[0] < 0.02, apart
+    assert apart[1] > 0.2, apart
 
 
 def test_narrow_embeddings_keep_the_teachers_geometry() -> None:
@@ -102,30 +143,96 @@ def test_narrow_embeddings_keep_the_teachers_geometry() -> None:
     assert float(narrow.std()) == pytest.approx(float((table - table.mean(0)).std()), rel=1e-4)
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
+def words(n: int, seed: int = 0) -> WordData:
+    """Sentences whose colours are tagged."""
+    rng = random.Random(seed)
+    sentences = [rng.choices(WORDS, k=rng.randint(0, 6)) for _ in range(n)]
+    tags = [[int(word in WORDS[:3]) for word in sentence] for sentence in sentences]
+    return WordData(sentences, tags, NAMES)
+
+
+def questions(n: int, seed: int = 0) -> QuestionData:
+    """Which word stands after that of the question?"""
+    rng = random.Random(seed)
+    contexts = [rng.sample(WORDS, k=rng.randint(3, 8)) for _ in range(n)]
+    places = [rng.randrange(1, len(context)) for context in contexts]
+    answers = [[(len(" ".join(c[:i])) + 1, c[i])] for c, i in zip(contexts, places, strict=True)]
+    asked = [c[i - 1] for c, i in zip(contexts, places, strict=True)]
+    ids = [str(i) for i in range(n)]
+    return QuestionData(asked, [" ".join(c) for c in contexts], answers, ids, ids)
+
+
+def scores(n: int, seed: int = 0) -> PairData:
+    """The pairs again, with reals for classes."""
+    data = texts(n, seed)
+    return replace(data, labels=[0.5 * label for label in data.labels or ()], label_names=())
+
+
+# Of each task its examples, and the same without what is to be learnt.
+TASKS: dict[str, Any] = {
+    "classification": (texts, lambda data: PairData.of(data.premises, data.hypotheses)),
+    "regression": (scores, lambda data: PairData.of(data.premises, data.hypotheses)),
+    "tagging": (words, lambda data: WordData(data.sentences, None)),
+    "qa": (questions, lambda data: replace(data, answers=None)),
+}
+
+
+def divergence(target: torch.Tensor, score: torch.Tensor, temperature: float) -> float:
+    """Kullback and Leibler's, of the probabilities at the temperature, times its square."""
+    p, q = (target / temperature).softmax(-1), (score / temperature).softmax(-1)
+    return temperature**2 * float((p * (p / q).log()).sum())
+
+
+@pytest.mark.parametrize("task", TASKS)
+@torch.no_grad()
 def test_the_loss(task: str) -> None:
+    """Of each example by itself: its own loss where it has a label, the outputs' distance, the vectors'."""
     torch.manual_seed(1)
-    big, full, data = teacher(task).eval(), WordPieceTokenizer(PIECES), texts(6)
-    student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32)
-    pupil = _Pupil(student, 64, 3.0, 0.3, 0.7, 0.2).train()
-    width = student.output.out_features
-    outputs, target, vector = torch.randn(6, width + 64), torch.randn(6, width), torch.randn(6, 64)
-    own = torch.tensor([0.0, 1.0, torch.nan, 1.0, torch.nan, 0.0])
-    pairs = student.encode(full, data)
-    pairs.labels = torch.cat([own[:, None], target, vector], 1)
-    loss = float(pupil.loss(outputs, pairs.batch(range(6))))
-    wanted = 0.0
-    for i in range(6):
-        z, t = outputs[i, :width], target[i]
-        if task == "classification":
-            p, q = (t / 3).softmax(0), (z / 3).softmax(0)
-            wanted += 0.7 * 9 * float((p * (p / q).log()).sum())
-            wanted += 0.0 if own[i].isnan() else -0.3 * float(z.log_softmax(0)[int(own[i])])
+    make, without = TASKS[task]
+    big, full, data, more = teacher(task).eval(), WordPieceTokenizer(PIECES), make(6), make(4, 9)
+    student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32).eval()
+    pupils: list[Any] = []
+    options: dict[str, Any] = {
+        "temperature": 3.0,
+        "hard": 0.3,
+        "soft": 0.7,
+        "hidden": 0.2,
+        "hidden_layers": [1],
+        "epochs": 1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertnli.distill.fit", lambda *args, **kwargs: pupils.append(args))
+        distill(big, full, student, full, data, unlabelled=without(more), **options)
+    pupil, keyed, _ = pupils[0]
+    assert isinstance(pupil, _Pupil)
+    found = {}
+    student.encoder.blks[0].register_forward_hook(lambda _, args, out: found.update(mine=out))
+    big.encoder.blks[1].register_forward_hook(lambda _, args, out: found.update(theirs=out))
+    pupil.student.eval()  # no dropout; the pupil itself is in training
+    total, apart, units, read = 0.0, 0.0, 0, 0
+    for i in range(10):
+        one = (data if i < 6 else more)[i % 6 : i % 6 + 1]
+        batch = pairs_of(student.encode(full, one), "one").batch([0])
+        own, target = student(batch), big(batch)
+        rows = student.rows(batch)
+        rows = torch.arange(len(batch.input_ids)) if rows is None else rows
+        n = student.units(batch)
+        units += n
+        total += 0.3 * float(student.loss(own, batch)) if i < 6 else 0.0
+        if task == "regression":
+            total += 0.7 * float((own - target).square().sum())
+        elif task == "qa":
+            total += 0.7 * divergence(target.T, own.T, 3.0) / 2
         else:
-            wanted += 0.7 * float((z - t).square().sum())
-            wanted += 0.0 if own[i].isnan() else 0.3 * float((z - own[i]).square().sum())
-        wanted += 0.2 * float((outputs[i, width:] - vector[i]).square().mean())
-    assert loss == pytest.approx(wanted, rel=1e-5)
+            total += 0.7 * divergence(target, own, 3.0)
+        last = pupil.project[0](student.features(batch)) - big.features(batch)
+        inner = pupil.project[1](found["mine"][rows]) - found["theirs"][rows]
+        apart += float(torch.cat([last, inner], 1).square().mean(1).sum())
+        read += len(rows)
+    total += 0.2 * apart / read * units
+    batch = keyed.batch([7, 2, 4, 9, 0, 1, 3, 8, 5, 6])
+    assert pupil.units(batch) == units
+    assert float(pupil.loss(pupil(batch), batch)) == pytest.approx(total, rel=1e-5)
 
 
 def test_without_a_teacher_it_is_fit() -> None:
@@ -164,17 +271,41 @@ def test_it_learns_from_what_has_no_labels() -> None:
     assert all(torch.equal(value, big.state_dict()[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize("task", ["tagging", "qa"])
+def test_students_of_tokens(task: str) -> None:
+    """Taggers and finders of answers too come nearer to their teacher by what it says of unlabelled examples."""
+    make, without = TASKS[task]
+    big, full = teacher(task), WordPieceTokenizer(PIECES)
+    data, dev = make(300, 1), make(100, 2)
+    fit(big, big.encode(full, data), epochs=4, lr=2e-3, batch_size=16, progress=False)
+    wanted = score(big, big.encode(full, dev))
+    distances = []
+    for unlabelled in (None, without(data)):
+        torch.manual_seed(0)
+        student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32, num_layers=2)
+        options: dict[str, Any] = {"epochs": 4, "lr": 2e-3, "batch_size": 16, "progress": False, "hidden_layers": [0]}
+        history = distill(big, full, student, full, data[:16], dev, unlabelled=unlabelled, **options)
+        assert history.epochs[-1].metric == student.metric
+        distances.append(float((score(student, student.encode(full, dev)) - wanted).square().mean()))
+    assert distances[1] < 0.8 * distances[0], distances
+
+
 def test_bad_arguments() -> None:
     full, data = WordPieceTokenizer(PIECES), texts(8)
-    tagger = BERTTagger(teacher(), 2)
-    with pytest.raises(ValueError, match="only classification and regression are distilled, not 'tagging'"):
-        distill(tagger, full, tagger, full, data)
     with pytest.raises(ValueError, match="same task and classes"):
         distill(teacher(), full, BERTRegressor(teacher()), full, data)
     with pytest.raises(ValueError, match="train has no labels"):
         distill(teacher(), full, teacher(), full, PairData.of(data.premises, data.hypotheses))
-    with pytest.raises(ValueError, match="both be single texts, or both pairs"):
-        distill(teacher(), full, teacher(), full, data, unlabelled=PairData.of(data.premises))
+    for layers, message in (([0, 1, 2], "student has 2 layers before its last"), ([2], "0 to 1 of the teacher, not 2")):
+        with pytest.raises(ValueError, match=message):
+            distill(teacher(), full, teacher(), full, data, hidden_layers=layers)
+    with pytest.raises(ValueError, match="hidden_layers need `hidden`"):
+        distill(teacher(), full, teacher(), full, data, hidden_layers=[0], hidden=0)
+    finder, asked = teacher("qa"), questions(8)
+    small, ids = pruned_tokenizer(full, ["one two"])
+    assert len(small.encode("red")) == 3  # of its letters
+    with pytest.raises(ValueError, match="prune no token"):
+        distill(finder, full, make_student(finder, ids, num_hiddens=32), small, replace(asked, questions=["red"] * 8))
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +331,8 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(tokenizer) == len(PIECES) - 1  # "never" does not occur
     assert main(["evaluate", "--model", str(tmp_path / "student"), "--data", str(table), *reading, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 60
-    layers = [*common, 64, "--teacher-layers", "0,2", "--output", tmp_path / "layers"]
-    assert main([str(a) for a in ["distill", *layers]]) == 0
-    assert from_pretrained(tmp_path / "layers")[0].config.num_layers == 2
+    for width in (64, 32):
+        layers = [*common, width, "--teacher-layers", "0,2", "--output", tmp_path / f"layers{width}"]
+        assert main([str(a) for a in ["distill", *layers, "--hidden-layers", "0"]]) == 0
+        config = from_pretrained(tmp_path / f"layers{width}")[0].config
+        assert (config.num_layers, config.num_hiddens) == (2, width)
