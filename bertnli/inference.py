@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertnli.batching import PackedBatch
 from bertnli.heads import Head
@@ -52,16 +53,29 @@ def in_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     device = model.encoder.pos_embedding.device
-    was_training = model.training
-    model.eval()
+    # The weights of a model in training change before the next time.
+    with prepared(model.encoder, precision, keep=not model.training) as stands, _evaluating(model, not stands):
+        begins = range(0, max(1, len(pairs)), batch_size)  # no pairs are one batch of none
+        batches = (pairs.batch(range(begin, min(begin + batch_size, len(pairs)))) for begin in begins)
+        outputs = [function(b if b.device == device else b.to(device)) for b in batches]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+@contextmanager
+def _evaluating(model: Head, layers: bool) -> Iterator[None]:
+    """In eval mode: the whole model, or all but its encoder, whose many modules cost more than one pair's products."""
+    found: list[nn.Module | None] = [model]
+    for module in found:  # breadth first: the list grows
+        if module is not None and (layers or module is not model.encoder):
+            found += module._modules.values()
+    changed = [module for module in found if module is not None and module.training]
+    for module in changed:
+        module.training = False
     try:
-        # The weights of a model in training change before the next time.
-        with prepared(model.encoder, precision, keep=not was_training):
-            begins = range(0, max(1, len(pairs)), batch_size)  # no pairs are one batch of none
-            rows = (range(begin, min(begin + batch_size, len(pairs))) for begin in begins)
-            return torch.cat([function(pairs.batch(some).to(device)) for some in rows])
+        yield
     finally:
-        model.train(was_training)
+        for module in changed:
+            module.training = True
 
 
 def evaluate(

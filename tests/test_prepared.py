@@ -137,13 +137,25 @@ def test_weights_are_packed_anew_when_they_change() -> None:
 def test_other_modules_run_as_they_are() -> None:
     made, batch = encoder(True, 16, 24, 2), batch_of([9, 4])
     calls = []
+    with prepared(made, "fp32") as stands:  # packed now
+        assert stands
     handle = made.blks[0].register_forward_hook(lambda *_: calls.append(1))
-    with prepared(made, "fp32"):
+    with prepared(made, "fp32") as stands:
+        assert not stands
         made(batch)
     assert calls
     with pytest.raises(ValueError, match="'int8' is for float32 encoders"), prepared(made, "int8"):
         pass
     handle.remove()
+    with prepared(made, "fp32") as stands:
+        assert stands
+
+    class Other(nn.Linear):
+        pass
+
+    made.blks[0].ffn.dense1 = Other(16, 24)
+    with prepared(made, "fp32") as stands:
+        assert not stands
     with prepared(copy.deepcopy(made).double(), "bf16"):
         pass
     with pytest.raises(ValueError, match="precision must be one of"), prepared(made, "fp16"):
@@ -178,6 +190,23 @@ def test_score(precision: str) -> None:
     with torch.no_grad():
         wanted = model.eval()(pairs.batch(range(4)))
     assert difference(found, wanted) < 2 * TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_modes_are_each_restored(stands: bool) -> None:
+    """Nothing drops out whatever mode a part is in, and it stays in it."""
+    config = BERTConfig.original(500, num_hiddens=32, ffn_num_hiddens=64, num_heads=2, num_layers=2, max_len=80)
+    model = BERTClassifier(BERTModel(config), dropout=0.5).eval()
+    if not stands:
+        model.encoder.blks[0].register_forward_hook(lambda *_: None)
+    ids, offsets = torch.randint(500, (40,), dtype=torch.int32), torch.tensor([0, 15, 40])
+    pairs = EncodedPairs(ids, offsets, torch.tensor([7, 9], dtype=torch.int32), None, pad_id=0, max_len=80)
+    wanted = score(model, pairs)
+    for part in (model.dropout, model.encoder.blks[1], model):
+        part.train()
+        modes = [m.training for m in model.modules()]
+        assert torch.equal(score(model, pairs), wanted)
+        assert [m.training for m in model.modules()] == modes
 
 
 def test_threads_do_not_meet() -> None:
