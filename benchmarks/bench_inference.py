@@ -1,17 +1,21 @@
 """Inference beside ONNX Runtime, OpenVINO, CTranslate2, torch's dynamic int8 and `transformers`.
 
-    python benchmarks/bench_inference.py [--shapes small minilm base] [--batch N] [--rounds 7] [--results DIR]
+    python benchmarks/bench_inference.py [--shapes small minilm base] [--batch N] [--rounds 7] [--json FILE]
 
 Every contestant has the same weights and scores the same SNLI pairs: classes' scores from token ids. Ours is
 `bertnli.score` on encoded pairs, batching included. The peers start from tensors that are padded already, in their best
-shape: rows sorted by length and run in eight groups, each padded to its own longest row. Their scores are checked
-against `transformers` in float32, by the tolerance of their precision, before anything is timed.
+shape: rows sorted by length and run in eight groups, each padded to its own longest row. ONNX Runtime gets the graph
+that its own optimizer for BERT fuses, OpenVINO's int8 model is calibrated by NNCF on these pairs. Their scores are
+checked against `transformers` in float32, by the tolerance of their precision, before anything is timed.
+
+A batch of one pair is the latency. It is measured from the two strings to probabilities too: ours is `bertnli.predict`,
+the peers get their ids from `tokenizers`.
 
 Each contestant lives in a process of its own, so that no pool of threads spins beside another. The processes take
 turns, a short pause between them; a round times each once, and a ratio is the median over the rounds of its time over
-ours. A batch of one pair is the latency.
+ours.
 Peers that cannot be built are named with the reason and left out. A precision's rivals are the peers of the same or a
-better one. The package index has all of them: onnx onnxscript onnxruntime openvino ctranslate2.
+better one. The package index has all of them: onnx onnxruntime openvino nncf ctranslate2 tokenizers.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -40,7 +45,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from bench_attention import snli_lengths  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, score  # noqa: E402
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordPieceTokenizer, ops, predict, score  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
 
 VOCABULARY = 30522
@@ -61,26 +66,59 @@ EXPORTS = ROOT / "runs" / "inference"  # the peers' own files, kept: remove the 
 
 Padded = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids, segments, lens of a group
 Run = Callable[[], np.ndarray]
+Peer = tuple[Callable[[Padded], Any], Callable[[Any], np.ndarray]]  # a group's input, and its scores from that
+WORDS = ["[PAD]", *(f"w{i}" for i in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS += [f"w{i}" for i in range(len(WORDS), VOCABULARY)]
 
 
 class Problem:
-    """One model and one batch, the same in every process."""
+    """One model, the same in every process."""
 
-    def __init__(self, shape: str, batch: int) -> None:
-        hidden, inner, heads, layers, _ = SHAPES[shape]
-        torch.manual_seed(0)
+    def __init__(self, shape: str) -> None:
+        hidden, inner, heads, layers, self.batch = SHAPES[shape]
         self.config = BERTConfig.original(
             VOCABULARY, num_hiddens=hidden, ffn_num_hiddens=inner, num_heads=heads, num_layers=layers, max_len=128,
             pretraining_heads=False,
         )  # fmt: skip
-        self.model = BERTClassifier(BERTModel(self.config)).eval()
-        with torch.no_grad():  # scores of a trained model's size
-            self.model.output.weight.mul_(20)
-        rng = np.random.default_rng(1)
-        self.lens = np.array(snli_lengths(batch) if batch > 1 else [27])
-        self.rows = [rng.integers(1000, VOCABULARY, n) for n in self.lens]
 
-    def pairs(self) -> EncodedPairs:
+    @cached_property
+    def model(self) -> BERTClassifier:
+        torch.manual_seed(0)
+        model = BERTClassifier(BERTModel(self.config)).eval()
+        with torch.no_grad():  # scores of a trained model's size
+            model.output.weight.mul_(20)
+        return model
+
+    def transformers(self, attention: str = "sdpa") -> Any:
+        import transformers
+
+        c = self.config
+        config = transformers.BertConfig(
+            vocab_size=VOCABULARY, hidden_size=c.num_hiddens, num_hidden_layers=c.num_layers,
+            num_attention_heads=c.num_heads, intermediate_size=c.ffn_num_hiddens, num_labels=3,
+            max_position_embeddings=c.max_len, attn_implementation=attention,
+        )  # fmt: skip
+        net = transformers.BertForSequenceClassification(config).eval()
+        net.load_state_dict(_to_huggingface(self.model.state_dict(), "classifier"))
+        return net
+
+
+class Pairs:
+    """The inputs: SNLI's lengths, random tokens."""
+
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(1)
+        self.lens = np.array(snli_lengths(count) if count > 1 else [27])
+        self.rows = [rng.integers(1000, VOCABULARY, n) for n in self.lens]
+        for row, n in zip(self.rows, self.lens, strict=True):
+            row[0], row[n // 2 - 1], row[n - 1] = (WORDS.index(x) for x in ("[CLS]", "[SEP]", "[SEP]"))
+
+    def texts(self) -> tuple[str, str]:
+        """Two strings whose tokens the first row has."""
+        row, middle = self.rows[0], self.lens[0] // 2
+        return " ".join(WORDS[i] for i in row[1 : middle - 1]), " ".join(WORDS[i] for i in row[middle:-1])
+
+    def encoded(self) -> EncodedPairs:
         ids = torch.from_numpy(np.concatenate(self.rows).astype(np.int32))
         offsets = torch.from_numpy(np.cumsum([0, *self.lens]))
         first = torch.from_numpy((self.lens // 2).astype(np.int32))
@@ -95,7 +133,7 @@ class Problem:
                 kinds[self.lens[row] // 2 : self.lens[row]] = 1
             yield some, (ids, segments, lens)
 
-    def by_groups(self, function: Callable[[Any], np.ndarray], prepare: Callable[[Padded], Any]) -> Run:
+    def by_groups(self, prepare: Callable[[Padded], Any], function: Callable[[Any], np.ndarray]) -> Run:
         """`function` of every group's prepared input, in the rows' own order."""
         prepared = [(some, prepare(padded)) for some, padded in self.groups()]
 
@@ -107,18 +145,22 @@ class Problem:
 
         return run
 
-    def transformers(self, attention: str = "sdpa") -> Any:
-        import transformers
+    def from_text(self, prepare: Callable[[Padded], Any], function: Callable[[Any], np.ndarray], folder: Path) -> Run:
+        """Probabilities from the two strings."""
+        import tokenizers
 
-        c = self.config
-        config = transformers.BertConfig(
-            vocab_size=VOCABULARY, hidden_size=c.num_hiddens, num_hidden_layers=c.num_layers,
-            num_attention_heads=c.num_heads, intermediate_size=c.ffn_num_hiddens, num_labels=3,
-            max_position_embeddings=c.max_len, attn_implementation=attention,
-        )  # fmt: skip
-        net = transformers.BertForSequenceClassification(config).eval()
-        net.load_state_dict(_to_huggingface(self.model.state_dict(), "classifier"))
-        return net
+        (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+        encode = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt")).encode
+        texts = self.texts()
+
+        def run() -> np.ndarray:
+            row = encode(*texts)
+            ids, segments = np.array([row.ids]), np.array([row.type_ids])
+            scores = function(prepare((ids, segments, np.array([len(row.ids)]))))
+            powers = np.exp(scores - scores.max())
+            return np.asarray(powers / powers.sum())
+
+        return run
 
 
 def mask_of(padded: Padded) -> np.ndarray:
@@ -136,95 +178,117 @@ def tensors(padded: Padded) -> dict[str, Tensor]:
 # ---- contestants ----
 
 
-def ours(problem: Problem, precision: str, threads: int, folder: Path) -> Run:
-    pairs = problem.pairs()
-    return lambda: score(problem.model, pairs, precision=precision, batch_size=1 << 20).numpy()
+def ours(problem: Problem, precision: str, pairs: Pairs, text: bool) -> Run:
+    if not text:
+        encoded = pairs.encoded()
+        return lambda: score(problem.model, encoded, precision=precision, batch_size=1 << 20).numpy()
+    tokenizer, texts = WordPieceTokenizer(WORDS), pairs.texts()
+
+    def run() -> np.ndarray:
+        (found,) = predict(problem.model, tokenizer, *texts, precision=precision)
+        return np.array([list(found.probabilities.values())])
+
+    return run
 
 
-def transformers(problem: Problem, precision: str, threads: int, folder: Path) -> Run:
+def transformers(problem: Problem, precision: str, threads: int, folder: Path) -> Peer:
     net = problem.transformers()
 
     def function(group: dict[str, Tensor]) -> np.ndarray:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return net(**group).logits.float().numpy()  # type: ignore[no-any-return]
 
-    return problem.by_groups(function, tensors)
+    return tensors, function
 
 
-def torch_dynamic(problem: Problem, precision: str, threads: int, folder: Path) -> Run:
+def torch_dynamic(problem: Problem, precision: str, threads: int, folder: Path) -> Peer:
     net = torch.ao.quantization.quantize_dynamic(problem.transformers(), {torch.nn.Linear}, torch.qint8)
 
     def function(group: dict[str, Tensor]) -> np.ndarray:
         with torch.inference_mode():
             return net(**group).logits.numpy()  # type: ignore[no-any-return]
 
-    return problem.by_groups(function, tensors)
+    return tensors, function
 
 
 def onnx_file(problem: Problem, folder: Path) -> Path:
-    """The model in ONNX; the session fuses its attention, GELU and LayerNorm."""
-    path = folder / "model.onnx"
+    """The model in ONNX, its attention, GELU and LayerNorm fused by ONNX Runtime's optimizer for BERT."""
+    from onnxruntime.transformers import optimizer
+
+    path, plain = folder / "fused.onnx", folder / "plain.onnx"
     if path.exists():
         return path
-    group = tensors(next(problem.groups())[1])
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    if len(group["input_ids"]) == 1:  # a dimension of 1 would become a constant
-        group = {name: x.expand(2, -1).contiguous() for name, x in group.items()}
-    torch.onnx.export(
-        problem.transformers("eager"), (), path, kwargs=group, dynamo=True, verbose=False, external_data=False,
-        input_names=list(group), output_names=["logits"], dynamic_shapes=dict.fromkeys(group, free),
+    group = tensors(next(Pairs(problem.batch).groups())[1])
+    torch.onnx.export(  # the older exporter: the optimizer finds its attention
+        problem.transformers("eager"), tuple(group.values()), plain, dynamo=False, opset_version=17,
+        input_names=list(group), output_names=["logits"],
+        dynamic_axes={name: {0: "batch", 1: "length"} for name in group},
     )  # fmt: skip
+    heads, hidden = problem.config.num_heads, problem.config.num_hiddens
+    fused = optimizer.optimize_model(str(plain), "bert", num_heads=heads, hidden_size=hidden, opt_level=0)
+    fused.save_model_to_file(str(path))
+    plain.unlink()
     return path
 
 
-def onnxruntime(problem: Problem, precision: str, threads: int, folder: Path) -> Run:
+def onnxruntime(problem: Problem, precision: str, threads: int, folder: Path) -> Peer:
     import onnxruntime as ort
 
     path = onnx_file(problem, folder)
     if precision == "int8":
+        import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         if not (folder / "int8.onnx").exists():
-            quantize_dynamic(path, folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8)
+            quantize_dynamic(
+                path, folder / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8,
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # shapes of fused nodes are unknown to it
+            )  # fmt: skip
         path = folder / "int8.onnx"
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return problem.by_groups(lambda group: session.run(["logits"], group)[0], named)
+    return named, lambda group: session.run(["logits"], group)[0]
 
 
-def openvino(problem: Problem, precision: str, threads: int, folder: Path) -> Run:
+def openvino(problem: Problem, precision: str, threads: int, folder: Path) -> Peer:
     import openvino as ov
 
-    if precision == "int8":
-        raise RuntimeError("int8 needs calibration by NNCF, which is not installed")
-    group = tensors(next(problem.groups())[1])
-    model = ov.convert_model(problem.transformers(), example_input=group)
+    path = folder / ("openvino_int8.xml" if precision == "int8" else "openvino.xml")
+    if not path.exists():
+        groups = [named(group) for _, group in Pairs(problem.batch).groups()]
+        example = {name: torch.from_numpy(x) for name, x in groups[0].items()}
+        model = ov.convert_model(problem.transformers(), example_input=example)
+        if precision == "int8":
+            import nncf
+
+            kind = nncf.ModelType.TRANSFORMER
+            model = nncf.quantize(model, nncf.Dataset(groups), model_type=kind, subset_size=len(groups))
+        ov.save_model(model, path, compress_to_fp16=False)
     hints = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    request = ov.compile_model(model, "CPU", hints).create_infer_request()
-    return problem.by_groups(lambda group: next(iter(request.infer(group, share_inputs=True).values())), named)
+    request = ov.Core().compile_model(path, "CPU", hints).create_infer_request()
+    return named, lambda group: next(iter(request.infer(group, share_inputs=True).values()))
 
 
-def ctranslate2(problem: Problem, precision: str, threads: int, folder: Path) -> Run:
+def ctranslate2(problem: Problem, precision: str, threads: int, folder: Path) -> Peer:
     import ctranslate2 as ct2
     import transformers as hf
 
-    net = problem.transformers()
     if not (folder / "ct2").exists():
+        net = problem.transformers()
         net.bert.save_pretrained(folder / "hf")
-        words = [f"w{i}" for i in range(VOCABULARY)]
-        words[0], words[100:104] = "[PAD]", ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        (folder / "hf" / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+        (folder / "hf" / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
         hf.BertTokenizer(str(folder / "hf" / "vocab.txt")).save_pretrained(folder / "hf")
         hf.BertConfig.position_embedding_type = "absolute"  # which the converter asks for, and transformers 5 dropped
         ct2.converters.TransformersConverter(str(folder / "hf")).convert(str(folder / "ct2"), force=True)
+        np.savez(folder / "classifier.npz", *(t.detach().numpy() for t in net.classifier.parameters()))
     kind = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[precision]
     encoder = ct2.Encoder(str(folder / "ct2"), device="cpu", compute_type=kind, intra_threads=threads)
-    weight, bias = (t.detach().numpy() for t in (net.classifier.weight, net.classifier.bias))
+    weight, bias = np.load(folder / "classifier.npz").values()
 
     def prepare(padded: Padded) -> tuple[Any, ...]:
         ids, lens = (ct2.StorageView.from_array(x.astype(np.int32)) for x in (padded[0], padded[2]))
@@ -236,11 +300,10 @@ def ctranslate2(problem: Problem, precision: str, threads: int, folder: Path) ->
             pooled = pooled.to(ct2.DataType.float32)
         return np.asarray(np.array(pooled) @ weight.T + bias)
 
-    return problem.by_groups(function, prepare)
+    return prepare, function
 
 
-BUILDERS: dict[str, Callable[[Problem, str, int, Path], Run]] = {
-    "ours": ours,
+BUILDERS: dict[str, Callable[[Problem, str, int, Path], Peer]] = {
     "transformers": transformers,
     "torch dynamic": torch_dynamic,
     "onnxruntime": onnxruntime,
@@ -249,89 +312,113 @@ BUILDERS: dict[str, Callable[[Problem, str, int, Path], Run]] = {
 }
 
 
-def worker(pipe: Connection, name: str, shape: str, batch: int, threads: int) -> None:
-    """Build a contestant, send its scores, then its seconds for each number of calls asked for."""
+def worker(pipe: Connection, name: str, shape: str, threads: int) -> None:
+    """Build a contestant; then send its scores of each (pairs, from text) and its seconds for each number of calls."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     family, precision = name.rsplit(" ", 1)
     folder = EXPORTS / shape
     folder.mkdir(parents=True, exist_ok=True)
-    with open(os.devnull, "w") as nowhere:
+    problem = Problem(shape)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
-            with redirect_stdout(nowhere):
-                run = BUILDERS[family](Problem(shape, batch), precision, threads, folder)
-                pipe.send(run())
+            peer = None if family == "ours" else BUILDERS[family](problem, precision, threads, folder)
+            pipe.send(None)
         except Exception as error:
             reason = str(error).strip().splitlines()
             pipe.send(f"{type(error).__name__}: {reason[0][:160] if reason else ''}")
             return
-        while calls := pipe.recv():
+        while asked := pipe.recv():
+            if isinstance(asked, tuple):
+                pairs, text = Pairs(asked[0]), asked[1]
+                if peer is None:
+                    run = ours(problem, precision, pairs, text)
+                else:
+                    run = pairs.from_text(*peer, folder) if text else pairs.by_groups(*peer)
+                pipe.send(run())
+                continue
             begun = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(asked):
                 run()
-            pipe.send((time.perf_counter() - begun) / calls)
+            pipe.send((time.perf_counter() - begun) / asked)
 
 
 class Contestant:
-    def __init__(self, name: str, shape: str, batch: int, threads: int) -> None:
+    def __init__(self, name: str, shape: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.name, self.precision = name, name.rsplit(" ", 1)[1]
-        self.process = context.Process(target=worker, args=(theirs, name, shape, batch, threads))
+        self.process = context.Process(target=worker, args=(theirs, name, shape, threads))
         self.process.start()
         theirs.close()
+
+    def flaw(self) -> str | None:
+        """Waits until it is built; why it could not be."""
         try:
-            self.found: Any = self.pipe.recv()  # scores, or why there are none
+            return self.pipe.recv()  # type: ignore[no-any-return]
         except EOFError:
-            self.found = "the process ended"
+            return "the process ended"
+
+    def scores(self, batch: int, text: bool) -> np.ndarray:
+        self.pipe.send((batch, text))
+        return np.asarray(self.pipe.recv())
 
     def seconds(self, calls: int) -> float:
         self.pipe.send(calls)
         return float(self.pipe.recv())
 
-    def end(self) -> None:
-        if not isinstance(self.found, str):
-            self.pipe.send(0)
-        self.process.join()
-
 
 @contextmanager
-def field(shape: str, batch: int, threads: int, peers: list[str]) -> Iterator[list[Contestant]]:
-    """The contestants whose scores are right."""
+def field(shape: str, threads: int, peers: list[str], export: bool) -> Iterator[list[Contestant]]:
+    """The contestants that can be built, `transformers` in float32 the first; to export, one after the other."""
     made: list[Contestant] = []
+    built: list[Contestant] = []
+
+    def wait() -> None:
+        for c in made[len(built) + len(out) :]:
+            if flaw := c.flaw():
+                print(f"  {c.name} is left out: {flaw}", flush=True)
+                out.append(c)
+            else:
+                built.append(c)
+
+    out: list[Contestant] = []
     try:
-        reference: np.ndarray | None = None
-        for name in ["transformers fp32", *(f"ours {p}" for p in CLASSES), *peers]:
-            if name in (c.name for c in made):
-                continue
-            made.append(c := Contestant(name, shape, batch, threads))
-            if reference is None:
-                assert not isinstance(c.found, str), c.found
-                reference = c.found
-            if isinstance(c.found, str):
-                print(f"  {name} is left out: {c.found}", flush=True)
-                continue
-            error = float(np.abs(c.found - reference).max() / np.abs(reference).max())
-            if error > TOLERANCE[c.precision]:
-                print(f"  {name} is left out: its scores differ by {error:.1e} of the largest", flush=True)
-                c.end()
-                c.found = "wrong"
-        yield [c for c in made if not isinstance(c.found, str)]
+        for name in dict.fromkeys(["transformers fp32", *(f"ours {p}" for p in CLASSES), *peers]):
+            made.append(Contestant(name, shape, threads))
+            if export:
+                wait()
+        wait()
+        yield built
     finally:
+        for c in built:
+            c.pipe.send(0)
         for c in made:
-            c.end()
+            c.process.join()
 
 
-def compare(shape: str, batch: int, threads: int, rounds: int, peers: list[str]) -> dict[str, Any]:
-    with field(shape, batch, threads, peers) as contestants:
-        calls = {c.name: max(1, round(0.15 / c.seconds(1))) for c in contestants}
-        seconds: dict[str, list[float]] = {c.name: [] for c in contestants}
-        for _ in range(rounds):
-            for c in contestants:
-                time.sleep(0.02)  # the last one's threads go to sleep
+def agreeing(contestants: list[Contestant], batch: int, text: bool) -> list[Contestant]:
+    """Those whose scores are right."""
+    found = [(c, c.scores(batch, text)) for c in contestants]
+    reference = found[0][1]
+    errors = [(c, float(np.abs(scores - reference).max() / np.abs(reference).max())) for c, scores in found]
+    for c, error in errors:
+        if error > TOLERANCE[c.precision]:
+            print(f"  {c.name} is left out: its scores differ by {error:.1e} of the largest", flush=True)
+    return [c for c, error in errors if error <= TOLERANCE[c.precision]]
+
+
+def compare(contestants: list[Contestant], rounds: int) -> list[dict[str, Any]]:
+    """For each precision our time, and the times of the peers of the same or a better one over ours."""
+    calls = {c.name: max(1, round(0.1 / c.seconds(1))) for c in contestants}
+    seconds: dict[str, list[float]] = {c.name: [] for c in contestants}
+    for _ in range(rounds):
+        for c in contestants:
+            time.sleep(0.02)  # the last one's threads go to sleep
+            if calls[c.name] > 1:
                 c.seconds(1)
-                seconds[c.name].append(c.seconds(calls[c.name]))
-    row: dict[str, Any] = {"shape": shape, "batch": batch, "threads": threads}
+            seconds[c.name].append(c.seconds(calls[c.name]))
+    rows = []
     for precision in CLASSES:
         mine = seconds[f"ours {precision}"]
         allowed = CLASSES[: CLASSES.index(precision) + 1]
@@ -340,9 +427,9 @@ def compare(shape: str, batch: int, threads: int, rounds: int, peers: list[str])
             for name, times in seconds.items()
             if not name.startswith("ours") and name.rsplit(" ", 1)[1] in allowed
         }
-        best = min(ratios, key=lambda name: ratios[name])
-        row[precision] = {"seconds": statistics.median(mine), "best": best, "ratio": ratios[best], "ratios": ratios}
-    return row
+        ratios = dict(sorted(ratios.items(), key=lambda item: item[1]))
+        rows.append({"precision": precision, "ms": statistics.median(mine) * 1e3, "ratios": ratios})
+    return rows
 
 
 def main() -> None:
@@ -352,50 +439,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7, help="0 only exports the peers' files and checks their scores")
     parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS)
-    parser.add_argument("--results", type=Path, help="folder for inference_<shape>.json and .md")
+    parser.add_argument("--json", type=Path, help="append the figures here, one JSON object a line")
     args = parser.parse_args()
     processor = next(
         (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
         platform.processor(),
     )
-    machine = f"{processor}, {args.threads} threads, torch {torch.__version__}, {torch.ops.bertnli.cpu_isa()}"
+    machine = f"{processor}, {args.threads} threads, torch {torch.__version__}, {ops.cpu_isa()} kernels"
     print(machine)
     for shape in args.shapes:
-        rows = []
-        for batch in args.batch or (SHAPES[shape][-1], 1):
-            if not args.rounds:
-                with field(shape, batch, args.threads, args.peers) as contestants:
-                    print(f"{shape} batch {batch}: {len(contestants)} contestants agree", flush=True)
-                continue
-            row = compare(shape, batch, args.threads, args.rounds, args.peers)
-            rows.append(row)
-            for precision in CLASSES:
-                r = row[precision]
-                others = "  ".join(f"{name} x{x:.2f}" for name, x in sorted(r["ratios"].items(), key=lambda i: i[1]))
-                print(f"{shape:6} batch {batch:4} {precision} ours {r['seconds'] * 1e3:9.3f} ms   {others}", flush=True)
-        if args.results:
-            args.results.mkdir(parents=True, exist_ok=True)
-            out = {"machine": machine, "rows": rows}
-            (args.results / f"inference_{shape}.json").write_text(json.dumps(out, indent=2) + "\n", encoding="utf-8")
-            (args.results / f"inference_{shape}.md").write_text(table(machine, rows), encoding="utf-8")
-
-
-def table(machine: str, rows: list[dict[str, Any]]) -> str:
-    lines = [
-        f"Inference, {machine}: times of the peers over ours (medians of ratios).",
-        "",
-        "| shape, pairs | precision | ours, ms | best peer of the same or a better precision | all |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        for precision in CLASSES:
-            r = row[precision]
-            others = ", ".join(f"{name} {x:.2f}" for name, x in sorted(r["ratios"].items(), key=lambda i: i[1]))
-            lines.append(
-                f"| {row['shape']}, {row['batch']} | {precision} | {r['seconds'] * 1e3:.3f} | "
-                f"{r['best']} {r['ratio']:.2f} | {others} |"
-            )
-    return "\n".join(lines) + "\n"
+        batches = args.batch or [SHAPES[shape][-1], 1]
+        with field(shape, args.threads, args.peers, export=not args.rounds) as built:
+            for count, text in [(n, text) for n in batches for text in (False, True) if n == 1 or not text]:
+                contestants = agreeing(built, count, text)
+                what = {"shape": shape, "batch": count, "from": "text" if text else "ids"}
+                print(f"{shape}, {count} from {what['from']}: {len(contestants)} contestants agree", flush=True)
+                timed = [c for c in contestants if c.name.startswith("ours") or c.name in args.peers]
+                for row in compare(timed, args.rounds) if args.rounds else []:
+                    others = "  ".join(f"{name} x{x:.2f}" for name, x in row["ratios"].items())
+                    print(f"  {row['precision']} ours {row['ms']:9.3f} ms   {others}", flush=True)
+                    if args.json:
+                        with args.json.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps({"machine": machine, "threads": args.threads, **what, **row}) + "\n")
 
 
 if __name__ == "__main__":
