@@ -14,11 +14,13 @@ import contextlib
 import gc
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -341,18 +343,28 @@ def part_cold() -> dict[str, Any]:
 
 
 def part_batch() -> dict[str, Any]:
+    """Nanoseconds of a batch: of 16 different ones in a row, and of one whose peers have just emptied the caches."""
     out = {}
     text = pairs("train", "text", 21_605)
     for size in (32, 512):
-        batch = tuple(side[1000 : 1000 + size] for side in text)
-        mixed = interleaved(batch)
-        out[f"{size} pairs"] = measure(
+        batches = [tuple(side[at : at + size] for side in text) for at in range(1000, 1000 + 16 * size, size)]
+        mixed = [interleaved(batch) for batch in batches]
+        works: dict[str, Callable[[int], Any]] = {
+            "bertnli": lambda i, b=batches: piece().encode_padded(*b[i], MAX_LEN, "longest_first_hf", 1),
+            "nanotoken + numpy": lambda i, m=mixed: nano_padded(m[i], 1),
+            "tokenizers encode_batch_fast": lambda i, b=batches: hf_fast(*b[i]),
+        }
+        few = {32: 16, 512: 2}[size]  # of tokenizers
+        out[f"{size} pairs, 16 in a row"] = measure(
             {
-                "bertnli": (1, lambda b=batch: piece().encode_padded(*b, MAX_LEN, "longest_first_hf", 1)),
-                "nanotoken + numpy": (1, lambda m=mixed: nano_padded(m, 1)),
-                "tokenizers encode_batch_fast": (1, lambda b=batch: hf_fast(*b)),
+                name: (n, lambda w=work, n=n: [w(i) for i in range(n)])
+                for (name, work), n in zip(works.items(), (16, 16, few), strict=True)
             },
-            31,
+            21,
+        )
+        turns = {name: itertools.cycle(range(16)) for name in works}
+        out[f"{size} pairs, one, cold"] = measure(
+            {name: (1, lambda w=work, turn=turns[name]: w(next(turn))) for name, work in works.items()}, 31
         )
     encoded = piece().encode_pairs(*text, MAX_LEN, labels=[0] * len(text[0]))
     rows = torch.randperm(len(encoded))[:512]
@@ -360,22 +372,39 @@ def part_batch() -> dict[str, Any]:
     return out
 
 
+# The peak is the process's own, from a mark on: a child's ru_maxrss begins with its parent's.
+PEAK = """
+def mark():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return peak()
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+"""
 MEMORY = """
-import resource, sys
+import sys
 sys.path[:0] = [{root!r}]
+from bertnli.reader import read_pairs
 from bertnli.tokenizer import WordPieceTokenizer
 tokenizer = WordPieceTokenizer.from_file({vocab!r})
 tokenizer.encode_texts(["a"])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
-pairs = tokenizer.encode_file({path!r}, columns="text", num_threads={threads})
+if {strings}:
+    data = read_pairs({path!r}, "text")
+    sides = list(data.premises), list(data.hypotheses)
+    del data
+before = mark()
+if {strings}:
+    pairs = tokenizer.encode_pairs(*sides, num_threads={threads})
+else:
+    pairs = tokenizer.encode_file({path!r}, columns="text", num_threads={threads})
 own = sum(t.numel() * t.element_size() for t in (pairs.ids, pairs.offsets, pairs.first_lens))
 print(len(pairs), own, peak() - before)
 """
 
 
 def part_memory() -> dict[str, Any]:
-    """550,000 pairs of SNLI's training subset, repeated, from a file: what the result takes and what was needed."""
+    """550,000 pairs of SNLI's training subset, repeated: what the result takes and what was needed, in bytes."""
     lines = (DATA / "snli_1.0_train.txt").read_bytes().splitlines(keepends=True)
     out = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -383,11 +412,15 @@ def part_memory() -> dict[str, Any]:
         body = lines[1:]
         path.write_bytes(b"".join([lines[0], *(body * 26)[:550_000]]))
         size = path.stat().st_size
-        for threads in (1, 2):
-            script = MEMORY.format(root=str(ROOT), vocab=str(minilm() / "vocab.txt"), path=str(path), threads=threads)
-            run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-            rows, own, peak = map(int, run.stdout.split())
-            out[f"{threads} thread"] = {"pairs": rows, "file": size, "result": own, "peak": peak}
+        for strings in (False, True):
+            for threads in (1, 2):
+                script = PEAK + MEMORY.format(
+                    root=str(ROOT), vocab=str(minilm() / "vocab.txt"), path=str(path), threads=threads, strings=strings
+                )
+                run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+                rows, own, peak = map(int, run.stdout.split())
+                name = f"from {'str' if strings else 'a file'}, {threads} thread"
+                out[name] = {"pairs": rows, **({} if strings else {"file": size}), "result": own, "peak": peak}
         begin = time.perf_counter()
         piece().encode_file(path, columns="text", num_threads=1, cache=Path(folder) / "cache")
         first = time.perf_counter() - begin
@@ -399,68 +432,121 @@ def part_memory() -> dict[str, Any]:
 
 
 def part_adversarial() -> dict[str, Any]:
-    """Megabytes a second and growth of memory, beside ordinary text."""
-    import resource
-
+    """Megabytes a second, and memory needed beyond the result (and the mapped file), beside ordinary text."""
     rng = random.Random(0)
-    ordinary = [f"{a} {b}" for a, b in zip(*pairs("train", "text", 100_000), strict=True)]
-    inputs = {
-        "ordinary": ordinary,
-        "2,000,000 distinct words": [
-            " ".join(f"{rng.getrandbits(40):x}" for _ in range(20)) for _ in range(100_000)
-        ],
-        "words of 10 MB": ["a" * 10_000_000, "\u00e9" * 5_000_000],
-        "one line of 1 GB": ["the quick brown fox " * 50_000_000],
-        "one line of 1 GB, cut to 128": ["the quick brown fox " * 50_000_000],
-        "only punctuation": ["." * 100 for _ in range(50_000)],
-    }  # fmt: skip
+    line = "the quick brown fox "
+
+    def hexadecimal() -> list[str]:
+        return [" ".join(f"{rng.getrandbits(40):x}" for _ in range(20)) for _ in range(100_000)]
+
+    def invented() -> list[str]:
+        return [" ".join("".join(rng.choices("etaoinshrdlu", k=6)) for _ in range(20)) for _ in range(100_000)]
+
+    inputs: dict[str, tuple[int, Callable[[], list[str]]]] = {
+        "ordinary": (1 << 30, lambda: [f"{a} {b}" for a, b in zip(*pairs("train", "text", 100_000), strict=True)]),
+        "2,000,000 distinct numbers": (1 << 30, hexadecimal),
+        "2,000,000 distinct words": (1 << 30, invented),
+        "words of 10 MB": (1 << 30, lambda: ["a" * 10_000_000, "\u00e9" * 5_000_000]),
+        "one line of 1 GB": (1 << 30, lambda: [line * 50_000_000]),
+        "one line of 1 GB, cut to 128": (128, lambda: [line * 50_000_000]),
+        "only punctuation": (1 << 30, lambda: ["." * 100 for _ in range(50_000)]),
+    }
+    scope: dict[str, Any] = {}
+    exec(PEAK, scope)
     out = {}
-    for name, texts in inputs.items():
-        size = sum(map(len, texts))
-        tokenizer = WordPieceTokenizer(piece().tokens)
-        tokenizer.encode_texts(texts[:1], 16, num_threads=1)
-        limit = 128 if "cut" in name else 1 << 30
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        times = []
+
+    def run(name: str, size: int, held: int, work: Callable[[], Any]) -> None:
+        work()  # (the cache is full of this text, or not)
+        before, times = scope["mark"](), []
         for _ in range(3 if size < 10**8 else 1):
             begin = time.perf_counter()
-            encoded = tokenizer.encode_texts(texts, limit, num_threads=1)
+            encoded = work()
             times.append(time.perf_counter() - begin)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+            tokens = len(encoded.ids)
+            del encoded
         out[name] = {
             "MB_a_second": size / min(times) / 1e6,
-            "ns_a_token": min(times) / max(1, len(encoded.ids)) * 1e9,
-            "tokens": len(encoded.ids),
-            "growth_beyond_result_MB": max(0, grown - 4 * len(encoded.ids)) / 1e6,
+            "ns_a_token": min(times) / max(1, tokens) * 1e9,
+            "tokens": tokens,
+            "growth_beyond_result_MB": max(0, scope["peak"]() - before - 4 * tokens - held) / 1e6,
         }
-        del encoded
+        print(name, out[name], flush=True)
+
+    for name, (limit, make) in inputs.items():
+        texts, tokenizer = make(), WordPieceTokenizer(piece().tokens)
+        size = sum(len(text.encode()) for text in texts[:2]) if len(texts) <= 2 else sum(map(len, texts))
+        run(name, size, 0, lambda t=texts, k=tokenizer, n=limit: k.encode_texts(t, n, num_threads=1))
+        del texts
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "line.txt"
+        with path.open("w") as file:
+            file.write("label\tpremise\thypothesis\nneutral\t")
+            for _ in range(500):
+                file.write(line * 100_000)
+            file.write("\tthe fox\n")
+        size = path.stat().st_size
+        run("a file with a line of 1 GB", size, size, lambda: piece().encode_file(path, 128, num_threads=1))
     return out
 
 
 def part_floor() -> dict[str, Any]:
-    """What cannot be avoided: the bytes of a pair, and what moving them costs here."""
+    """What a pair's work is: its bytes, what moving them costs here, and what each part of the code takes alone."""
     text = pairs("train", "text", 100_000)
     n = 100_000
     encoded = piece().encode_pairs(*text, MAX_LEN)
     block = np.frombuffer("".join(map("".join, zip(*text, strict=True))).encode(), np.uint8)
+    blocks = tuple(map(Texts.of, text))
     own = sum(t.numel() * t.element_size() for t in (encoded.ids, encoded.offsets, encoded.first_lens))
+    source = encoded.ids.numpy()
 
     def zeros() -> None:
         for _ in range(2):
             np.zeros((n, MAX_LEN), np.int64).reshape(-1)[::512] = 1
 
-    source = encoded.ids.numpy()
-    out: dict[str, Any] = measure(
+    def hold() -> None:
+        for side in text:
+            tuple(side)
+
+    out: dict[str, Any] = {}
+    out["one thread"] = measure(
         {
-            "read the text once": (n, lambda: int(block.view(np.uint8).max())),
-            "write the ids to fresh memory": (n, lambda: source.copy()),
-            "touch fresh zeros, dense": (n, zeros),
-            "hold 200,000 str in tuples": (n, lambda: (tuple(text[0]), tuple(text[1]))),
+            "lists of str to dense": (n, lambda: piece().encode_padded(*text, MAX_LEN, num_threads=1)),
+            "lists of str to ragged": (n, lambda: piece().encode_pairs(*text, MAX_LEN, num_threads=1)),
+            "blocks of text to ragged": (n, lambda: piece().encode_pairs(*blocks, MAX_LEN, num_threads=1)),
+            "ragged to dense": (n, lambda: encoded.to_padded()),
+            "floor: hold the str": (n, hold),
+            "floor: read the text": (n, lambda: int(block.max())),
+            "floor: write the ids to fresh memory": (n, lambda: source.copy()),
+            "floor: touch fresh zeros, dense": (n, zeros),
         }
     )
-    out["bytes a pair"] = {"text": len(block) / n, "ragged": own / n, "dense": 2 * MAX_LEN * 8 + 8,
-                           "tokens": len(encoded.ids) / n}  # fmt: skip
+    ns = {name: row["ns_a_pair"] for name, row in out["one thread"].items()}
+    known = [ns[f"floor: {k}"] for k in ("hold the str", "read the text")]
+    for kind, last in (("dense", "touch fresh zeros, dense"), ("ragged", "write the ids to fresh memory")):
+        floor, whole = sum(known) + ns[f"floor: {last}"], ns[f"lists of str to {kind}"]
+        out[f"{kind}, ns a pair"] = {
+            "whole": whole, "floor": floor, "above the floor": whole - floor, "of the floor": whole / floor,
+        }  # fmt: skip
+    out["bytes a pair"] = {
+        "text": len(block) / n, "ragged": own / n, "dense": 2 * MAX_LEN * 8 + 8, "tokens": len(encoded.ids) / n,
+    }  # fmt: skip
+    out["parts alone"] = parts_alone()
     return out
+
+
+def parts_alone() -> dict[str, Any]:
+    """bench_text_parts.cpp, compiled and run on the training subset."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary, data = Path(folder) / "parts", Path(folder) / "pairs.tsv"
+        data.write_text("".join(f"{a}\t{b}\n" for a, b in zip(*pairs("train", "text", 21_605), strict=True)))
+        sources = [str(p) for p in (ROOT / "csrc" / "text").glob("*.cpp") if p.name != "bindings.cpp"]
+        here = str(Path(__file__).parent / "bench_text_parts.cpp")
+        command = ["c++", "-O3", "-std=c++20", f"-I{ROOT / 'csrc' / 'text'}", here, *sources, "-pthread", "-o", binary]
+        subprocess.run(command, check=True)
+        command = [str(binary), str(minilm() / "vocab.txt"), str(data)]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    found = (re.fullmatch(r"(.+?) +([\d.]+) ns +(\d+) cycles a pair.*", line) for line in lines)
+    return {m[1]: {"ns_a_pair": float(m[2]), "cycles": float(m[3])} for m in found if m}
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -506,11 +592,10 @@ def markdown(results: dict[str, Any]) -> str:
                 lines.append(f"- {group}: " + ", ".join(f"{k} {v:,.5g}" for k, v in rows.items()))
                 continue
             lines += ["", f"| {group} | ns a pair | cycles a pair | times ours |", "|---|---|---|---|"]
-            lines += [
-                f"| {name} | {row['ns_a_pair']:,.0f} | {row['ns_a_pair'] * here['MHz'] / 1000:,.0f} "
-                f"| {row['ratio']:.2f} |"
-                for name, row in rows.items()
-            ]
+            for name, row in rows.items():
+                cycles = row.get("cycles", row["ns_a_pair"] * here["MHz"] / 1000)
+                ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+                lines.append(f"| {name} | {row['ns_a_pair']:,.0f} | {cycles:,.0f} | {ratio} |")
         lines.append("")
     return "\n".join(lines)
 

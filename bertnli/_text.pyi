@@ -22,10 +22,7 @@ class Tokenizer:
         max_len: int,
         truncation: str,
         num_threads: int,
-        ids: _Int64,
-        segments: _Int64,
-        lens: _Int64,
-    ) -> None: ...
+    ) -> tuple[_Int64, _Int64, _Int64]: ...
     def encode_file(
         self,
         path: str,
@@ -69,7 +66,4 @@ def gather_dense(
     rows: _Int64 | None,
     pad: int,
     max_len: int,
-    out_ids: _Int64,
-    out_segments: _Int64,
-    out_lens: _Int64,
-) -> None: ...
+) -> tuple[_Int64, _Int64, _Int64]: ...

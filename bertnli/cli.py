@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
@@ -26,7 +26,7 @@ from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, rea
 from bertnli.heads import HEADS, BERTClassifier, Head
 from bertnli.inference import evaluate, predict
 from bertnli.model import BERTConfig, BERTModel
-from bertnli.pairs import pairs_of
+from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
 from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dev", type=Path, help="file of labelled examples; of a folder, its dev file")
     sub.add_argument("--output", type=Path, required=True, help="folder to write")
     _add_reading(sub)
+    _add_cache(sub)
     _add_training(sub)
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, gradual, or a number of layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", type=Path, required=True, help="file of labelled examples; of a folder, its test file")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     _add_reading(sub)
+    _add_cache(sub)
     _add_running(sub)
 
     sub = command("predict", _predict, "Run a checkpoint: one JSON value a line, in the order of the input.")
@@ -179,6 +181,12 @@ def _add_reading(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--label-column", help="column of the labels; tagging: number of the tags' column, or upos or xpos"
+    )
+
+
+def _add_cache(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--cache", type=Path, help="folder that keeps the encoded pairs of files in SNLI's layout, for the next run"
     )
 
 
@@ -260,9 +268,11 @@ def _train(a: argparse.Namespace) -> None:
     trained: Head | None = None
     if a.scratch:
         task = a.task or "classification"
-        train = _read(a, task, a.train, "train", "parse" if a.vocab == "words" else "text", a.labels)
+        columns: Columns = "parse" if a.vocab == "words" else "text"
+        texts = _texts(_read(a, task, a.train, "train", columns, a.labels))
         make = _book_vocab if a.vocab == "words" else _character_vocab
-        tokenizer: Tokenizer = make(_texts(train), a.min_freq)
+        tokenizer: Tokenizer = make(texts, a.min_freq)
+        train = _source(a, task, a.train, "train", columns, a.labels)
         sizes = dict(SIZES[a.scratch])
         if a.dropout is not None:
             sizes["dropout"] = a.dropout
@@ -275,7 +285,7 @@ def _train(a: argparse.Namespace) -> None:
         if a.labels is None and names and (a.text_columns or task == "tagging"):
             found = _read(a, task, a.train, "train", _columns(tokenizer), None).label_names
             names = names if set(found) <= set(names) else None  # other classes than the checkpoint's: the data's own
-        train = _read(a, task, a.train, "train", _columns(tokenizer), names)
+        train = _source(a, task, a.train, "train", _columns(tokenizer), names)
     if trained is not None and (trained.task, trained.label_names or ()) == (task, train.label_names):
         model = trained
     else:
@@ -285,23 +295,22 @@ def _train(a: argparse.Namespace) -> None:
         model = HEADS[task](loaded, len(names), names) if names else HEADS[task](loaded)
     if isinstance(train, PairData):
         model.settings["texts"] = 1 if train.hypotheses is None else 2
+    if isinstance(train, _PairFile):
+        model.settings["texts"] = 2
     if isinstance(train, QuestionData):
         model.settings["no_answer"] = any(not answers for answers in train.answers or ())
         if a.stride is not None:
             model.settings["stride"] = a.stride
-    if a.limit is not None:
-        train = train[: a.limit]
     dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
     dev = None
     if dev_path is not None:
-        dev = _read(a, task, dev_path, "dev", _columns(tokenizer), train.label_names or None)
-    train_data = _encode(a, model, tokenizer, train)
-    dev_data = None if dev is None else _encode(a, model, tokenizer, dev)
+        dev = _source(a, task, dev_path, "dev", _columns(tokenizer), train.label_names or None)
+    train_data, count, dropped = _encode(a, model, tokenizer, train, a.limit)
+    dev_data, dev_count, dev_dropped = (None, 0, 0) if dev is None else _encode(a, model, tokenizer, dev)
     pairs = pairs_of(train_data, "train")
-    dropped = train.dropped + (0 if dev is None else dev.dropped)
     print(
-        f"{task}: {len(train)} training examples in {len(pairs)} rows of {len(pairs.ids) / max(1, len(pairs)):.1f} "
-        f"tokens, {0 if dev is None else len(dev)} dev examples, {dropped} without a label dropped; "
+        f"{task}: {count} training examples in {len(pairs)} rows of {len(pairs.ids) / max(1, len(pairs)):.1f} "
+        f"tokens, {dev_count} dev examples, {dropped + dev_dropped} without a label dropped; "
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     a.output.mkdir(parents=True, exist_ok=True)
@@ -391,11 +400,11 @@ def _evaluate(a: argparse.Namespace) -> None:
                 f"{len(names)} names of classes ({', '.join(names)}); the model has {model.output.out_features}"
             )
         model.label_names = tuple(names)
-    data = _read(a, model.task, a.data, "test", _columns(tokenizer), names)
+    data = _source(a, model.task, a.data, "test", _columns(tokenizer), names)
     begun = time.perf_counter()
-    encoded = _encode(a, model, tokenizer, data)
+    encoded, _, dropped = _encode(a, model, tokenizer, data)
     figures = evaluate(model, encoded, batch_size=a.batch_size, precision=a.precision)
-    figures["dropped"] = data.dropped
+    figures["dropped"] = dropped
     figures["seconds"] = time.perf_counter() - begun
     if a.json:
         print(json.dumps(figures))
@@ -453,6 +462,35 @@ def _download(a: argparse.Namespace) -> None:
 
 
 # ---- pieces ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _PairFile:
+    """A file of labelled pairs in SNLI's layout whose encoded pairs are kept: its text is read only where none are."""
+
+    path: Path
+    columns: Columns
+    label_names: tuple[str, ...]
+    cache: Path
+
+    def encode(self, tokenizer: Tokenizer, max_len: int, truncation: Truncation) -> EncodedPairs:
+        return tokenizer.encode_file(
+            self.path, max_len, truncation, columns=self.columns, label_names=self.label_names, cache=self.cache
+        )
+
+
+def _source(
+    a: argparse.Namespace, task: str, path: Path, split: str, columns: Columns, names: Sequence[str] | None
+) -> PairData | WordData | QuestionData | _PairFile:
+    """What `_encode` takes: with --cache the file, else what `_read` finds in it."""
+    if a.cache is None:
+        return _read(a, task, path, split, columns, names)
+    if task != "classification" or a.text_columns or (columns == "parse" and a.columns == "text"):
+        raise ValueError(
+            "--cache keeps pairs of files in SNLI's layout only, of a model of words their parses: without "
+            "--text-columns, to be classified"
+        )
+    return _PairFile(snli_file(path, split), a.columns or columns, tuple(names or SNLI_LABELS), a.cache)
 
 
 def _read(
@@ -526,8 +564,20 @@ def _character_vocab(texts: Iterable[str], min_freq: int) -> WordPieceTokenizer:
     return WordPieceTokenizer([*special, *(piece for piece, n in counts.most_common() if n >= min_freq)])
 
 
-def _encode(a: argparse.Namespace, model: Head, tokenizer: Tokenizer, data: Any) -> Any:
-    return model.encode(tokenizer, data, min(a.max_len or model.max_len, model.config.max_len), a.truncation)
+def _encode(
+    a: argparse.Namespace,
+    model: Head,
+    tokenizer: Tokenizer,
+    data: PairData | WordData | QuestionData | _PairFile,
+    limit: int | None = None,
+) -> tuple[Any, int, int]:
+    """Of the first `limit` examples: what `fit` and `evaluate` take, how many they are, and how many were dropped."""
+    max_len = min(a.max_len or model.max_len, model.config.max_len)
+    if isinstance(data, _PairFile):
+        pairs = data.encode(tokenizer, max_len, a.truncation)[:limit]
+        return pairs, len(pairs), pairs.dropped
+    data = data[:limit]
+    return model.encode(tokenizer, data, max_len, a.truncation), len(data), data.dropped
 
 
 def _device(name: str | None) -> torch.device:

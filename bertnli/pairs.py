@@ -103,6 +103,7 @@ class EncodedPairs:
                 batch.labels,
                 pad_id=self.pad_id,
                 max_len=self.max_len,
+                dropped=self.dropped,
             )
         stop = max(start, stop)
         offsets = self.offsets[start : stop + 1]
@@ -117,6 +118,7 @@ class EncodedPairs:
             labels,
             pad_id=self.pad_id,
             max_len=self.max_len,
+            dropped=self.dropped,
         )
 
     @property
@@ -154,10 +156,7 @@ class EncodedPairs:
 
     def padded_rows(self, rows: npt.NDArray[np.int64] | None, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
         """(token_ids, segments, valid_lens) of some rows (None: all), as `to_padded` has them of all."""
-        count = len(self) if rows is None else len(rows)
-        arrays = padded_arrays(count, max_len)
-        _text.gather_dense(*self._arrays(), rows, self.pad_id, max_len, *arrays)
-        return as_tensors(arrays)
+        return as_tensors(_text.gather_dense(*self._arrays(), rows, self.pad_id, max_len))
 
     def to_padded(self, max_len: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(token_ids [N, max_len], segments [N, max_len], valid_lens [N]), all int64, as D2L has them.
@@ -227,15 +226,10 @@ def pairs_of(data: EncodedPairs | HasPairs, name: str) -> EncodedPairs:
 _Int64 = npt.NDArray[np.int64]
 
 
-def padded_arrays(rows: int, max_len: int) -> tuple[_Int64, _Int64, _Int64]:
-    """Room for token_ids and segments [rows, max_len], zeros as the system hands them out, and valid_lens [rows]."""
-    return np.zeros((rows, max_len), np.int64), np.zeros((rows, max_len), np.int64), np.empty(rows, np.int64)
-
-
 def as_tensors(arrays: tuple[_Int64, _Int64, _Int64]) -> tuple[Tensor, Tensor, Tensor]:
     """The same memory as tensors."""
-    token_ids, segments, valid_lens = map(torch.from_numpy, arrays)
-    return token_ids, segments, valid_lens
+    token_ids, segments, valid_lens = arrays
+    return torch.from_numpy(token_ids), torch.from_numpy(segments), torch.from_numpy(valid_lens)
 
 
 def row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

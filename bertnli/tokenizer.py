@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bertnli import _text
 from bertnli.files import atomic_path
-from bertnli.pairs import EncodedPairs, as_labels, as_tensors, padded_arrays
+from bertnli.pairs import EncodedPairs, as_labels, as_tensors
 from bertnli.reader import SNLI_LABELS, Columns, ReadOptions, Texts, read_options
 
 _CACHE = 1  # of encode_file: to be raised when what files are encoded to changes
@@ -279,11 +279,8 @@ class Tokenizer(ABC):
         """The rows of `encode_pairs`, padded: token_ids and segments [N, max_len], valid_lens [N], all int64."""
         self._check_special()
         first, second = _source(premises, "premises"), _source(hypotheses, "hypotheses")
-        n = len(first[1]) if isinstance(premises, Texts) else len(first)
         max_len = operator.index(max_len)
-        arrays = padded_arrays(n, max(max_len, 0))
-        self._core.encode_dense(first, second, max_len, truncation, _threads(num_threads), *arrays)
-        return as_tensors(arrays)
+        return as_tensors(self._core.encode_dense(first, second, max_len, truncation, _threads(num_threads)))
 
 
 def _threads(num_threads: int) -> int:

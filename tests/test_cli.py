@@ -275,6 +275,56 @@ def test_an_interrupted_training_is_resumed(
     assert not (tmp_path / "cut" / "training_state.pt").exists()
 
 
+def test_a_kept_file_changes_nothing(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--cache: the same models, also resumed, and figures; what was kept is read instead of the text."""
+    from bertnli import cli, tokenizer
+
+    kept = ["--cache", tmp_path / "cache"]
+
+    def train(name: str, *more: object, status: int = 0) -> str:
+        found, out, err = run(
+            "train", "--model", trained, "--train", corpus, "--output", tmp_path / name, "--epochs", 2, "--limit", 64,
+            "--quiet", *more, capsys=capsys,
+        )  # fmt: skip
+        assert found == status, err
+        return out.split("; read and encoded")[0]
+
+    def interrupt(e: object) -> None:
+        raise KeyboardInterrupt
+
+    said = train("plain")
+    assert train("kept", *kept) == said
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # train and dev
+    evaluated = ["evaluate", "--model", trained, "--data", corpus, "--json", "--labels", "a,b,c"]
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    text = (corpus / "snli_1.0_test.txt").read_text(encoding="utf-8")
+    for old, new in (("contradiction", "a"), ("neutral", "b"), ("entailment", "c")):
+        text = text.replace(f"{old}\t", f"{new}\t")
+    (renamed / "snli_1.0_test.txt").write_text(text, encoding="utf-8")
+    evaluated[4] = renamed
+    figures = [json.loads(run(*evaluated, *more, capsys=capsys)[1]) for more in ([], kept)]
+    with monkeypatch.context() as patch:
+        for name in ("encode_ragged", "encode_file"):
+            patch.delattr(tokenizer._text.Tokenizer, name)
+        figures.append(json.loads(run(*evaluated, *kept, capsys=capsys)[1]))
+        with patch.context() as cut:
+            cut.setattr(cli, "_print_epoch", interrupt)
+            train("cut", *kept, status=130)
+        train("cut", *kept, "--resume")
+    for f in figures:
+        del f["seconds"]
+    assert figures[0] == figures[1] == figures[2]
+    assert figures[0]["labels"] == ["a", "b", "c"]
+    plain, *others = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "kept", "cut"))
+    assert others == [plain, plain]
+    status, _, err = run(*evaluated, *kept, "--text-columns", "a,b", capsys=capsys)
+    assert status == 2
+    assert "--cache keeps pairs of files in SNLI's layout only" in err
+
+
 def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(
         "demo", "--output", tmp_path, "--pairs", 300, "--epochs", 1, "--quiet", capsys=capsys

@@ -1,7 +1,11 @@
+import json
 import multiprocessing
 import os
 import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import d2l_oracle
 import numpy as np
@@ -176,6 +180,59 @@ def test_threads_and_sources_give_the_same():
     hypotheses[4000] = hypotheses[3999] = text(30)
     with pytest.raises(ValueError, match=r"hypotheses\[3999\]"):
         WORDS.encode_pairs(premises, hypotheses, 20, truncation="only_first", num_threads=5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_rows_than_a_block(threads):
+    """Lists are taken block by block: whatever the length, as if all at once."""
+    rng = random.Random(31)
+    premises, hypotheses = random_pairs(rng, 40_000)
+    premises[20_000] = "\u0130" + premises[20_000]  # lowered by Python
+    labels = torch.arange(40_000)
+    whole = WORDS.encode_pairs(Texts.of(premises), Texts.of(hypotheses), 17, num_threads=1, labels=labels)
+    for n in (8191, 8192, 8193, 16_384, 16_385, 40_000):
+        found = WORDS.encode_pairs(premises[:n], tuple(hypotheses[:n]), 17, num_threads=threads, labels=labels[:n])
+        assert_equal_pairs(found, whole[:n])
+        dense = WORDS.encode_padded(premises[:n], hypotheses[:n], 17, num_threads=threads)
+        assert all(torch.equal(a, b) for a, b in zip(dense, found.to_padded(), strict=True))
+    for row, bad, error in ((30_000, 7, TypeError), (39_999, "\ud800", ValueError)):
+        broken = [*premises[:row], bad, *premises[row + 1 :]]
+        with pytest.raises(error, match=rf"premises\[{row}\]"):
+            WORDS.encode_pairs(broken, hypotheses, num_threads=threads)
+    long = [*hypotheses[:25_000], text(30), *hypotheses[25_001:-1], text(30)]
+    with pytest.raises(ValueError, match=r"hypotheses\[25000\] has more than"):
+        WORDS.encode_pairs(premises, long, 23, "only_first", num_threads=threads)
+
+
+def test_lists_that_change_meanwhile():
+    """The GIL is free between the blocks: what others do to the lists then is found, or does no harm."""
+    hypotheses = ["w1"] * 40_000
+
+    class Lowering(str):
+        def lower(self):
+            changes[-1]()
+            return "w2"
+
+    premises: list[str] = []
+
+    def encode():
+        premises[:] = [f"w{i % 50}" for i in range(40_000)]
+        premises[5] = Lowering("\u0130")
+        return WORDS.encode_pairs(premises, hypotheses, num_threads=2)
+
+    def replace():
+        premises[:] = [f"w{i % 50 + 100}" for i in range(40_000)]  # the list held them alone
+
+    changes = [replace]
+    found = encode()
+    assert found.ids[found.offsets[5] + 1] == VOCAB["w2"]
+    assert found.ids[found.offsets[6] + 1] == VOCAB["w6"]  # of the block that was taken before
+    assert found.ids[found.offsets[39_999] + 1] == VOCAB.unk
+    for change in (premises.clear, lambda: premises.append("w1")):
+        changes.append(change)
+        with pytest.raises(RuntimeError, match="premises changed size while they were encoded"):
+            encode()
+    assert len(WORDS.encode_pairs(premises[:7], hypotheses[:7])) == 7
 
 
 def test_types(encoded):
@@ -379,6 +436,42 @@ def test_cache_of_a_file(tmp_path):
     kept.write_bytes(kept.read_bytes()[:-7])  # a damaged entry is made anew
     assert_equal_pairs(WORDS.encode_file(moved, cache=cache), wanted)
     assert_equal_pairs(EncodedPairs.load(kept), wanted)
+
+
+STREAM = """
+import resource, sys
+from bertnli.reader import SNLI_LABELS
+from bertnli.tokenizer import Vocab, WordTokenizer
+words = WordTokenizer(Vocab(["w1 w2".split()], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
+words.encode_file(sys.argv[1], columns="text", num_threads=2)
+with open("/proc/self/status") as file:
+    data = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (data + (48 << 20),) * 2)
+try:
+    open(sys.argv[2], "rb").read()
+except MemoryError:
+    pairs = words.encode_file(sys.argv[2], columns="text", num_threads=2)
+    print(len(pairs), pairs.ids.sum().item(), pairs.labels.sum().item())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory as Linux has them")
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_files_larger_than_memory(tmp_path, suffix):
+    """A process that may not have as much memory as the file is large encodes it all the same."""
+    small, large = tmp_path / f"small{suffix}", tmp_path / f"large{suffix}"
+    for path, rows in ((small, 3), (large, 150)):
+        with path.open("w", encoding="utf-8") as file:
+            if suffix == ".txt":
+                file.write("label\tother\tpremise\thypothesis\n")
+            for i in range(rows):
+                row = {"label": str(i % 3), "other": "x" * 1_000_000, "premise": "w1 w2 w1", "hypothesis": "w2"}
+                file.write((json.dumps(row) if suffix == ".jsonl" else "\t".join(row.values())) + "\n")
+    root = str(Path(__file__).parent.parent)
+    run = subprocess.run(
+        [sys.executable, "-c", STREAM, small, large], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert list(map(int, run.stdout.split())) == [150, 150 * (3 + 4 + 4 + 5 + 6 + 5 + 6), 150]
 
 
 def _cached(queue, path, cache):

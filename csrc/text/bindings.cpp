@@ -4,9 +4,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 
+#include "buffers.h"
 #include "digest.h"
 #include "ids.h"
 #include "mapped_file.h"
@@ -52,51 +54,54 @@ py::object lowered(PyObject* text) {
   return py::reinterpret_steal<py::object>(low);
 }
 
-// Objects of a list or tuple, owned as long as this lives. They lie anywhere in memory, and waiting for each would cost
-// more than encoding it: so each pass asks for objects ahead, and there are as few passes as can be.
+// Some objects of a list or tuple, owned until others are taken or this ends. They lie anywhere in memory, and waiting
+// for each would cost more than encoding it: so each pass asks for objects ahead.
 class Objects {
  public:
   Objects() = default;
-  ~Objects() {
-    each(items_.get(), owned_, [](size_t, PyObject* item) { Py_DECREF(item); });
-  }
+  ~Objects() { release(); }
   Objects(const Objects&) = delete;
   Objects& operator=(const Objects&) = delete;
-  // Calls work(i, object) with each, owned by then; it must not run Python code, which could change the list.
+  // After release(): calls work(i, object) with each of [begin, end), owned by then; it must not run Python code, which
+  // could change the list.
   template <class Work>
-  void take(const py::object& source, const Work& work) {
-    const auto size = static_cast<size_t>(PySequence_Fast_GET_SIZE(source.ptr()));
-    items_ = std::make_unique_for_overwrite<PyObject*[]>(size);
-    advise_huge(items_.get(), size * sizeof(PyObject*));
-    std::copy_n(PySequence_Fast_ITEMS(source.ptr()), size, items_.get());
-    each(items_.get(), size, [&](size_t i, PyObject* item) {
+  void take(PyObject* source, size_t begin, size_t end, const Work& work) {
+    PyObject** items = PySequence_Fast_ITEMS(source);
+    items_.assign(items + begin, items + end);
+    each([&](size_t i, PyObject* item) {
       Py_INCREF(item);
       owned_ = i + 1;
-      work(i, item);
+      work(begin + i, item);
     });
+  }
+  // The last owner of an object may be this: then Python code may run.
+  void release() {
+    items_.resize(std::exchange(owned_, 0));
+    each([](size_t, PyObject* item) { Py_DECREF(item); });
+    items_.clear();
   }
   PyObject* operator[](size_t i) const { return items_[i]; }
 
  private:
   template <class Work>
-  static void each(PyObject* const* items, size_t size, const Work& work) {
+  void each(const Work& work) const {
     constexpr size_t kAhead = 16;
-    for (size_t i = 0; i < size; ++i) {
-      if (i + kAhead < size) __builtin_prefetch(items[i + kAhead], 1);
-      work(i, items[i]);
+    for (size_t i = 0; i < items_.size(); ++i) {
+      if (i + kAhead < items_.size()) __builtin_prefetch(items_[i + kAhead], 1);
+      work(i, items_[i]);
     }
   }
 
-  std::unique_ptr<PyObject*[]> items_;
+  std::vector<PyObject*> items_;
   size_t owned_ = 0;
 };
 
 // Texts of a call: a list or tuple of str, or the tuple (arena uint8 [bytes], starts int64 [N], ends int64 [N]). Holds
-// what the views need. With `lower`, text beyond ASCII is lowered here, by Python, so that it is exact for the running
-// version.
+// what the views need, of a list as much as was taken. With `lower`, text beyond ASCII is lowered here, by Python, so
+// that it is exact for the running version.
 class TextArgument {
  public:
-  TextArgument(const py::object& source, const char* name, bool lower) {
+  TextArgument(const py::object& source, const char* name, bool lower) : name_(name), lower_(lower) {
     if (!PyList_Check(source.ptr()) && !PyTuple_Check(source.ptr())) {
       throw py::type_error(std::string(name) + " must be a list or tuple of str, not " +
                            Py_TYPE(source.ptr())->tp_name);
@@ -104,43 +109,54 @@ class TextArgument {
     if (py::isinstance<py::tuple>(source) && py::len(source) == 3) {
       const auto arrays = py::reinterpret_borrow<py::tuple>(source);
       if (py::isinstance<py::array>(arrays[0])) {
-        from_arena(arrays, name, lower);
+        from_arena(arrays);
         return;
       }
     }
-    views_.reserve(py::len(source));
-    advise_huge(views_.data(), views_.capacity() * sizeof views_[0]);
-    std::vector<size_t> foreign;
-    objects_.take(source, [&](size_t i, PyObject* text) {
-      views_.push_back(utf8(text, name, i));
-      if (lower && !PyUnicode_IS_ASCII(text)) foreign.push_back(i);
-    });
-    for (const size_t i : foreign) views_[i] = keep(lowered(objects_[i]), name, i);
-    texts_.views = views_.data();
-    texts_.size = views_.size();
+    source_ = source;
+    texts_.size = py::len(source);
   }
   TextArgument(const TextArgument&) = delete;
   TextArgument& operator=(const TextArgument&) = delete;
   const Texts& texts() const { return texts_; }
+  // Makes the texts [begin, end) readable instead of those taken before. The objects are owned meanwhile, for without
+  // the GIL others may change the list; how long it is must stay.
+  void take(size_t begin, size_t end) {
+    if (!source_) return;  // all are
+    objects_.release();
+    views_.clear();
+    kept_.clear();
+    std::vector<size_t> foreign;
+    if (static_cast<size_t>(PySequence_Fast_GET_SIZE(source_.ptr())) != texts_.size) {
+      throw std::runtime_error(std::string(name_) + " changed size while they were encoded");
+    }
+    objects_.take(source_.ptr(), begin, end, [&](size_t i, PyObject* text) {
+      views_.push_back(utf8(text, name_, i));
+      if (lower_ && !PyUnicode_IS_ASCII(text)) foreign.push_back(i);
+    });
+    for (const size_t i : foreign) views_[i - begin] = keep(lowered(objects_[i - begin]), i);
+    texts_.views = views_.data();
+    texts_.first_view = begin;
+  }
 
  private:
-  std::string_view keep(py::object text, const char* name, size_t row) {
+  std::string_view keep(py::object text, size_t row) {
     kept_.push_back(std::move(text));
-    return utf8(kept_.back().ptr(), name, row);
+    return utf8(kept_.back().ptr(), name_, row);
   }
-  void from_arena(const py::tuple& arrays, const char* name, bool lower) {
+  void from_arena(const py::tuple& arrays) {
     const auto arena = py::cast<Array<uint8_t>>(arrays[0]);
     const auto starts = py::cast<Array<int64_t>>(arrays[1]), ends = py::cast<Array<int64_t>>(arrays[2]);
     const char* base = reinterpret_cast<const char*>(arena.data());
     texts_ = {static_cast<size_t>(starts.size()), nullptr, base, base + arena.size(), starts.data(), ends.data()};
-    if (ends.size() != starts.size()) throw py::value_error(std::string(name) + ": starts and ends differ in length");
+    if (ends.size() != starts.size()) throw py::value_error(std::string(name_) + ": starts and ends differ in length");
     for (size_t i = 0; i < texts_.size; ++i) {
       if (texts_.starts[i] < 0 || texts_.starts[i] > texts_.ends[i] || texts_.ends[i] > arena.size()) {
-        throw py::value_error(row_name(name, i) + " lies outside its arena");
+        throw py::value_error(row_name(name_, i) + " lies outside its arena");
       }
     }
     arena_ = py::make_tuple(arena, starts, ends);  // (casts may have made copies)
-    if (!lower || is_ascii({texts_.base, static_cast<size_t>(arena.size())})) return;
+    if (!lower_ || is_ascii({texts_.base, static_cast<size_t>(arena.size())})) return;
     views_.reserve(texts_.size);
     for (size_t i = 0; i < texts_.size; ++i) {
       const std::string_view view = texts_[i];
@@ -150,12 +166,15 @@ class TextArgument {
         PyObject* text = PyUnicode_DecodeUTF8(view.data(), static_cast<Py_ssize_t>(view.size()), nullptr);
         if (text == nullptr) throw py::error_already_set();
         const auto owned = py::reinterpret_steal<py::object>(text);
-        views_.push_back(keep(lowered(owned.ptr()), name, i));
+        views_.push_back(keep(lowered(owned.ptr()), i));
       }
     }
     texts_.views = views_.data();
   }
 
+  const char* const name_;
+  const bool lower_;
+  py::object source_;  // the list or tuple, if it is one of str
   Objects objects_;
   py::tuple arena_;
   std::vector<std::string_view> views_;
@@ -214,11 +233,22 @@ struct Call {
       }
       job.second = &second_->texts();
     }
+    job.take = [this](size_t begin, size_t end) {
+      free_gil_.reset();
+      first_.take(begin, end);
+      if (second_) second_->take(begin, end);
+      free_gil_.emplace();
+    };
   }
+  // Holds the GIL again after this.
+  void hold_gil() { free_gil_.reset(); }
 
   TextArgument first_;
   std::optional<TextArgument> second_;
   Job job;
+
+ private:
+  std::optional<py::gil_scoped_release> free_gil_;  // the GIL is free from taking texts to taking the next
 };
 
 py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
@@ -241,17 +271,12 @@ py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
 
 py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second,
                            int64_t max_len, const std::string& truncation, int threads) {
-  const Call call(tokenizer, first, second, max_len, truncation, threads);
+  Call call(tokenizer, first, second, max_len, truncation, threads);
   const auto n = static_cast<py::ssize_t>(call.job.first.size);
   Array<int64_t> offsets(n + 1);
   Array<int32_t> first_lens(n);
-  Ids ids;
-  {
-    int64_t* o = offsets.mutable_data();
-    int32_t* f = first_lens.mutable_data();
-    py::gil_scoped_release free_gil;
-    ids = encode_ragged(call.job, o, f);
-  }
+  Ids ids = encode_ragged(call.job, offsets.mutable_data(), first_lens.mutable_data());
+  call.hold_gil();
   const size_t total = ids.size();
   return py::make_tuple(adopt(ids.release(), total), offsets, first_lens);
 }
@@ -295,30 +320,38 @@ py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bo
                         file.dropped);
 }
 
-// The data of an output array that Python made: exactly this type and size, never a converted copy.
-template <class T>
-T* output(py::array& a, const char* name, size_t size) {
-  if (!py::isinstance<Array<T>>(a) || !a.writeable() || static_cast<size_t>(a.size()) != size) {
-    throw py::value_error(std::string(name) + " has the wrong type or size");
+// token_ids and segments [rows, max_len] and valid_lens [rows], not yet written.
+struct Padded {
+  Padded(size_t rows, size_t max_len) : ids(array(rows, max_len)), segments(array(rows, max_len)), lens(rows) {}
+  static Array<int64_t> array(size_t rows, size_t max_len) {
+    const std::array<size_t, 2> shape{rows, max_len};
+    if (max_len != 0 && rows > SIZE_MAX / 16 / max_len) throw std::bad_alloc();
+    const size_t bytes = rows * max_len * sizeof(int64_t);
+    constexpr size_t kLarge = size_t{1} << 21;  // of less, malloc hands out the same again
+    if (bytes < kLarge) return Array<int64_t>(shape);
+    Buffer* buffer = take_buffer(bytes);
+    py::capsule owner(buffer, [](void* p) { give_buffer(static_cast<Buffer*>(p)); });
+    return Array<int64_t>(shape, static_cast<int64_t*>(buffer->data), owner);
   }
-  return static_cast<T*>(a.mutable_data());
-}
+  py::tuple arrays() const { return py::make_tuple(ids, segments, lens); }
 
-void encode_dense_py(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second,
-                     int64_t max_len, const std::string& truncation, int threads, py::array ids, py::array segments,
-                     py::array lens) {
-  const Call call(tokenizer, first, second, max_len, truncation, threads);
-  const size_t n = call.job.first.size;
-  auto* i = output<int64_t>(ids, "ids", n * call.job.max_len);
-  auto* s = output<int64_t>(segments, "segments", n * call.job.max_len);
-  auto* l = output<int64_t>(lens, "lens", n);
-  py::gil_scoped_release free_gil;
-  encode_dense(call.job, i, s, l);
+  Array<int64_t> ids, segments, lens;
+};
+
+py::tuple encode_dense_py(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second,
+                          int64_t max_len, const std::string& truncation, int threads) {
+  Call call(tokenizer, first, second, max_len, truncation, threads);
+  Padded out(call.job.first.size, call.job.max_len);
+  encode_dense(call.job, out.ids.mutable_data(), out.segments.mutable_data(), out.lens.mutable_data());
+  call.hold_gil();
+  return out.arrays();
 }
 
 py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::object& texts, int threads) {
-  const TextArgument given(texts, "texts", false), lowered(texts, "texts", tokenizer.wants_lowered());
+  TextArgument given(texts, "texts", false), lowered(texts, "texts", tokenizer.wants_lowered());
   const auto n = given.texts().size;
+  given.take(0, n);
+  lowered.take(0, n);
   for (size_t i = 0; i < n; ++i) {
     if (given.texts()[i].size() > INT32_MAX) throw py::value_error(row_name("texts", i) + " is longer than 2 GiB");
   }
@@ -380,12 +413,12 @@ py::tuple gather_packed_py(const Array<int32_t>& ids, const Array<int64_t>& offs
   return py::make_tuple(input_ids, segments, positions, cu_seqlens, longest);
 }
 
-void gather_dense_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
-                     const std::optional<Array<int64_t>>& rows, int64_t pad, int64_t max_len, py::array out_ids,
-                     py::array out_segments, py::array out_lens) {
+py::tuple gather_dense_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
+                          const std::optional<Array<int64_t>>& rows, int64_t pad, int64_t max_len) {
   const Store store(ids, offsets, first_lens);
   const auto count = static_cast<size_t>(rows ? rows->size() : store.rows);
   const int64_t* r = rows ? rows->data() : nullptr;
+  if (max_len < 0) throw py::value_error("max_len must not be negative: " + std::to_string(max_len));
   for (size_t b = 0; b < count; ++b) {
     const int64_t length = store.length(r != nullptr ? r[b] : static_cast<int64_t>(b));
     if (length > max_len) {
@@ -393,11 +426,13 @@ void gather_dense_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, c
                             std::to_string(max_len));
     }
   }
-  auto* i = output<int64_t>(out_ids, "ids", count * static_cast<size_t>(max_len));
-  auto* s = output<int64_t>(out_segments, "segments", count * static_cast<size_t>(max_len));
-  auto* l = output<int64_t>(out_lens, "lens", count);
-  py::gil_scoped_release free_gil;
-  gather_dense(store.ragged, r, count, static_cast<size_t>(max_len), pad, i, s, l);
+  Padded out(count, static_cast<size_t>(max_len));
+  auto *i = out.ids.mutable_data(), *s = out.segments.mutable_data(), *l = out.lens.mutable_data();
+  {
+    py::gil_scoped_release free_gil;
+    gather_dense(store.ragged, r, count, static_cast<size_t>(max_len), pad, i, s, l);
+  }
+  return out.arrays();
 }
 
 py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bool strict_labels,
@@ -436,7 +471,7 @@ PYBIND11_MODULE(_text, m) {
       .def("encode_ragged", &encode_ragged_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
            py::arg("truncation"), py::arg("num_threads"))
       .def("encode_dense", &encode_dense_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
-           py::arg("truncation"), py::arg("num_threads"), py::arg("ids"), py::arg("segments"), py::arg("lens"))
+           py::arg("truncation"), py::arg("num_threads"))
       .def("encode_file", &encode_file_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
            py::arg("strict_labels"), py::arg("label_names"), py::arg("max_len"), py::arg("truncation"),
            py::arg("num_threads"))
@@ -473,6 +508,5 @@ PYBIND11_MODULE(_text, m) {
   m.def("gather_packed", &gather_packed_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
         py::arg("first_lens").noconvert(), py::arg("rows").noconvert());
   m.def("gather_dense", &gather_dense_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("first_lens").noconvert(), py::arg("rows"), py::arg("pad"), py::arg("max_len"), py::arg("out_ids"),
-        py::arg("out_segments"), py::arg("out_lens"));
+        py::arg("first_lens").noconvert(), py::arg("rows"), py::arg("pad"), py::arg("max_len"));
 }

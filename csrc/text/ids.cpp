@@ -20,15 +20,20 @@ void advise_huge(void* data, size_t bytes) {
 #endif
 }
 
-void Ids::grow(size_t more) { grow_to(std::max(size_ + more, capacity_ + capacity_ / 2 + 64)); }
+void Ids::grow(size_t more) {
+  if (!grow_to(std::max(size_ + more, capacity_ + capacity_ / 2 + 64)) && !grow_to(size_ + more)) {
+    throw std::bad_alloc();
+  }
+}
 
-void Ids::grow_to(size_t capacity) {
-  if (capacity > SIZE_MAX / sizeof(int32_t)) throw std::bad_alloc();
+bool Ids::grow_to(size_t capacity) {
+  if (capacity > SIZE_MAX / sizeof(int32_t)) return false;
   void* p = std::realloc(data_, capacity * sizeof(int32_t));
-  if (p == nullptr) throw std::bad_alloc();
+  if (p == nullptr) return false;
   data_ = static_cast<int32_t*>(p);
   capacity_ = capacity;
   advise_huge(data_ + size_, (capacity_ - size_) * sizeof(int32_t));
+  return true;
 }
 
 void Ids::shrink() {

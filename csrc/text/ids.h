@@ -27,9 +27,9 @@ class Ids {
   int32_t* data() const { return data_; }
   size_t size() const { return size_; }
   void resize_down(size_t n) { size_ = n; }
-  // Space for `n` ids in all; of what is not used the system keeps nothing but the addresses.
+  // Space for `n` ids in all, if it can be had: of what is not used the system keeps nothing but the addresses.
   void reserve(size_t n) {
-    if (n > capacity_) grow_to(n);
+    if (n > capacity_) (void)grow_to(n);
   }
   // The place of the next id, with space for `more` ids.
   int32_t* room(size_t more) {
@@ -53,7 +53,7 @@ class Ids {
     std::swap(capacity_, o.capacity_);
   }
   void grow(size_t more);
-  void grow_to(size_t capacity);
+  bool grow_to(size_t capacity);
 
   int32_t* data_ = nullptr;
   size_t size_ = 0, capacity_ = 0;

@@ -11,21 +11,28 @@ namespace bertnli {
 namespace {
 
 constexpr size_t kRowsAThread = 512;  // fewer are done before a thread has started
+constexpr size_t kRowsABlock = 8192;  // of each thread
 
 size_t part_count(size_t rows, int threads) {
   return std::clamp<size_t>(rows / kRowsAThread, 1, static_cast<size_t>(std::max(threads, 1)));
 }
 
-// Appends the rows of a job, one after the other.
+// Appends rows of a job, one after the other.
 class JobWriter {
  public:
-  JobWriter(const Job& job, Ids& out)
-      : job_(job), options_{job.tokenizer, job.max_len, job.rule}, rows_(options_, job.second != nullptr, out) {}
+  explicit JobWriter(const Job& job)
+      : job_(job), options_{job.tokenizer, job.max_len, job.rule}, rows_(options_, job.second != nullptr, ids) {}
+  JobWriter(const JobWriter&) = delete;
+  JobWriter& operator=(const JobWriter&) = delete;
+  // Before the rows up to `end` of a block.
+  void begin(size_t end) {
+    end_ = end;
+    rows_.forget();
+  }
   // Row i; returns the length of its segment 0.
   size_t write(size_t i) {
-    prefetch(job_.first, i + kAhead);
+    if (job_.first.views != nullptr && i + kAhead < end_) prefetch(i + kAhead);
     if (job_.second == nullptr) return rows_.write(job_.first.row(i));
-    prefetch(*job_.second, i + kAhead);
     try {
       return rows_.write(job_.first.row(i), job_.second->row(i));
     } catch (const CannotCut& e) {
@@ -34,31 +41,62 @@ class JobWriter {
   }
   void forget() { rows_.forget(); }
 
+  Ids ids;
+
  private:
   // Strings lie anywhere in memory.
   static constexpr size_t kAhead = 8;
-  static void prefetch(const Texts& texts, size_t i) {
-    if (texts.views == nullptr || i >= texts.size) return;
-    const char* p = texts.views[i].data();
-    __builtin_prefetch(p);
-    __builtin_prefetch(p + 64);
+  void prefetch(size_t i) const {
+    for (const Texts* texts : {&job_.first, job_.second}) {
+      if (texts == nullptr || texts->views == nullptr) continue;
+      const char* p = (*texts)[i].data();
+      __builtin_prefetch(p);
+      __builtin_prefetch(p + 64);
+    }
   }
 
   const Job& job_;
   const RowOptions options_;
   RowWriter rows_;
+  size_t end_ = 0;
 };
 
-// One dense row over zeros: ids widened, padding, segments.
+// Does the rows of a job block by block: work(part, writer, begin, end) in a thread for each part of a block, with the
+// part's own writer; then done(begin, end) of the block.
+template <class Begin, class Work, class Done>
+void in_blocks(const Job& job, std::vector<std::unique_ptr<JobWriter>>& writers, const Begin& begin_block,
+               const Work& work, const Done& done) {
+  const size_t n = job.first.size, parts = part_count(n, job.threads);
+  for (size_t part = 0; part < parts; ++part) writers.push_back(std::make_unique<JobWriter>(job));
+  for (size_t begin = 0, end; begin < n; begin = end) {
+    end = std::min(n, begin + kRowsABlock * parts);
+    if (job.take) job.take(begin, end);
+    begin_block(begin, end);
+    run_parts(parts, [&](size_t part) {
+      const size_t from = begin + (end - begin) * part / parts, to = begin + (end - begin) * (part + 1) / parts;
+      writers[part]->begin(to);
+      work(*writers[part], from, to);
+    });
+    done(begin, end);
+  }
+}
+
+// One dense row: ids widened, padding, segments.
 void write_dense_row(const int32_t* ids, size_t length, size_t first, size_t max_len, int64_t pad, int64_t* out_ids,
                      int64_t* out_segments) {
   for (size_t k = 0; k < length; ++k) out_ids[k] = ids[k];
-  if (pad != 0) std::fill(out_ids + length, out_ids + max_len, pad);
+  std::fill(out_ids + length, out_ids + max_len, pad);
+  std::fill(out_segments, out_segments + first, 0);
   std::fill(out_segments + first, out_segments + length, 1);
+  std::fill(out_segments + length, out_segments + max_len, 0);
 }
 
-// About how many ids come of so many bytes and rows: more than of any usual text, and for huge inputs a beginning.
-size_t guess(size_t bytes, size_t rows) { return std::min(bytes / 3 + 3 * rows + 64, size_t{1} << 28); }
+// About how many ids come of `all` rows if `rows` of them have so many bytes: more than of any usual text, and for huge
+// inputs a beginning.
+size_t guess(size_t bytes, size_t rows, size_t all) {
+  const double ids = (static_cast<double>(bytes) / 3 + 3 * static_cast<double>(rows)) / static_cast<double>(rows);
+  return static_cast<size_t>(std::min(ids * static_cast<double>(all) + 64, static_cast<double>(size_t{1} << 28)));
+}
 
 size_t text_bytes(const Texts& texts, size_t begin, size_t end) {
   size_t bytes = 0;
@@ -68,8 +106,13 @@ size_t text_bytes(const Texts& texts, size_t begin, size_t end) {
 
 // Lengths behind the first element become offsets.
 void sum_lengths(int64_t* offsets, size_t n) {
-  offsets[0] = 0;
   for (size_t i = 0; i < n; ++i) offsets[i + 1] += offsets[i];
+}
+
+void append(Ids& to, const Ids& from) {
+  int32_t* at = to.room(from.size());
+  if (from.size() != 0) std::memcpy(at, from.data(), from.size() * sizeof(int32_t));
+  to.advance(from.size());
 }
 
 // What the threads made, one behind the other in the first one's memory.
@@ -78,20 +121,18 @@ Ids join(std::vector<Part>& parts, const Column& column) {
   Ids all = std::move(column(parts[0]));
   size_t more = 0;
   for (size_t i = 1; i < parts.size(); ++i) more += column(parts[i]).size();
-  int32_t* to = all.room(more);
+  (void)all.room(more);
   for (size_t i = 1; i < parts.size(); ++i) {
     const Ids from = std::move(column(parts[i]));
-    if (from.size() != 0) std::memcpy(to, from.data(), from.size() * sizeof(int32_t));
-    to += from.size();
+    append(all, from);
   }
-  all.advance(more);
   all.shrink();
   return all;
 }
 
 // Encodes the rows of a part of a file.
 struct EncodingSink final : PairSink {
-  EncodingSink(const RowOptions& options, size_t bytes) : rows(options, true, ids) { ids.reserve(guess(bytes, 0)); }
+  EncodingSink(const RowOptions& options, size_t bytes) : rows(options, true, ids) { ids.reserve(guess(bytes, 1, 1)); }
   void row(int64_t label, std::string_view premise, std::string_view hypothesis, const char* readable) override {
     const bool stays = readable != nullptr;
     const auto text = [&](std::string_view t) { return RowText{t, stays ? readable : t.data() + t.size()}; };
@@ -112,47 +153,59 @@ struct EncodingSink final : PairSink {
 }  // namespace
 
 Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
-  const size_t n = job.first.size, parts = part_count(n, job.threads);
-  std::vector<Ids> ids(parts);
-  run_parts(parts, [&](size_t part) {
-    const size_t begin = n * part / parts, end = n * (part + 1) / parts;
-    size_t bytes = text_bytes(job.first, begin, end);
-    if (job.second != nullptr) bytes += text_bytes(*job.second, begin, end);
-    // The first one's memory takes the others' ids in the end; what is not used stays untouched.
-    ids[part].reserve(guess(bytes, end - begin) * (part == 0 ? parts : 1));
-    JobWriter writer(job, ids[part]);
-    for (size_t i = begin; i < end; ++i) {
-      const size_t before = ids[part].size();
-      first_lens[i] = static_cast<int32_t>(writer.write(i));
-      offsets[i + 1] = static_cast<int64_t>(ids[part].size() - before);
-    }
-  });
-  sum_lengths(offsets, n);
-  return join(ids, [](Ids& part) -> Ids& { return part; });
+  // The first part of a block goes straight to where all ids end up, the others follow from memory that is used again.
+  std::vector<std::unique_ptr<JobWriter>> writers;
+  offsets[0] = 0;
+  in_blocks(
+      job, writers,
+      [&](size_t begin, size_t end) {
+        if (begin != 0) return;
+        size_t bytes = text_bytes(job.first, begin, end);
+        if (job.second != nullptr) bytes += text_bytes(*job.second, begin, end);
+        writers[0]->ids.reserve(guess(bytes, end, job.first.size));
+      },
+      [&](JobWriter& writer, size_t begin, size_t end) {
+        for (size_t i = begin; i < end; ++i) {
+          const size_t before = writer.ids.size();
+          first_lens[i] = static_cast<int32_t>(writer.write(i));
+          offsets[i + 1] = static_cast<int64_t>(writer.ids.size() - before);
+        }
+      },
+      [&](size_t begin, size_t end) {
+        sum_lengths(offsets + begin, end - begin);
+        for (size_t part = 1; part < writers.size(); ++part) {
+          Ids& from = writers[part]->ids;
+          append(writers[0]->ids, from);
+          from.resize_down(0);
+        }
+      });
+  if (writers.empty()) return {};
+  writers[0]->ids.shrink();
+  return std::move(writers[0]->ids);
 }
 
 void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens) {
-  const size_t n = job.first.size, parts = part_count(n, job.threads);
-  advise_huge(ids, n * job.max_len * sizeof(int64_t));
-  advise_huge(segments, n * job.max_len * sizeof(int64_t));
-  run_parts(parts, [&](size_t part) {
-    const size_t begin = n * part / parts, end = n * (part + 1) / parts;
-    Ids row;
-    JobWriter writer(job, row);
-    size_t at = 0;  // rows go to the start of `row` in turn, and the last one stays in reach for a repeated first text
-    for (size_t i = begin; i < end; ++i) {
-      if (at > (size_t{1} << 12)) {
+  std::vector<std::unique_ptr<JobWriter>> writers;
+  in_blocks(
+      job, writers, [](size_t, size_t) {},
+      [&](JobWriter& writer, size_t begin, size_t end) {
+        Ids& row = writer.ids;
         row.resize_down(0);
-        at = 0;
-        writer.forget();
-      }
-      const size_t first = writer.write(i), length = row.size() - at;
-      write_dense_row(row.data() + at, length, first, job.max_len, job.tokenizer.special.pad, ids + i * job.max_len,
-                      segments + i * job.max_len);
-      lens[i] = static_cast<int64_t>(length);
-      at = row.size();
-    }
-  });
+        size_t at = 0;  // rows follow each other for a while: the last one must stay in reach for a repeated first text
+        for (size_t i = begin; i < end; ++i) {
+          if (at > (size_t{1} << 12)) {
+            row.resize_down(0);
+            at = 0;
+            writer.forget();
+          }
+          const size_t first = writer.write(i), length = row.size() - at;
+          write_dense_row(row.data() + at, length, first, job.max_len, job.tokenizer.special.pad, ids + i * job.max_len,
+                          segments + i * job.max_len);
+          lens[i] = static_cast<int64_t>(length);
+          at = row.size();
+        }
+      },
+      [](size_t, size_t) {});
 }
 
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows) {
@@ -187,6 +240,7 @@ Spans encode_spans(const Tokenizer& tokenizer, const Texts& texts, const Texts& 
       offsets[i + 1] = static_cast<int64_t>(spans[part].ids.size() - before);
     }
   });
+  offsets[0] = 0;
   sum_lengths(offsets, n);
   Spans all;
   for (Ids Spans::* column : {&Spans::ids, &Spans::starts, &Spans::ends, &Spans::words}) {
@@ -212,8 +266,6 @@ void gather_packed(const Ragged& from, const int64_t* rows, size_t count, int32_
 
 void gather_dense(const Ragged& from, const int64_t* rows, size_t count, size_t max_len, int64_t pad, int64_t* ids,
                   int64_t* segments, int64_t* lens) {
-  advise_huge(ids, count * max_len * sizeof(int64_t));
-  advise_huge(segments, count * max_len * sizeof(int64_t));
   for (size_t b = 0; b < count; ++b) {
     const int64_t i = rows != nullptr ? rows[b] : static_cast<int64_t>(b);
     const auto length = static_cast<size_t>(from.offsets[i + 1] - from.offsets[i]);

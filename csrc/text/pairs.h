@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,15 +13,17 @@
 
 namespace bertnli {
 
-// N texts: either views, or ranges of one block of bytes that ends at `readable`.
+// N texts: either views of those from `first_view` on, or ranges of one block of bytes that ends at `readable`.
 struct Texts {
   size_t size = 0;
   const std::string_view* views = nullptr;
   const char *base = nullptr, *readable = nullptr;
   const int64_t *starts = nullptr, *ends = nullptr;
+  size_t first_view = 0;
 
   std::string_view operator[](size_t i) const {
-    return views != nullptr ? views[i] : std::string_view(base + starts[i], static_cast<size_t>(ends[i] - starts[i]));
+    return views != nullptr ? views[i - first_view]
+                            : std::string_view(base + starts[i], static_cast<size_t>(ends[i] - starts[i]));
   }
   RowText row(size_t i) const {
     const std::string_view text = (*this)[i];
@@ -30,17 +33,21 @@ struct Texts {
 
 struct Job {
   const Tokenizer& tokenizer;
-  Texts first;
+  const Texts& first;
   const Texts* second;  // null: single texts, `<cls> text <sep>`
   size_t max_len;
   Truncation rule;
   int threads;
   const char* names[2];  // the arguments' names, for errors
+  // Makes the texts [begin, end) readable; those before may go. Null where all are. The rows are done in blocks, in
+  // order: so that no more than a block's texts are held at a time, and what is needed between stays in the processor's
+  // caches.
+  std::function<void(size_t begin, size_t end)> take = {};
 };
 
 // Fills offsets [N+1] and first_lens [N]; returns the ids of all rows.
 Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
-// Fills ids and segments [N, max_len], which must be zeros (fresh memory is, at no cost), and lens [N].
+// Fills ids and segments [N, max_len] and lens [N].
 void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens);
 
 // The rows of a file of labelled pairs, one element a row but for ids.
@@ -61,7 +68,6 @@ struct Ragged {
 };
 void gather_packed(const Ragged& from, const int64_t* rows, size_t count, int32_t* ids, int32_t* segments,
                    int32_t* positions, const int32_t* cu_seqlens);
-// ids and segments must be zeros.
 void gather_dense(const Ragged& from, const int64_t* rows, size_t count, size_t max_len, int64_t pad, int64_t* ids,
                   int64_t* segments, int64_t* lens);
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "blocks.h"
+#include "buffers.h"
 #include "chunk_cache.h"
 #include "digest.h"
 #include "ids.h"
@@ -310,10 +311,43 @@ void truncation_equals_popping() {
   }
 }
 
+void buffers_come_back() {
+  constexpr size_t kMegabyte = size_t{1} << 20;
+  Buffer *a = take_buffer(5 * kMegabyte), *b = take_buffer(5 * kMegabyte);
+  CHECK(a->bytes >= 5 * kMegabyte && a->data != b->data);
+  for (Buffer* buffer : {a, b}) std::memset(buffer->data, 1, buffer->bytes);
+  void* const of[] = {a->data, b->data};
+  give_buffer(a);
+  give_buffer(b);
+  Buffer* large = take_buffer(50 * kMegabyte);  // fits into neither, and leaves them where they are
+  std::memset(large->data, 2, 50 * kMegabyte);
+  Buffer* small = take_buffer(1);  // half of it would be of no use
+  a = take_buffer(5 * kMegabyte);
+  b = take_buffer(6 * kMegabyte);
+  CHECK(a->data != b->data);
+#if defined(__linux__)
+  CHECK((a->data == of[0] && b->data == of[1]) || (a->data == of[1] && b->data == of[0]));
+#endif
+  for (Buffer* buffer : {a, b, large, small}) give_buffer(buffer);  // (two of them have no room)
+  std::vector<std::thread> callers;
+  for (char k = 1; k <= 4; ++k) {
+    callers.emplace_back([k] {
+      for (int round = 0; round < 200; ++round) {
+        Buffer* mine = take_buffer((static_cast<size_t>(round) % 7 + 1) * kMegabyte);
+        char* p = static_cast<char*>(mine->data);
+        std::memset(p, k, mine->bytes);
+        CHECK(p[0] == k && p[mine->bytes / 2] == k && p[mine->bytes - 1] == k);
+        give_buffer(mine);
+      }
+    });
+  }
+  for (auto& t : callers) t.join();
+}
+
 void dense_equals_ragged() {
   const WordTokenizer tokenizer(pieces(), {5, 2, 3, 1});  // (a pad id other than 0)
   std::vector<std::string> texts[2];
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 20'000; ++i) {
     for (auto& side : texts) side.push_back(random_text("ab ", 40));
     if (i % 3 == 0 && i > 0) texts[0][static_cast<size_t>(i)] = texts[0][static_cast<size_t>(i) - 1];
   }
@@ -327,7 +361,7 @@ void dense_equals_ragged() {
   for (const int threads : {1, 4}) {
     const Job job{tokenizer, first, &second, max_len, Truncation::kLongestFirst, threads, {"a", "b"}};
     const Ids ragged = encode_ragged(job, offsets.data(), first_lens.data());
-    std::vector<int64_t> ids(n * max_len), segments(n * max_len), other_ids(n * max_len), other_segments(n * max_len);
+    std::vector<int64_t> ids(n * max_len, 9), segments(ids), other_ids(ids), other_segments(ids);
     encode_dense(job, ids.data(), segments.data(), lens.data());
     for (size_t i = 0; i < n; ++i) {
       const auto length = static_cast<size_t>(offsets[i + 1] - offsets[i]);
@@ -470,6 +504,7 @@ int main() {
   chunks_are_found_wherever_they_lie();
   parses_equal_their_texts();
   truncation_equals_popping();
+  buffers_come_back();
   dense_equals_ragged();
   tsv_equals_splitting();
   lines_equal_splitting();
