@@ -92,7 +92,10 @@ void run(const Call& call, const AttentionKernel& kernel, bool backward) {
       for (int64_t h = 0; h < a.kv_heads; h++) work(a, b, h, scratch);
     return;
   }
-  // Longest first, each thread taking the next: no thread is left with a long sequence at the end.
+  // Longest first, each thread taking the next: no thread is left with a long sequence at the end. A sequence's heads
+  // lie side by side, so one thread takes them all where there are sequences enough.
+  const int64_t threads = at::get_num_threads();
+  const int64_t heads = call.batch >= 8 * threads ? a.kv_heads : 1, pieces = tasks / heads;
   std::vector<int32_t> order(call.batch);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int32_t x, int32_t y) {
@@ -100,10 +103,11 @@ void run(const Call& call, const AttentionKernel& kernel, bool backward) {
            int64_t(a.cu_q[y + 1] - a.cu_q[y]) * (a.cu_k[y + 1] - a.cu_k[y]);
   });
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tasks), 1, [&](int64_t, int64_t) {
+  at::parallel_for(0, std::min(threads, pieces), 1, [&](int64_t, int64_t) {
     void* scratch = scratch_memory(bytes);
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
-      work(a, order[task / a.kv_heads], task % a.kv_heads, scratch);
+    for (int64_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;)
+      for (int64_t task = piece * heads; task < (piece + 1) * heads; task++)
+        work(a, order[task / a.kv_heads], task % a.kv_heads, scratch);
   });
 }
 

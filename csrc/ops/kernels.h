@@ -7,10 +7,11 @@ namespace bertnli {
 
 enum class Type { f32, bf16, f64 };
 
-// Keep an element iff its word of Philox4x32-10(key = seed) is at least `threshold`, and multiply it by `keep_scale`.
+// Keep an element iff its word of Philox4x32-10 is at least `threshold`, and multiply it by `keep_scale`.
 struct Dropout {
-  uint32_t threshold = 0, seed[2] = {0, 0};  // 0 keeps all
-  double keep_scale = 1;                     // 1 / (1 - p)
+  uint32_t threshold = 0;     // 0 keeps all
+  uint32_t keys[10][2] = {};  // of each round; the first is the seed
+  double keep_scale = 1;      // 1 / (1 - p)
 };
 
 // ---- variable-length attention ----
