@@ -4,14 +4,19 @@
 #include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <utility>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "parallel.h"
 
 namespace bertnli {
 namespace {
 
-constexpr size_t kRowsAThread = 512;  // fewer are done before a thread has started
-constexpr size_t kRowsABlock = 8192;  // of each thread
+constexpr size_t kRowsAThread = 512;             // fewer are done before a thread has started
+constexpr size_t kRowsABlock = 8192;             // of each thread
+constexpr size_t kMostCached = size_t{1} << 22;  // bytes of a dense result that are worth a place in the caches
 
 size_t part_count(size_t rows, int threads) {
   return std::clamp<size_t>(rows / kRowsAThread, 1, static_cast<size_t>(std::max(threads, 1)));
@@ -81,14 +86,37 @@ void in_blocks(const Job& job, std::vector<std::unique_ptr<JobWriter>>& writers,
   }
 }
 
+// Copies past the caches: what is larger than they are would be gone from them before anyone read it, and the memory's
+// old content is not fetched first. Other threads see the copy after finish_streams().
+void stream(const int64_t* from, size_t n, int64_t* to) {
+#if defined(__SSE2__)
+  size_t k = 0;
+  if (n != 0 && reinterpret_cast<uintptr_t>(to) % 16 != 0) to[0] = from[0], k = 1;
+#pragma GCC unroll 4
+  for (; k + 2 <= n; k += 2) {
+    const __m128i two = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k));
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + k), two);
+  }
+  if (k < n) to[k] = from[k];
+#else
+  std::copy_n(from, n, to);
+#endif
+}
+
+void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // One dense row: ids widened, padding, segments.
-void write_dense_row(const int32_t* ids, size_t length, size_t first, size_t max_len, int64_t pad, int64_t* out_ids,
+void write_dense_row(const int32_t* ids, size_t length, size_t first, size_t width, int64_t pad, int64_t* out_ids,
                      int64_t* out_segments) {
   for (size_t k = 0; k < length; ++k) out_ids[k] = ids[k];
-  std::fill(out_ids + length, out_ids + max_len, pad);
+  std::fill(out_ids + length, out_ids + width, pad);
   std::fill(out_segments, out_segments + first, 0);
   std::fill(out_segments + first, out_segments + length, 1);
-  std::fill(out_segments + length, out_segments + max_len, 0);
+  std::fill(out_segments + length, out_segments + width, 0);
 }
 
 // About how many ids come of `all` rows if `rows` of them have so many bytes: more than of any usual text, and for huge
@@ -185,12 +213,18 @@ Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
 }
 
 void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens) {
+  // A batch is wanted in the caches, by whoever asked for it.
+  const size_t max_len = job.max_len;
+  const bool streams = job.first.size * max_len > kMostCached / (2 * sizeof(int64_t));
+  const int64_t pad = job.tokenizer.special.pad;
   std::vector<std::unique_ptr<JobWriter>> writers;
   in_blocks(
       job, writers, [](size_t, size_t) {},
       [&](JobWriter& writer, size_t begin, size_t end) {
         Ids& row = writer.ids;
         row.resize_down(0);
+        std::vector<int64_t> near_ids(streams ? max_len : 0, pad), near_segments(streams ? max_len : 0);
+        size_t last = 0;  // what lies behind the last row's tokens is padding already
         size_t at = 0;  // rows follow each other for a while: the last one must stay in reach for a repeated first text
         for (size_t i = begin; i < end; ++i) {
           if (at > (size_t{1} << 12)) {
@@ -199,11 +233,19 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
             writer.forget();
           }
           const size_t first = writer.write(i), length = row.size() - at;
-          write_dense_row(row.data() + at, length, first, job.max_len, job.tokenizer.special.pad, ids + i * job.max_len,
-                          segments + i * job.max_len);
+          int64_t *const to_ids = ids + i * max_len, *const to_segments = segments + i * max_len;
+          if (streams) {
+            write_dense_row(row.data() + at, length, first, std::max(length, std::exchange(last, length)), pad,
+                            near_ids.data(), near_segments.data());
+            stream(near_ids.data(), max_len, to_ids);
+            stream(near_segments.data(), max_len, to_segments);
+          } else {
+            write_dense_row(row.data() + at, length, first, max_len, pad, to_ids, to_segments);
+          }
           lens[i] = static_cast<int64_t>(length);
           at = row.size();
         }
+        if (streams) finish_streams();
       },
       [](size_t, size_t) {});
 }
