@@ -269,10 +269,10 @@ def _train(a: argparse.Namespace) -> None:
     if a.scratch:
         task = a.task or "classification"
         columns: Columns = "parse" if a.vocab == "words" else "text"
-        texts = _texts(_read(a, task, a.train, "train", columns, a.labels))
+        data = _read(a, task, a.train, "train", columns, a.labels)
         make = _book_vocab if a.vocab == "words" else _character_vocab
-        tokenizer: Tokenizer = make(texts, a.min_freq)
-        train = _source(a, task, a.train, "train", columns, a.labels)
+        tokenizer: Tokenizer = make(_texts(data), a.min_freq)
+        train = data if a.cache is None else _source(a, task, a.train, "train", columns, a.labels)
         sizes = dict(SIZES[a.scratch])
         if a.dropout is not None:
             sizes["dropout"] = a.dropout

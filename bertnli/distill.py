@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bertnli import ops
 from bertnli.batching import PackedBatch, ragged_index
 from bertnli.heads import HEADS, Head
-from bertnli.inference import check_labels, in_batches
+from bertnli.inference import check_labels, evaluating, in_batches
 from bertnli.model import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
 from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
@@ -145,9 +145,7 @@ def _begin_near(student: Head, teacher: Head, token_ids: Tensor, layers: Sequenc
     """
     theirs, own = teacher.encoder, student.encoder
     batch = sample.batch(range(max(1, int((sample.offsets <= 1 << 14).sum()) - 1))).to(theirs.pos_embedding.device)
-    was_training = teacher.training
-    teacher.eval()
-    try:
+    with evaluating(teacher):
         with _watched(teacher, range(teacher.config.num_layers)) as found:
             theirs(batch)
         states = [theirs.embed(batch), *found]  # before the first layer and after each, (T, H)
@@ -167,8 +165,6 @@ def _begin_near(student: Head, teacher: Head, token_ids: Tensor, layers: Sequenc
         for block, i in zip(own.blks, layers, strict=True):
             pair = cast(EncoderBlock, block), cast(EncoderBlock, theirs.blks[i])
             x = _fitted_block(*pair, x, states[i], states[i + 1], basis, batch)
-    finally:
-        teacher.train(was_training)
 
 
 def _fitted_block(
@@ -398,6 +394,7 @@ class _Pupil(Head):
         if not _numbered(batch.labels):
             return self.student.loss(outputs, batch)
         own, numbers = self._own(batch), _numbers(batch)
+        units = self.student.units(own)
         counts = self.counts[numbers]
         targets = self.targets[ragged_index(self.begins[numbers], counts)].to(outputs)
         width = self.student.output.out_features
@@ -405,14 +402,14 @@ class _Pupil(Head):
         hard, soft, hidden = self.weights
         mine, theirs = (self.student.logits(x, own) for x in (scores, targets[:, :width]))
         if mine is None or theirs is None:
-            loss = soft * F.mse_loss(scores, targets[:, :width]) * self.units(batch)
+            loss = soft * F.mse_loss(scores, targets[:, :width]) * units
         else:
             # Padding has minus infinity on both sides, of which a difference is none.
             p, q = ((x.clamp(min=-1e30) / self.temperature).log_softmax(-1) for x in (theirs, mine))
             divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean()
-            loss = soft * self.temperature**2 * divergence * self.units(batch)
+            loss = soft * self.temperature**2 * divergence * units
         if len(self.project):
-            loss = loss + hidden * F.mse_loss(vectors, targets[:, width:]) * self.units(batch)
+            loss = loss + hidden * F.mse_loss(vectors, targets[:, width:]) * units
         known = numbers < len(self.labelled)
         if bool(known.any()):
             read = known.repeat_interleave(counts).to(scores.device)

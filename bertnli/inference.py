@@ -54,7 +54,7 @@ def in_batches(
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     device = model.encoder.pos_embedding.device
     # The weights of a model in training change before the next time.
-    with prepared(model.encoder, precision, keep=not model.training) as stands, _evaluating(model, not stands):
+    with prepared(model.encoder, precision, keep=not model.training) as stands, evaluating(model, not stands):
         begins = range(0, max(1, len(pairs)), batch_size)  # no pairs are one batch of none
         batches = (pairs.batch(range(begin, min(begin + batch_size, len(pairs)))) for begin in begins)
         outputs = [function(b if b.device == device else b.to(device)) for b in batches]
@@ -62,8 +62,11 @@ def in_batches(
 
 
 @contextmanager
-def _evaluating(model: Head, layers: bool) -> Iterator[None]:
-    """In eval mode: the whole model, or all but its encoder, whose many modules cost more than one pair's products."""
+def evaluating(model: Head, layers: bool = True) -> Iterator[None]:
+    """In eval mode, and after it every module in its own again.
+
+    That is the whole model, or all but its encoder, whose many modules cost more than one pair's products.
+    """
     found: list[nn.Module | None] = [model]
     for module in found:  # breadth first: the list grows
         if module is not None and (layers or module is not model.encoder):
