@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from oracles import PlainD2LClassifier  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, evaluate, fit  # noqa: E402
-from bertnli.cli import SIZES, _book_vocab  # noqa: E402
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordTokenizer, evaluate, fit  # noqa: E402
+from bertnli.model import SIZES  # noqa: E402
 from bertnli.reader import read_pairs  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"
@@ -83,7 +83,7 @@ def main() -> None:
     args = parser.parse_args()
     train = read_pairs(DATA / "snli_1.0_train.txt")
     test = read_pairs(DATA / "snli_1.0_test.txt")
-    tokenizer = _book_vocab([*train.premises, *train.hypotheses], 5)
+    tokenizer = WordTokenizer.from_texts([*train.premises, *train.hypotheses], 5)
     data, held_out = (tokenizer.encode_pairs(d.premises, d.hypotheses, labels=d.labels) for d in (train, test))
     sizes = SIZES["bert.small"]
     for seed in args.seeds:

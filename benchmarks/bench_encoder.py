@@ -51,8 +51,8 @@ from oracles import PlainD2LClassifier  # noqa: E402
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordTokenizer, d2l, ops, read_pairs  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
-from bertnli.cli import SIZES, _book_vocab  # noqa: E402
 from bertnli.demo import write_demo_corpus  # noqa: E402
+from bertnli.model import SIZES  # noqa: E402
 from bertnli.optim import Adam  # noqa: E402
 from bertnli.reader import PairData  # noqa: E402
 from bertnli.train import _optimizer, flushed_denormals, lazily, reuse_memory  # noqa: E402
@@ -74,7 +74,7 @@ def texts() -> PairData:
 
 @cache
 def tokenizer() -> WordTokenizer:
-    return _book_vocab([*texts().premises, *(texts().hypotheses or ())], 1)
+    return WordTokenizer.from_texts([*texts().premises, *(texts().hypotheses or ())], 1)
 
 
 @cache

@@ -32,9 +32,10 @@ import transformers
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bertnli import (  # noqa: E402  # noqa: E402
+from bertnli import (  # noqa: E402
     BERTConfig,
     BERTModel,
+    WordPieceTokenizer,
     evaluate,
     fit,
     from_pretrained,
@@ -44,8 +45,8 @@ from bertnli import (  # noqa: E402  # noqa: E402
     read_table,
     save_pretrained,
 )
-from bertnli.cli import SIZES, _character_vocab  # noqa: E402
 from bertnli.heads import HEADS  # noqa: E402
+from bertnli.model import SIZES  # noqa: E402
 from bertnli.pairs import pairs_of, row_array  # noqa: E402
 from bertnli.train import _linear  # noqa: E402
 
@@ -172,7 +173,7 @@ def main() -> None:
             test = test[: options.test_limit]
         torch.manual_seed(seed)
         if name == "ocnli":
-            tokenizer: Any = _character_vocab([*train.premises, *train.hypotheses], 1)
+            tokenizer: Any = WordPieceTokenizer.of_characters([*train.premises, *train.hypotheses], 1)
             bert: Any = BERTModel(BERTConfig.original(len(tokenizer), **SIZES["bert.small"], pretraining_heads=False))
         else:
             bert, tokenizer = from_pretrained(Path(spec.origin).parent / "model")

@@ -9,8 +9,6 @@ import os
 import re
 import sys
 import time
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -25,18 +23,13 @@ from bertnli.files import atomic_path
 from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
 from bertnli.heads import HEADS, BERTClassifier, Head
 from bertnli.inference import evaluate, predict
-from bertnli.model import BERTConfig, BERTModel
+from bertnli.model import SIZES, BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
-from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, spaced
 from bertnli.train import Epoch, History, fit, reuse_memory
 
-# The book's two sizes, for training from scratch.
-SIZES: dict[str, dict[str, Any]] = {
-    "bert.small": dict(num_hiddens=256, ffn_num_hiddens=512, num_heads=4, num_layers=2, dropout=0.1, max_len=512),
-    "bert.base": dict(num_hiddens=768, ffn_num_hiddens=3072, num_heads=12, num_layers=12, dropout=0.1, max_len=512),
-}
 TRUNCATIONS = get_args(Truncation)
 
 
@@ -226,7 +219,7 @@ def _demo(a: argparse.Namespace) -> None:
     print(f"corpus: {a.pairs} generated training pairs in {corpus}")
     train = _read_pairs(corpus, "train", "parse")
     torch.manual_seed(a.seed)
-    tokenizer = _book_vocab(_texts(train), min_freq=1)
+    tokenizer = WordTokenizer.from_texts(_texts(train), min_freq=1)
     # From scratch on a noiseless grammar: the original BERT's variant learns faster, and dropout only slows.
     config = BERTConfig.original(len(tokenizer), **{**SIZES["bert.small"], "dropout": 0.0}, pretraining_heads=False)
     bert = BERTModel(config)
@@ -270,7 +263,7 @@ def _train(a: argparse.Namespace) -> None:
         task = a.task or "classification"
         columns: Columns = "parse" if a.vocab == "words" else "text"
         data = _read(a, task, a.train, "train", columns, a.labels)
-        make = _book_vocab if a.vocab == "words" else _character_vocab
+        make = WordTokenizer.from_texts if a.vocab == "words" else WordPieceTokenizer.of_characters
         tokenizer: Tokenizer = make(_texts(data), a.min_freq)
         train = data if a.cache is None else _source(a, task, a.train, "train", columns, a.labels)
         sizes = dict(SIZES[a.scratch])
@@ -443,7 +436,7 @@ def _predict_stream(a: argparse.Namespace, model: Head, tokenizer: Tokenizer, li
     while chunk := list(itertools.islice(examples, a.batch_size)):
         inputs: list[Sequence[Any]] = list(zip(*chunk, strict=True))
         if isinstance(tokenizer, WordTokenizer) and model.pooled:
-            inputs = [tuple(map(_spaced, side)) for side in inputs]
+            inputs = [tuple(map(spaced, side)) for side in inputs]
         for p in predict(
             model,
             tokenizer,
@@ -513,19 +506,13 @@ def _read(
     else:
         data = _read_pairs(path, split, a.columns or columns, names)
     if columns == "parse" and (a.text_columns or a.columns == "text"):  # a model of words, and sentences
-        hypotheses = None if data.hypotheses is None else [*map(_spaced, data.hypotheses)]
-        data = replace(data, premises=[*map(_spaced, data.premises)], hypotheses=hypotheses)
+        hypotheses = None if data.hypotheses is None else [*map(spaced, data.hypotheses)]
+        data = replace(data, premises=[*map(spaced, data.premises)], hypotheses=hypotheses)
     return data
 
 
 def _read_pairs(path: Path, split: str, columns: Columns, names: Sequence[str] | None = None) -> PairData:
     return read_pairs(snli_file(path, split), columns, names or SNLI_LABELS)
-
-
-def _spaced(text: str) -> str:
-    """Punctuation and clitics set apart by spaces, as the words of a Vocab are: it has no "sleeping." with a stop."""
-    text = re.sub(r"([^\w\s'\u2019-])", r" \1 ", text)
-    return re.sub(r"(?i)(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text)
 
 
 def _columns(tokenizer: Tokenizer) -> Columns:
@@ -539,29 +526,6 @@ def _texts(data: PairData | WordData | QuestionData) -> Iterator[str]:
     if isinstance(data, WordData):
         return (" ".join(words) for words in data.sentences)
     return itertools.chain(data.questions, dict.fromkeys(data.contexts))
-
-
-def _book_vocab(texts: Iterable[str], min_freq: int) -> WordTokenizer:
-    """The words of the texts, as the book builds vocabularies."""
-    tokens = [text.lower().split() for text in texts]
-    return WordTokenizer(Vocab(tokens, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
-
-
-def _character_vocab(texts: Iterable[str], min_freq: int) -> WordPieceTokenizer:
-    """WordPiece whose pieces are the single characters of the texts, Chinese or other."""
-    special = list(WordPieceTokenizer.SPECIAL)
-    texts = list(texts)
-    words = WordPieceTokenizer(special).encode_texts_with_offsets(texts)  # all unknown: only their places count
-    counts: Counter[str] = Counter()
-    bounds = words.offsets.tolist()
-    places = list(zip(words.starts.tolist(), words.ends.tolist(), strict=True))
-    for text, low, high in zip(texts, bounds, bounds[1:], strict=False):
-        for start, end in places[low:high]:
-            plain = unicodedata.normalize("NFD", text[start:end].lower())
-            first, *rest = [c for c in plain if unicodedata.category(c) != "Mn"] or [""]
-            counts.update([first, *(f"##{c}" for c in rest)])
-    del counts[""]
-    return WordPieceTokenizer([*special, *(piece for piece, n in counts.most_common() if n >= min_freq)])
 
 
 def _encode(

@@ -19,6 +19,12 @@ from bertnli.batching import PackedBatch
 
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 
+# The book's two sizes, for training from scratch: BERTConfig(vocab_size, **SIZES["bert.small"]).
+SIZES: dict[str, dict[str, Any]] = {
+    "bert.small": dict(num_hiddens=256, ffn_num_hiddens=512, num_heads=4, num_layers=2, dropout=0.1, max_len=512),
+    "bert.base": dict(num_hiddens=768, ffn_num_hiddens=3072, num_heads=12, num_layers=12, dropout=0.1, max_len=512),
+}
+
 
 @dataclass(frozen=True)
 class BERTConfig:

@@ -7,6 +7,8 @@ import hashlib
 import json
 import operator
 import os
+import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -103,6 +105,16 @@ class Vocab:
     def token_freqs(self) -> list[tuple[str, int]]:
         """(token, frequency) of the tokens that it was built from, by falling frequency."""
         return self._token_freqs
+
+
+def spaced(text: str) -> str:
+    """Punctuation and clitics set apart by spaces, as the words of a Vocab are.
+
+    >>> spaced("A man isn't sleeping.").split()
+    ['A', 'man', 'is', "n't", 'sleeping', '.']
+    """
+    text = re.sub(r"([^\w\s'\u2019-])", r" \1 ", text)
+    return re.sub(r"(?i)(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text)
 
 
 def _source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]:
@@ -306,6 +318,15 @@ class WordTokenizer(Tokenizer):
         self.vocab = vocab
         self._build()
 
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], min_freq: int = 5) -> WordTokenizer:
+        """The lower-case words of the texts that occur `min_freq` times, by falling frequency, as the book has them.
+
+        Sentences go through `spaced` first: a Vocab has no "sleeping." with a full stop.
+        """
+        words = [text.lower().split() for text in texts]
+        return cls(Vocab(words, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
+
     def _build(self) -> None:
         index: dict[str, int] = self.vocab.token_to_idx
         self.unk_id = index.get("<unk>", 0)
@@ -396,6 +417,26 @@ class WordPieceTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WordPieceTokenizer, (self.tokens, self.lowercase, self.split_special_tokens)
+
+    @classmethod
+    def of_characters(cls, texts: Iterable[str], min_freq: int = 1) -> WordPieceTokenizer:
+        """The tokenizer whose pieces are the single characters of the texts, Chinese or other, by falling frequency.
+
+        What occurs fewer than `min_freq` times is unknown. Case and accents are dropped, as with every other one.
+        """
+        special = list(cls.SPECIAL)
+        texts = list(texts)
+        words = cls(special).encode_texts_with_offsets(texts)  # all unknown: only their places count
+        counts: Counter[str] = Counter()
+        bounds = words.offsets.tolist()
+        places = list(zip(words.starts.tolist(), words.ends.tolist(), strict=True))
+        for text, low, high in zip(texts, bounds, bounds[1:], strict=False):
+            for start, end in places[low:high]:
+                plain = unicodedata.normalize("NFD", text[start:end].lower())
+                first, *rest = [c for c in plain if unicodedata.category(c) != "Mn"] or [""]
+                counts.update([first, *(f"##{c}" for c in rest)])
+        del counts[""]
+        return cls([*special, *(piece for piece, n in counts.most_common() if n >= min_freq)])
 
     @classmethod
     def from_file(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bertnli import read_pairs
+from bertnli import WordPieceTokenizer, read_pairs
 from bertnli.cli import main
 from bertnli.demo import write_demo_corpus
 
@@ -152,13 +152,13 @@ def test_standard_input_is_answered_batch_by_batch(trained: Path) -> None:
 
 
 def test_words_are_set_apart_from_punctuation() -> None:
-    from bertnli.cli import _spaced
+    from bertnli.tokenizer import spaced
 
-    assert _spaced("A man's dog isn't sleeping, they're up.").split() == [
+    assert spaced("A man's dog isn't sleeping, they're up.").split() == [
         "A", "man", "'s", "dog", "is", "n't", "sleeping", ",", "they", "'re", "up", ".",
     ]  # fmt: skip
     tokens = "a t-shirt ( red ) , is n't it ?"
-    assert _spaced(tokens).split() == tokens.split()
+    assert spaced(tokens).split() == tokens.split()
 
 
 @pytest.mark.parametrize("source", ["--text-columns", "--columns"])
@@ -459,13 +459,11 @@ def test_predict_expects_what_the_model_was_trained_on(tmp_path: Path, capsys: p
 
 def test_characters_of_chinese(data_dir: Path) -> None:
     """Every character of its own training text is a token; nothing is unknown but what is rare."""
-    from bertnli.cli import _character_vocab
-
     data = read_pairs(data_dir / "ocnli" / "train.10k.json", "text")
     texts = [*data.premises, *(data.hypotheses or ())]
-    tokenizer = _character_vocab(texts, 1)
+    tokenizer = WordPieceTokenizer.of_characters(texts, 1)
     encoded = tokenizer.encode_texts(texts, 512)
     assert int((encoded.ids == tokenizer.unk_id).sum()) == 0
     assert tokenizer.tokenize("我们OK了") == ["我", "们", "o", "##k", "了"]
-    rare = _character_vocab(texts, 5)
+    rare = WordPieceTokenizer.of_characters(texts, 5)
     assert 0 < int((rare.encode_texts(texts, 512).ids == rare.unk_id).sum()) < 0.01 * len(encoded.ids)
