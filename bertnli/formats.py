@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Number
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bertnli.reader import JSON_LINES, PairData, Texts
 
 _NO_LABEL = {"", "-", "-1"}  # how the corpora say that there is no gold label
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ def read_table(
                   tab-separated text without quoting (anything else)
     text          the column of the texts, or the two of the pairs
     label         the column of the labels
-    label_names   the classes: a label is a name or an index. None takes the labels that the file has, numbers in their
-                  order, else by the alphabet. Rows without a label (empty, "-", -1) are dropped and counted
+    label_names   the classes: a label is a name or, where no name is a number, an index. None takes the labels that the
+                  file has, numbers in their order, else by the alphabet. Rows without a label (empty, "-", and but for
+                  reals -1) are dropped and counted
     real          the labels are real numbers
 
     Columns that are all numbers, as "1", are places from 1 in a table without a header (.csv and tab-separated text).
@@ -110,7 +115,10 @@ def read_table(
     places: list[int] = []
     dropped = 0
     for place, values in _rows(path, [*columns, label]):
-        found = "" if values[-1] is None else str(values[-1]).strip()
+        gold = "" if values[-1] is None else values[-1]
+        if not isinstance(gold, (str, Number)) or gold != gold:
+            raise ValueError(f"{path}:{place}: {label} is {gold!r}, not a label")
+        found = str(gold).strip()
         if found in _NO_LABEL and found not in (label_names or ()) and not (real and found == "-1"):
             dropped += 1
             continue
@@ -127,14 +135,14 @@ def read_table(
         names: tuple[str, ...] = ()
         labels = [_real(value, f"{path}:{place}") for value, place in zip(raw, places, strict=True)]
     else:
-        names, labels = _indices(raw, [f"{path}:{place}" for place in places], label_names)
+        names, labels = _indices(raw, [f"{path}:{place}" for place in places], label_names, by_index=True)
     first, *second = map(Texts.of, texts)
     return PairData(first, second[0] if second else None, labels, names, dropped)
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:
     """Line (or row) number and the values of the columns, for each row."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         try:
             from pyarrow import ArrowException, parquet
         except ImportError:
@@ -150,6 +158,8 @@ def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:
     with _opened(path) as lines:
         if path.suffix.lower() in JSON_LINES:
             for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
                 try:
                     row = json.loads(line)
                 except ValueError as error:
@@ -191,21 +201,25 @@ def _demand(where: object, columns: list[str], found: list[str]) -> None:
 
 def _real(text: str, where: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{where}: {text!r} is not a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {text!r} is not a number")
+    return value
 
 
 def _indices(
-    labels: Iterable[str], places: Sequence[str], label_names: Sequence[str] | None
+    labels: Sequence[str], places: Sequence[str], label_names: Sequence[str] | None, by_index: bool = False
 ) -> tuple[tuple[str, ...], list[int]]:
-    """The classes and each label's index; `places` are for complaints."""
-    labels = list(labels)
+    """The classes and each label's index; `places` are for complaints; with `by_index` labels may be indices."""
     if label_names is None:
-        found = set(labels)
-        numbers = all(name.lstrip("-").isdecimal() for name in found)
-        label_names = sorted(found, key=int) if numbers else sorted(found)
-    index = {str(i): i for i in range(len(label_names))} | {name: i for i, name in enumerate(label_names)}
+        label_names = sorted(set(labels))
+        if all(map(_NUMBER.fullmatch, label_names)):
+            label_names.sort(key=float)
+    index = {name: i for i, name in enumerate(label_names)}
+    if by_index and not any(map(_NUMBER.fullmatch, label_names)):
+        index |= {str(i): i for i in range(len(label_names))}
     for label, place in zip(labels, places, strict=True):
         if label not in index:
             raise ValueError(f"{place}: unknown label {label!r}; expected one of {', '.join(label_names)}")
@@ -284,7 +298,7 @@ def _read_words(
                 continue
             fields = line.split("\t") if "\t" in line else line.split()
             needed = max(2, word, tag)
-            if len(fields) < needed or not fields[columns[0]]:
+            if len(fields) < needed or not fields[columns[0]] or not fields[columns[1]].strip():
                 raise ValueError(f"{path}:{number}: expected {expected}; found {line!r}")
             if between:
                 sentences.append([])
@@ -320,6 +334,7 @@ def read_squad(path: str | os.PathLike[str]) -> QuestionData:
             for paragraph in article["paragraphs"]:
                 context = paragraph["context"]
                 for question in paragraph["qas"]:
+                    where = f"{path}: question {len(questions) + 1}"
                     where = f"{path}: question {question['id']!r}"
                     known = [] if question.get("is_impossible") else question["answers"]
                     found = [(int(answer["answer_start"]), str(answer["text"])) for answer in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -74,11 +75,22 @@ def test_labels(tmp_path: Path) -> None:
     assert of("b", "a", "b").labels == [1, 0, 1]
     assert of("1", 0, label_names=("no", "yes")).labels == [1, 0]
     assert of("1", "-1", label_names=("-1", "1")).labels == [1, 0]
+    assert of("10.0", "1", "1.0", 2.0).label_names == ("1", "1.0", "2.0", "10.0")
+    with pytest.raises(ValueError, match=r"x\.jsonl:2: unknown label '0'; expected one of 1, 2"):
+        of(1, 0, label_names=("1", "2"))  # a class that the training data lacks is no index
+    for bad in (["a"], {"a": 1}, math.nan):
+        with pytest.raises(ValueError, match=r"x\.jsonl:2: l is .*, not a label"):
+            of("a", bad)
     data = of(1, -1, "2.5", -0.5, real=True)
     assert (data.labels, data.label_names, data.dropped) == ([1.0, -1.0, 2.5, -0.5], (), 0)
-    for bad, message in ((["-"], "no labelled rows"), ([], "no labelled rows")):
-        with pytest.raises(ValueError, match=rf"x\.jsonl has {message}"):
-            of(*bad)
+    for score in ("nan", "inf", "1e999"):
+        with pytest.raises(ValueError, match=rf"x\.jsonl:2: '{score}' is not a number"):
+            of(1, score, real=True)
+    for none in (["-"], []):
+        with pytest.raises(ValueError, match=r"x\.jsonl has no labelled rows"):
+            of(*none)
+    path.write_text('{"t": "a", "l": "b"}\n\n{"t": "c", "l": "b"}\n\n')
+    assert list(read_table(path, "t", "l").premises) == ["a", "c"]
     path.write_text('{"t": 5, "l": "a"}\n')
     with pytest.raises(ValueError, match=r"x\.jsonl:1: t is 5, not a text"):
         read_table(path, "t", "l")
@@ -106,9 +118,10 @@ def test_broken_tables(tmp_path: Path, name: str, content: str | bytes, message:
 
 def test_broken_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    (tmp_path / "a.parquet").write_bytes(b"PAR1junk")
-    with pytest.raises(ValueError, match=r"a\.parquet is no intact parquet file"):
-        read_table(tmp_path / "a.parquet", "first", "gold")
+    for name in ("a.parquet", "a.PARQUET"):
+        (tmp_path / name).write_bytes(b"PAR1junk")
+        with pytest.raises(ValueError, match=rf"{name} is no intact parquet file"):
+            read_table(tmp_path / name, "first", "gold")
 
 
 def test_absent_files(tmp_path: Path) -> None:
@@ -164,9 +177,13 @@ def test_conll(tmp_path: Path, data_dir: Path) -> None:
     assert data[1:].sentences == [["#"]]
     with pytest.raises(ValueError, match=r"x\.conll:3: unknown label 'B-ORG'; expected one of O"):
         read_conll(path, ("O",))
-    path.write_text("a O\nb\n")
-    with pytest.raises(ValueError, match=r"x\.conll:2: expected a word and a tag; found 'b'"):
-        read_conll(path)
+    path.write_text("EU B-ORG\nrejects 0\n")
+    with pytest.raises(ValueError, match=r"x\.conll:2: unknown label '0'; expected one of B-ORG, O"):
+        read_conll(path, ("B-ORG", "O"))  # a zero for the letter is no index
+    for line in ("b", "b\t"):
+        path.write_text(f"a O\n{line}\n")
+        with pytest.raises(ValueError, match=r"x\.conll:2: expected a word and a tag; found 'b"):
+            read_conll(path)
     path.write_text("\n\n")
     with pytest.raises(ValueError, match=r"x\.conll has no sentences"):
         read_conll(path)
@@ -211,6 +228,10 @@ def test_squad(tmp_path: Path, data_dir: Path) -> None:
     data = read_squad(path)
     assert data.answers == [[(2, "b")], []]
     assert (data.ids, data.titles) == (["1", "2"], ["T", "T"])
+    del qas[1]["id"]
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=r"v2\.json: question 2 is not as in SQuAD: KeyError\('id'\)"):
+        read_squad(path)
     qas[0]["answers"] = [{"answer_start": 1, "text": "b"}]
     path.write_text(json.dumps(whole))
     with pytest.raises(ValueError, match=r"v2\.json: question '1' is not as in SQuAD.*'b' at character 1"):
