@@ -327,7 +327,8 @@ def read_squad(path: str | os.PathLike[str]) -> QuestionData:
             articles = json.loads("".join(lines))["data"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f'{path}: expected a JSON object with "data", as SQuAD has it: {error!r}') from None
-    questions, contexts, answers, ids, titles = [], [], [], [], []
+    questions: list[str] = []
+    contexts, answers, ids, titles = [], [], [], []
     where = f"{path}: the first article"
     try:
         for article in articles:
