@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <memory>
 #include <optional>
 
@@ -54,46 +55,48 @@ py::object lowered(PyObject* text) {
   return py::reinterpret_steal<py::object>(low);
 }
 
-// Some objects of a list or tuple, owned until others are taken or this ends. They lie anywhere in memory, and waiting
-// for each would cost more than encoding it: so each pass asks for objects ahead.
+// Objects of a list or tuple, each owned from when it is taken until it is released, in a ring. They lie anywhere in
+// memory, and waiting for each would cost more than encoding it: so each pass asks for objects ahead.
 class Objects {
  public:
   Objects() = default;
-  ~Objects() { release(); }
+  ~Objects() { release(taken_); }
   Objects(const Objects&) = delete;
   Objects& operator=(const Objects&) = delete;
-  // After release(): calls work(i, object) with each of [begin, end), owned by then; it must not run Python code, which
-  // could change the list.
+  // For n objects of which `most` are owned at once.
+  void resize(size_t n, size_t most) { items_.resize(std::bit_ceil(std::max<size_t>(std::min(n, most), 1))); }
+  size_t mask() const { return items_.size() - 1; }
+  // Calls work(i, object) with each of [begin, end), owned by then; it must not run Python code, which could change the
+  // list. Their places in the ring must have been released.
   template <class Work>
   void take(PyObject* source, size_t begin, size_t end, const Work& work) {
     PyObject** items = PySequence_Fast_ITEMS(source);
-    items_.assign(items + begin, items + end);
-    each([&](size_t i, PyObject* item) {
-      Py_INCREF(item);
-      owned_ = i + 1;
-      work(begin + i, item);
-    });
-  }
-  // The last owner of an object may be this: then Python code may run.
-  void release() {
-    items_.resize(std::exchange(owned_, 0));
-    each([](size_t, PyObject* item) { Py_DECREF(item); });
-    items_.clear();
-  }
-  PyObject* operator[](size_t i) const { return items_[i]; }
-
- private:
-  template <class Work>
-  void each(const Work& work) const {
-    constexpr size_t kAhead = 16;
-    for (size_t i = 0; i < items_.size(); ++i) {
-      if (i + kAhead < items_.size()) __builtin_prefetch(items_[i + kAhead], 1);
-      work(i, items_[i]);
+    for (size_t i = begin; i < end; ++i) {
+      if (i + kAhead < end) __builtin_prefetch(items[i + kAhead], 1);
+      Py_INCREF(items[i]);
+      items_[i & mask()] = items[i];
+      taken_ = i + 1;
+      work(i, items[i]);
     }
   }
+  // Those before `end`. The last owner of an object may be this: then Python code may run.
+  void release(size_t end) {
+    while (released_ < end) {
+      const size_t i = released_++;
+      if (i + kAhead < end) __builtin_prefetch(items_[(i + kAhead) & mask()], 1);
+      Py_DECREF(items_[i & mask()]);
+    }
+  }
+  PyObject* operator[](size_t i) const { return items_[i & mask()]; }
+  // Owns this one instead.
+  void replace(size_t i, py::object by) {
+    const auto old = py::reinterpret_steal<py::object>(std::exchange(items_[i & mask()], by.release().ptr()));
+  }
 
+ private:
+  static constexpr size_t kAhead = 16;
   std::vector<PyObject*> items_;
-  size_t owned_ = 0;
+  size_t released_ = 0, taken_ = 0;
 };
 
 // Texts of a call: a list or tuple of str, or the tuple (arena uint8 [bytes], starts int64 [N], ends int64 [N]). Holds
@@ -101,7 +104,9 @@ class Objects {
 // that it is exact for the running version.
 class TextArgument {
  public:
-  TextArgument(const py::object& source, const char* name, bool lower) : name_(name), lower_(lower) {
+  // Of a list, at most `most` texts are taken at once.
+  TextArgument(const py::object& source, const char* name, bool lower, size_t most = Pieces::kReady)
+      : name_(name), lower_(lower) {
     if (!PyList_Check(source.ptr()) && !PyTuple_Check(source.ptr())) {
       throw py::type_error(std::string(name) + " must be a list or tuple of str, not " +
                            Py_TYPE(source.ptr())->tp_name);
@@ -115,35 +120,34 @@ class TextArgument {
     }
     source_ = source;
     texts_.size = py::len(source);
+    objects_.resize(texts_.size, most);
+    texts_.mask = objects_.mask();
+    views_.resize(texts_.mask + 1);
+    texts_.views = views_.data();
   }
   TextArgument(const TextArgument&) = delete;
   TextArgument& operator=(const TextArgument&) = delete;
   const Texts& texts() const { return texts_; }
-  // Makes the texts [begin, end) readable instead of those taken before. The objects are owned meanwhile, for without
-  // the GIL others may change the list; how long it is must stay.
-  void take(size_t begin, size_t end) {
+  // Makes the texts [begin, end) readable; those before `over` may go. The objects are owned meanwhile, for without the
+  // GIL others may change the list; how long it is must stay.
+  void take(size_t over, size_t begin, size_t end) {
     if (!source_) return;  // all are
-    objects_.release();
-    views_.clear();
-    kept_.clear();
-    std::vector<size_t> foreign;
+    objects_.release(over);
     if (static_cast<size_t>(PySequence_Fast_GET_SIZE(source_.ptr())) != texts_.size) {
       throw std::runtime_error(std::string(name_) + " changed size while they were encoded");
     }
+    std::vector<size_t> foreign;
     objects_.take(source_.ptr(), begin, end, [&](size_t i, PyObject* text) {
-      views_.push_back(utf8(text, name_, i));
+      views_[i & texts_.mask] = utf8(text, name_, i);
       if (lower_ && !PyUnicode_IS_ASCII(text)) foreign.push_back(i);
     });
-    for (const size_t i : foreign) views_[i - begin] = keep(lowered(objects_[i - begin]), i);
-    texts_.views = views_.data();
-    texts_.first_view = begin;
+    for (const size_t i : foreign) {
+      objects_.replace(i, lowered(objects_[i]));
+      views_[i & texts_.mask] = utf8(objects_[i], name_, i);
+    }
   }
 
  private:
-  std::string_view keep(py::object text, size_t row) {
-    kept_.push_back(std::move(text));
-    return utf8(kept_.back().ptr(), name_, row);
-  }
   void from_arena(const py::tuple& arrays) {
     const auto arena = py::cast<Array<uint8_t>>(arrays[0]);
     const auto starts = py::cast<Array<int64_t>>(arrays[1]), ends = py::cast<Array<int64_t>>(arrays[2]);
@@ -166,7 +170,8 @@ class TextArgument {
         PyObject* text = PyUnicode_DecodeUTF8(view.data(), static_cast<Py_ssize_t>(view.size()), nullptr);
         if (text == nullptr) throw py::error_already_set();
         const auto owned = py::reinterpret_steal<py::object>(text);
-        views_.push_back(keep(lowered(owned.ptr()), i));
+        kept_.push_back(lowered(owned.ptr()));
+        views_.push_back(utf8(kept_.back().ptr(), name_, i));
       }
     }
     texts_.views = views_.data();
@@ -233,10 +238,10 @@ struct Call {
       }
       job.second = &second_->texts();
     }
-    job.take = [this](size_t begin, size_t end) {
+    job.take = [this](size_t over, size_t begin, size_t end) {
       free_gil_.reset();
-      first_.take(begin, end);
-      if (second_) second_->take(begin, end);
+      first_.take(over, begin, end);
+      if (second_) second_->take(over, begin, end);
       free_gil_.emplace();
     };
   }
@@ -348,10 +353,10 @@ py::tuple encode_dense_py(const Tokenizer& tokenizer, const py::object& first, c
 }
 
 py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::object& texts, int threads) {
-  TextArgument given(texts, "texts", false), lowered(texts, "texts", tokenizer.wants_lowered());
+  TextArgument given(texts, "texts", false, SIZE_MAX), lowered(texts, "texts", tokenizer.wants_lowered(), SIZE_MAX);
   const auto n = given.texts().size;
-  given.take(0, n);
-  lowered.take(0, n);
+  given.take(0, 0, n);
+  lowered.take(0, 0, n);
   for (size_t i = 0; i < n; ++i) {
     if (given.texts()[i].size() > INT32_MAX) throw py::value_error(row_name("texts", i) + " is longer than 2 GiB");
   }

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <utility>
 #if defined(__SSE2__)
@@ -15,7 +17,6 @@ namespace bertnli {
 namespace {
 
 constexpr size_t kRowsAThread = 512;             // fewer are done before a thread has started
-constexpr size_t kRowsABlock = 8192;             // of each thread
 constexpr size_t kMostCached = size_t{1} << 22;  // bytes of a dense result that are worth a place in the caches
 
 size_t part_count(size_t rows, int threads) {
@@ -29,14 +30,15 @@ class JobWriter {
       : job_(job), options_{job.tokenizer, job.max_len, job.rule}, rows_(options_, job.second != nullptr, ids) {}
   JobWriter(const JobWriter&) = delete;
   JobWriter& operator=(const JobWriter&) = delete;
-  // Before the rows up to `end` of a block.
-  void begin(size_t end) {
+  // Before the rows [begin, end).
+  void begin(size_t begin, size_t end) {
     end_ = end;
+    for (size_t i = begin; i < std::min(begin + kAhead, end); ++i) prefetch(i);
     rows_.forget();
   }
   // Row i; returns the length of its segment 0.
   size_t write(size_t i) {
-    if (job_.first.views != nullptr && i + kAhead < end_) prefetch(i + kAhead);
+    if (i + kAhead < end_) prefetch(i + kAhead);
     if (job_.second == nullptr) return rows_.write(job_.first.row(i));
     try {
       return rows_.write(job_.first.row(i), job_.second->row(i));
@@ -65,26 +67,6 @@ class JobWriter {
   RowWriter rows_;
   size_t end_ = 0;
 };
-
-// Does the rows of a job block by block: work(part, writer, begin, end) in a thread for each part of a block, with the
-// part's own writer; then done(begin, end) of the block.
-template <class Begin, class Work, class Done>
-void in_blocks(const Job& job, std::vector<std::unique_ptr<JobWriter>>& writers, const Begin& begin_block,
-               const Work& work, const Done& done) {
-  const size_t n = job.first.size, parts = part_count(n, job.threads);
-  for (size_t part = 0; part < parts; ++part) writers.push_back(std::make_unique<JobWriter>(job));
-  for (size_t begin = 0, end; begin < n; begin = end) {
-    end = std::min(n, begin + kRowsABlock * parts);
-    if (job.take) job.take(begin, end);
-    begin_block(begin, end);
-    run_parts(parts, [&](size_t part) {
-      const size_t from = begin + (end - begin) * part / parts, to = begin + (end - begin) * (part + 1) / parts;
-      writers[part]->begin(to);
-      work(*writers[part], from, to);
-    });
-    done(begin, end);
-  }
-}
 
 // Copies past the caches: what is larger than they are would be gone from them before anyone read it, and the memory's
 // old content is not fetched first. Other threads see the copy after finish_streams().
@@ -143,6 +125,72 @@ void append(Ids& to, const Ids& from) {
   to.advance(from.size());
 }
 
+// The ids of all rows, from pieces that threads write in any order. The piece whose turn it is goes straight to its
+// place; others wait in memory that is used again until whoever has the turn appends them.
+class InOrder {
+ public:
+  explicit InOrder(int64_t* offsets) : offsets_(offsets) { offsets_[0] = 0; }
+  // Before a piece that begins at this row: sets where its ids go. True if that is behind all ids before.
+  template <class Reserve>
+  bool begin(size_t row, Ids& ids, const Reserve& reserve) {
+    const std::lock_guard lock(mutex_);
+    if (row == joined_ && !busy_) {
+      if (row == 0) all_.reserve(reserve());
+      ids = std::move(all_);
+      return busy_ = true;
+    }
+    if (!spare_.empty()) {
+      ids = std::move(spare_.back());
+      spare_.pop_back();
+    }
+    ids.resize_down(0);
+    return false;
+  }
+  // After it: offsets behind the first of its rows hold lengths.
+  void end(size_t begin, size_t end, Ids& ids, bool in_place) {
+    std::unique_lock lock(mutex_);
+    if (in_place) {
+      all_ = std::move(ids);
+      count(begin, end);
+    } else {
+      waiting_.emplace(begin, Waiting{end, std::move(ids)});
+      if (busy_) return;
+      busy_ = true;
+    }
+    for (auto next = waiting_.begin(); next != waiting_.end() && next->first == joined_; next = waiting_.begin()) {
+      auto node = waiting_.extract(next);
+      lock.unlock();
+      append(all_, node.mapped().ids);
+      lock.lock();
+      count(node.key(), node.mapped().end);
+      spare_.push_back(std::move(node.mapped().ids));
+    }
+    busy_ = false;
+  }
+  Ids take() {
+    all_.shrink();
+    return std::move(all_);
+  }
+
+ private:
+  struct Waiting {
+    size_t end;
+    Ids ids;
+  };
+  void count(size_t begin, size_t end) {
+    sum_lengths(offsets_ + begin, end - begin);
+    joined_ = end;
+  }
+
+  int64_t* const offsets_;
+  std::mutex mutex_;
+  bool busy_ = false;  // a thread has the turn: all_ is its own
+  size_t joined_ = 0;  // rows whose ids are in their place
+  Ids all_;
+  std::map<size_t, Waiting> waiting_;  // pieces by their first row
+  std::vector<Ids> spare_;
+};
+
 // What the threads made, one behind the other in the first one's memory.
 template <class Part, class Column>
 Ids join(std::vector<Part>& parts, const Column& column) {
@@ -181,73 +229,68 @@ struct EncodingSink final : PairSink {
 }  // namespace
 
 Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
-  // The first part of a block goes straight to where all ids end up, the others follow from memory that is used again.
-  std::vector<std::unique_ptr<JobWriter>> writers;
-  offsets[0] = 0;
-  in_blocks(
-      job, writers,
-      [&](size_t begin, size_t end) {
-        if (begin != 0) return;
+  const size_t n = job.first.size;
+  InOrder all(offsets);
+  Pieces pieces(n, part_count(n, job.threads), job.take);
+  pieces.run([&](Pieces::Turn& turn) {
+    JobWriter writer(job);
+    Ids& ids = writer.ids;
+    while (turn.next()) {
+      const size_t begin = turn.begin, end = turn.end;
+      const bool in_place = all.begin(begin, ids, [&] {
         size_t bytes = text_bytes(job.first, begin, end);
         if (job.second != nullptr) bytes += text_bytes(*job.second, begin, end);
-        writers[0]->ids.reserve(guess(bytes, end, job.first.size));
-      },
-      [&](JobWriter& writer, size_t begin, size_t end) {
-        for (size_t i = begin; i < end; ++i) {
-          const size_t before = writer.ids.size();
-          first_lens[i] = static_cast<int32_t>(writer.write(i));
-          offsets[i + 1] = static_cast<int64_t>(writer.ids.size() - before);
-        }
-      },
-      [&](size_t begin, size_t end) {
-        sum_lengths(offsets + begin, end - begin);
-        for (size_t part = 1; part < writers.size(); ++part) {
-          Ids& from = writers[part]->ids;
-          append(writers[0]->ids, from);
-          from.resize_down(0);
-        }
+        return guess(bytes, end, n);
       });
-  if (writers.empty()) return {};
-  writers[0]->ids.shrink();
-  return std::move(writers[0]->ids);
+      writer.begin(begin, end);
+      for (size_t i = begin; i < end; ++i) {
+        const size_t before = ids.size();
+        first_lens[i] = static_cast<int32_t>(writer.write(i));
+        offsets[i + 1] = static_cast<int64_t>(ids.size() - before);
+      }
+      all.end(begin, end, ids, in_place);
+    }
+  });
+  return all.take();
 }
 
 void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens) {
   // A batch is wanted in the caches, by whoever asked for it.
-  const size_t max_len = job.max_len;
-  const bool streams = job.first.size * max_len > kMostCached / (2 * sizeof(int64_t));
+  const size_t n = job.first.size, max_len = job.max_len;
+  const bool streams = n * max_len > kMostCached / (2 * sizeof(int64_t));
   const int64_t pad = job.tokenizer.special.pad;
-  std::vector<std::unique_ptr<JobWriter>> writers;
-  in_blocks(
-      job, writers, [](size_t, size_t) {},
-      [&](JobWriter& writer, size_t begin, size_t end) {
-        Ids& row = writer.ids;
-        row.resize_down(0);
-        std::vector<int64_t> near_ids(streams ? max_len : 0, pad), near_segments(streams ? max_len : 0);
-        size_t last = 0;  // what lies behind the last row's tokens is padding already
-        size_t at = 0;  // rows follow each other for a while: the last one must stay in reach for a repeated first text
-        for (size_t i = begin; i < end; ++i) {
-          if (at > (size_t{1} << 12)) {
-            row.resize_down(0);
-            at = 0;
-            writer.forget();
-          }
-          const size_t first = writer.write(i), length = row.size() - at;
-          int64_t *const to_ids = ids + i * max_len, *const to_segments = segments + i * max_len;
-          if (streams) {
-            write_dense_row(row.data() + at, length, first, std::max(length, std::exchange(last, length)), pad,
-                            near_ids.data(), near_segments.data());
-            stream(near_ids.data(), max_len, to_ids);
-            stream(near_segments.data(), max_len, to_segments);
-          } else {
-            write_dense_row(row.data() + at, length, first, max_len, pad, to_ids, to_segments);
-          }
-          lens[i] = static_cast<int64_t>(length);
-          at = row.size();
+  Pieces pieces(n, part_count(n, job.threads), job.take);
+  pieces.run([&](Pieces::Turn& turn) {
+    JobWriter writer(job);
+    Ids& row = writer.ids;
+    std::vector<int64_t> near_ids(streams ? max_len : 0, pad), near_segments(streams ? max_len : 0);
+    size_t last = 0;  // what lies behind the last row's tokens is padding already
+    while (turn.next()) {
+      writer.begin(turn.begin, turn.end);
+      row.resize_down(0);
+      size_t at = 0;  // rows follow each other for a while: the last one must stay in reach for a repeated first text
+      for (size_t i = turn.begin; i < turn.end; ++i) {
+        if (at > (size_t{1} << 12)) {
+          row.resize_down(0);
+          at = 0;
+          writer.forget();
         }
-        if (streams) finish_streams();
-      },
-      [](size_t, size_t) {});
+        const size_t first = writer.write(i), length = row.size() - at;
+        int64_t *const to_ids = ids + i * max_len, *const to_segments = segments + i * max_len;
+        if (streams) {
+          write_dense_row(row.data() + at, length, first, std::max(length, std::exchange(last, length)), pad,
+                          near_ids.data(), near_segments.data());
+          stream(near_ids.data(), max_len, to_ids);
+          stream(near_segments.data(), max_len, to_segments);
+        } else {
+          write_dense_row(row.data() + at, length, first, max_len, pad, to_ids, to_segments);
+        }
+        lens[i] = static_cast<int64_t>(length);
+        at = row.size();
+      }
+    }
+    if (streams) finish_streams();
+  });
 }
 
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows) {

@@ -2,27 +2,27 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "parallel.h"
 #include "reader.h"
 #include "rows.h"
 #include "tokenizer.h"
 
 namespace bertnli {
 
-// N texts: either views of those from `first_view` on, or ranges of one block of bytes that ends at `readable`.
+// N texts: either views, or ranges of one block of bytes that ends at `readable`.
 struct Texts {
   size_t size = 0;
   const std::string_view* views = nullptr;
   const char *base = nullptr, *readable = nullptr;
   const int64_t *starts = nullptr, *ends = nullptr;
-  size_t first_view = 0;
+  size_t mask = SIZE_MAX;  // the view of text i is views[i & mask]: of lists there are only those that are needed
 
   std::string_view operator[](size_t i) const {
-    return views != nullptr ? views[i - first_view]
+    return views != nullptr ? views[i & mask]
                             : std::string_view(base + starts[i], static_cast<size_t>(ends[i] - starts[i]));
   }
   RowText row(size_t i) const {
@@ -39,10 +39,9 @@ struct Job {
   Truncation rule;
   int threads;
   const char* names[2];  // the arguments' names, for errors
-  // Makes the texts [begin, end) readable; those before may go. Null where all are. The rows are done in blocks, in
-  // order: so that no more than a block's texts are held at a time, and what is needed between stays in the processor's
-  // caches.
-  std::function<void(size_t begin, size_t end)> take = {};
+  // Makes the texts [begin, end) readable; those before `over` may go. Null where all are. No more than Pieces::kReady
+  // are needed at a time, so that what is made of them stays in the processor's caches.
+  Pieces::Prepare take = {};
 };
 
 // Fills offsets [N+1] and first_lens [N]; returns the ids of all rows.

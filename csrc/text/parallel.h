@@ -2,8 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <condition_variable>
 #include <cstddef>
 #include <exception>
+#include <functional>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -37,5 +41,104 @@ void run_parts(size_t parts, const Work& work) {
     if (e) std::rethrow_exception(e);
   }
 }
+
+// The rows [0, n) in pieces: a thread takes the next one as it finishes one, for none knows when another thread will
+// start, or how long its piece will take. What pieces need is made ready ahead of them, a stretch at a time, by the
+// calling thread alone.
+class Pieces {
+ public:
+  static constexpr size_t kPiece = 256, kStretch = 8192,
+                          kReady = 2 * kStretch;  // rows; at most kReady are needed at once
+  // prepare(over, begin, end) makes the rows [begin, end) ready; those before `over` are over. Null where all are
+  // ready.
+  using Prepare = std::function<void(size_t over, size_t begin, size_t end)>;
+
+  Pieces(size_t n, size_t threads, const Prepare& prepare)
+      : threads_(threads), stretches_(threads > 1 ? 2 : 1), prepare_(prepare), n_(n), ready_(prepare ? 0 : n) {}
+  Pieces(const Pieces&) = delete;
+  Pieces& operator=(const Pieces&) = delete;
+
+  // The pieces of one thread.
+  class Turn {
+   public:
+    // Finishes a piece and takes the next one, [begin, end); false where there is none.
+    bool next() { return pieces_.next(*this); }
+    size_t begin = 0, end = 0;
+
+   private:
+    friend Pieces;
+    Turn(Pieces& pieces, bool prepares) : pieces_(pieces), prepares_(prepares) {}
+    Pieces& pieces_;
+    const bool prepares_;
+  };
+
+  // Calls body(turn) in each thread. Of several exceptions, the one of the lowest row is thrown, as without threads:
+  // pieces are taken in order, and those before a broken one are finished.
+  template <class Body>
+  void run(const Body& body) {
+    run_parts(threads_, [&](size_t part) {
+      Turn turn(*this, part == 0);
+      try {
+        body(turn);
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        fail(turn.begin, next_);
+      }
+    });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  // The current exception, of this row; rows from `stop` on are not begun.
+  void fail(size_t row, size_t stop) {
+    if (!error_ || row < error_row_) {
+      error_ = std::current_exception();
+      error_row_ = row;
+    }
+    n_ = std::min(n_, stop);
+    changed_.notify_all();
+  }
+  size_t& unfinished(size_t row) { return unfinished_[row / kStretch % stretches_]; }
+  bool next(Turn& turn) {
+    std::unique_lock lock(mutex_);
+    if (prepare_ && turn.begin != turn.end && (unfinished(turn.begin) -= turn.end - turn.begin) == 0) {
+      changed_.notify_all();
+    }
+    for (;;) {
+      if (turn.prepares_ && ready_ < n_ && unfinished(ready_) == 0) {
+        const size_t begin = ready_, end = std::min(begin + kStretch, n_), late = (stretches_ - 1) * kStretch;
+        lock.unlock();
+        try {
+          prepare_(begin - std::min(begin, late), begin, end);
+          lock.lock();
+          unfinished(begin) = end - begin;
+          ready_ = end;
+          changed_.notify_all();
+        } catch (...) {
+          lock.lock();
+          fail(begin, begin);
+        }
+      } else if (const size_t end = std::min(ready_, n_); next_ < end) {
+        turn.begin = next_;
+        turn.end = next_ = std::min(next_ + kPiece, end);
+        return true;
+      } else if (next_ >= n_) {
+        turn.begin = turn.end = next_;
+        return false;
+      } else {
+        changed_.wait(lock);
+      }
+    }
+  }
+
+  const size_t threads_, stretches_;
+  const Prepare& prepare_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  size_t n_, ready_, next_ = 0;         // rows in all; ready ones; those that a thread took
+  std::array<size_t, 2> unfinished_{};  // ready rows of each stretch that are not over
+  size_t error_row_ = 0;
+  std::exception_ptr error_;
+};
 
 }  // namespace bertnli
