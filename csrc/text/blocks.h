@@ -20,8 +20,10 @@ class Lane {  // 16 bytes
   uint64_t high() const { return bits(v_); }  // beyond ASCII
   // Bytes under c, and those beyond ASCII.
   uint64_t under_or_high(char c) const { return bits(_mm_cmplt_epi8(v_, _mm_set1_epi8(c))); }
+  Lane operator|(Lane o) const { return Lane(_mm_or_si128(v_, o.v_)); }
 
  private:
+  explicit Lane(__m128i v) : v_(v) {}
   static uint64_t bits(__m128i x) { return static_cast<uint32_t>(_mm_movemask_epi8(x)); }
   __m128i v_;
 };
@@ -42,6 +44,11 @@ class Lane {
   }
   uint64_t under_or_high(char c) const {
     return bits([c](signed char x) { return x < c; });
+  }
+  Lane operator|(const Lane& o) const {
+    Lane both = *this;
+    for (int i = 0; i < 16; ++i) both.v_[i] |= o.v_[i];
+    return both;
   }
 
  private:
@@ -67,5 +74,8 @@ inline uint64_t block_mask(const char* p, size_t readable, const Test& test) {
   const size_t last = readable - 16, a = last < 16 ? last : 16, b = last < 32 ? last : 32;
   return test(Lane(p)) | test(Lane(p + a)) << a | test(Lane(p + b)) << b | test(Lane(p + last)) << last;
 }
+
+// Whether any of the 64 bytes at p is beyond ASCII.
+inline bool any_high(const char* p) { return ((Lane(p) | Lane(p + 16)) | (Lane(p + 32) | Lane(p + 48))).high() != 0; }
 
 }  // namespace bertnli

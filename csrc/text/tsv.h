@@ -73,8 +73,12 @@ class TsvScanner {
       std::memcpy(copy, p, size);
       p = copy;
     }
-    high_ = block_mask(p, 64, [](Lane v) { return v.high(); });
-    marks_ = block_mask(p, 64, [](Lane v) { return v.under_or_high('\r' + 1); }) & ~high_;
+    marks_ = block_mask(p, 64, [](Lane v) { return v.under_or_high('\r' + 1); });
+    high_ = 0;
+    if (any_high(p)) {
+      high_ = block_mask(p, 64, [](Lane v) { return v.high(); });
+      marks_ &= ~high_;
+    }
   }
 
   const char *block_, *begin_ = nullptr, *stop_ = nullptr, *next_, *end_;
