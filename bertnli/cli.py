@@ -159,7 +159,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _add_reading(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--labels", type=_names, help="names of the classes, by commas, instead of the model's or the data's"
+        "--labels",
+        type=_names,
+        help="names of the classes, by commas, instead of the model's or the data's; or the same in another order",
     )
     sub.add_argument(
         "--columns",
@@ -327,7 +329,7 @@ def _distill(a: argparse.Namespace) -> None:
     state_file = _state_file(a)
     teacher, teacher_tokenizer = _load_head(a.teacher, a.device)
     columns = _columns(teacher_tokenizer)
-    names = a.labels or teacher.label_names
+    names = _named(teacher, a.labels)
     train = _read(a, teacher.task, a.train, "train", columns, names)
     train = train if a.limit is None else train[: a.limit]
     dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
@@ -380,19 +382,7 @@ def _state_file(a: argparse.Namespace) -> Path:
 
 def _evaluate(a: argparse.Namespace) -> None:
     model, tokenizer = _load_head(a.model, a.device)
-    names = a.labels or model.label_names
-    if names is None and model.task == "classification":
-        print(
-            f"bertnli: the model does not name its classes; taken for {', '.join(SNLI_LABELS)} (--labels changes that)",
-            file=sys.stderr,
-        )
-        names = SNLI_LABELS
-    if names is not None:
-        if len(names) != model.output.out_features:
-            raise ValueError(
-                f"{len(names)} names of classes ({', '.join(names)}); the model has {model.output.out_features}"
-            )
-        model.label_names = tuple(names)
+    names = _named(model, a.labels)
     data = _source(a, model.task, a.data, "test", _columns(tokenizer), names)
     begun = time.perf_counter()
     encoded, _, dropped = _encode(a, model, tokenizer, data)
@@ -558,6 +548,32 @@ def _load_head(name: str, device: str | None) -> tuple[Head, Tokenizer]:
     if not isinstance(model, Head):
         raise ValueError(f"{name} has no output layer of a task; fine-tune it first with `bertnli train`")
     return model.to(_device(device)), tokenizer
+
+
+@torch.no_grad()
+def _named(model: Head, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """What the model's classes are called from now on: as its checkpoint says, else or instead as `labels` do; in the
+    order of `labels` where those are the checkpoint's names in another."""
+    names = labels or model.label_names
+    if names is None and model.task == "classification":
+        print(
+            f"bertnli: the model does not name its classes; taken for {', '.join(SNLI_LABELS)} (--labels changes that)",
+            file=sys.stderr,
+        )
+        names = SNLI_LABELS
+    if names is None and model.task == "tagging":
+        raise ValueError("the model does not name its tags: give --labels, in the order of its output layer")
+    if names is not None:
+        if len(names) != model.output.out_features:
+            raise ValueError(
+                f"{len(names)} names of classes ({', '.join(names)}); the model has {model.output.out_features}"
+            )
+        if model.label_names is not None and set(names) == set(model.label_names):
+            order = [model.label_names.index(name) for name in names]
+            for parameter in model.output.parameters():
+                parameter.copy_(parameter[order])
+        model.label_names = names
+    return names
 
 
 def _print_epoch(e: Epoch) -> None:

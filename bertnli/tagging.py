@@ -106,8 +106,12 @@ class BERTTagger(Head):
         dropout: float | None = None,
     ) -> None:
         super().__init__(bert, num_labels, label_names, dropout)
-        self.entities = any(name.startswith(("B-", "I-")) for name in self.label_names or ())
         self.metric = "f1" if self.entities else "accuracy"
+
+    @property
+    def entities(self) -> bool:
+        """Whether the tags are of entities."""
+        return any(name.startswith(("B-", "I-")) for name in self.label_names or ())
 
     def rows(self, batch: PackedBatch) -> Tensor | None:
         """The words' first pieces; all tokens where the batch has no labels to say which they are."""
@@ -133,7 +137,8 @@ class BERTTagger(Head):
         return outputs
 
     def flaw(self, labels: Tensor) -> str | None:
-        return class_flaw(_read(labels), 1, self.output.out_features)
+        read = _read(labels)
+        return "words without a tag" if (read == UNKNOWN).any() else class_flaw(read, 1, self.output.out_features)
 
     def metrics(self, outputs: Tensor, data: EncodedWords) -> dict[str, Any]:
         guess, truth = outputs.argmax(1), _read(data.pairs.labels)

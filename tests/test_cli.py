@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from bertnli import WordPieceTokenizer, read_pairs
+from bertnli import BERTConfig, BERTModel, BERTTagger, WordPieceTokenizer, read_pairs, save_pretrained
 from bertnli.cli import main
 from bertnli.demo import write_demo_corpus
 
@@ -83,8 +84,12 @@ def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest
 def test_names_given_to_evaluate_name_its_figures(
     trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--labels` says what the model's classes are: the figures bear those names, in that order."""
+    """`--labels` says what the model's classes are: the figures bear those names, in that order.
+
+    The model's own names in another order are the same classes, whose figures do not change.
+    """
     names = ["neutral", "contradiction", "entailment"]
+    own = json.loads(run("evaluate", "--model", trained, "--data", corpus, "--json", capsys=capsys)[1])
     status, out, _ = run(
         "evaluate", "--model", trained, "--data", corpus, "--json", "--labels", ",".join(names), capsys=capsys
     )
@@ -93,6 +98,8 @@ def test_names_given_to_evaluate_name_its_figures(
     assert figures["labels"] == list(figures["per_class"]) == names
     labels = read_pairs(corpus / "snli_1.0_test.txt").labels
     assert [sum(row) for row in figures["confusion"]] == [labels.count(LABELS.index(name)) for name in names]
+    assert figures["per_class"] == own["per_class"]
+    assert figures["loss"] == pytest.approx(own["loss"])
     status, _, err = run("evaluate", "--model", trained, "--data", corpus, "--labels", "yes,no", capsys=capsys)
     assert status == 2
     assert "2 names of classes (yes, no); the model has 3" in err
@@ -432,6 +439,25 @@ def test_every_task_from_file_to_prediction(
     assert status == 0, err
     assert "starting a new one" in out
     assert json.loads((tmp_path / "other" / "config.json").read_text())["task"] == other
+
+
+def test_a_tagger_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its columns are not taken for the tags of the data by the alphabet."""
+    tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])
+    bert = BERTModel(BERTConfig(len(tokenizer), num_hiddens=8, ffn_num_hiddens=8, num_heads=1, num_layers=1))
+    tagger = BERTTagger(bert, 2)
+    with torch.no_grad():
+        tagger.output.bias[0] = 1e3  # everything is of the first column
+    save_pretrained(tagger, tmp_path / "model", tokenizer)
+    (tmp_path / "tags.conll").write_text("red O\ngreen B-x\n")
+    arguments = ["evaluate", "--model", tmp_path / "model", "--data", tmp_path / "tags.conll", "--json"]
+    status, _, err = run(*arguments, capsys=capsys)
+    assert status == 2
+    assert "the model does not name its tags: give --labels" in err
+    for names, recall in (("O,B-x", 0), ("B-x,O", 1)):
+        status, out, err = run(*arguments, "--labels", names, capsys=capsys)
+        assert status == 0, err
+        assert json.loads(out)["recall"] == recall
 
 
 def test_predict_expects_what_the_model_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

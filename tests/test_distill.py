@@ -336,3 +336,13 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main([str(a) for a in ["distill", *layers, "--hidden-layers", "0"]]) == 0
         config = from_pretrained(tmp_path / f"layers{width}")[0].config
         assert (config.num_layers, config.num_hiddens) == (2, width)
+    # The teacher's classes in another order: the same student, its columns in that order.
+    whole = ["distill", *common, 64, "--teacher-layers", "0,1,2", "--output"]
+    assert main([str(a) for a in [*whole, tmp_path / "own"]]) == 0
+    assert main([str(a) for a in [*whole, tmp_path / "turned", "--labels", ",".join(NAMES[::-1])]]) == 0
+    (own, tokenizer), (turned, _) = (from_pretrained(tmp_path / name) for name in ("own", "turned"))
+    assert isinstance(own, BERTClassifier)
+    assert isinstance(turned, BERTClassifier)
+    assert turned.label_names == NAMES[::-1]
+    encoded = own.encode(tokenizer, data)
+    torch.testing.assert_close(score(turned, encoded).flip(1), score(own, encoded))

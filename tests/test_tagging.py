@@ -103,6 +103,8 @@ def test_accuracy_where_tags_are_no_entities() -> None:
     encoded = model.encode(WordPieceTokenizer(PIECES), WordData([["dog", "runs"]], [[0, 1]], ("NOUN", "VERB")))
     assert model.metric == "accuracy"
     assert set(evaluate(model, encoded)) == {"examples", "loss", "words", "accuracy"}
+    with pytest.raises(ValueError, match="the evaluated data has words without a tag"):
+        evaluate(model, model.encode(WordPieceTokenizer(PIECES), WordData([["dog"]], None)))
 
 
 @pytest.mark.parametrize(
