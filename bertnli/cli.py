@@ -337,7 +337,10 @@ def _distill(a: argparse.Namespace) -> None:
     unlabelled = None
     if a.unlabelled is not None:
         with open(a.unlabelled, encoding="utf-8-sig", newline="\n") as file:
-            unlabelled = teacher.inputs(*zip(*_parse_examples(file, str(a.unlabelled), teacher), strict=True))
+            sides = _sides(list(_parse_examples(file, str(a.unlabelled), teacher)), teacher, teacher_tokenizer)
+        if not sides:
+            raise ValueError(f"{a.unlabelled} has no examples")
+        unlabelled = teacher.inputs(*sides)
     texts = itertools.chain(_texts(train), () if unlabelled is None else _texts(unlabelled))
     torch.manual_seed(a.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, a.min_freq)
@@ -424,13 +427,10 @@ def _predict(a: argparse.Namespace) -> None:
 def _predict_stream(a: argparse.Namespace, model: Head, tokenizer: Tokenizer, lines: TextIO, where: str) -> None:
     examples = _parse_examples(lines, where, model)
     while chunk := list(itertools.islice(examples, a.batch_size)):
-        inputs: list[Sequence[Any]] = list(zip(*chunk, strict=True))
-        if isinstance(tokenizer, WordTokenizer) and model.pooled:
-            inputs = [tuple(map(spaced, side)) for side in inputs]
         for p in predict(
             model,
             tokenizer,
-            *inputs,
+            *_sides(chunk, model, tokenizer),
             max_len=a.max_len,
             truncation=a.truncation,
             batch_size=a.batch_size,
@@ -660,6 +660,14 @@ def _parse_examples(lines: Iterable[str], where: str, model: Head) -> Iterator[t
             yield example
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8: {error}") from error
+
+
+def _sides(examples: list[tuple[Any, ...]], model: Head, tokenizer: Tokenizer) -> list[Sequence[Any]]:
+    """The first parts of all examples, the second, ...; for a model of words with punctuation apart."""
+    sides: list[Sequence[Any]] = list(zip(*examples, strict=True))
+    return (
+        [tuple(map(spaced, side)) for side in sides] if isinstance(tokenizer, WordTokenizer) and model.pooled else sides
+    )
 
 
 def _expected(fields: tuple[tuple[str, ...], ...]) -> str:

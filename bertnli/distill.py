@@ -22,7 +22,7 @@ from bertnli.inference import check_labels, evaluating, in_batches
 from bertnli.model import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
 from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
-from bertnli.train import History, fit
+from bertnli.train import History, fingerprint, fit
 
 
 def pruned_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], min_freq: int = 1) -> tuple[Tokenizer, Tensor]:
@@ -266,6 +266,8 @@ def distill(
         raise ValueError(f"hidden_layers are 0 to {teacher.config.num_layers - 2} of the teacher, not {bad[0]}")
     if hidden_layers and not hidden:
         raise ValueError("hidden_layers need `hidden` above 0")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0; found {temperature}")
     max_len = min(teacher.max_len if max_len is None else max_len, student.config.max_len, teacher.config.max_len)
     examples = [data for data in (train, unlabelled) if data is not None]
     theirs = _joined([pairs_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples])
@@ -290,6 +292,11 @@ def distill(
     pupil = _Pupil(student, mine, parts[0], targets, counts.cpu(), temperature, hard, soft, hidden, len(hidden_layers))
     keys = torch.arange(len(mine))[:, None]
     keyed = EncodedPairs(mine.ids, mine.offsets, mine.first_lens, keys, pad_id=mine.pad_id, max_len=mine.max_len)
+    assert parts[0].labels is not None
+    pupil.settings = dict(  # what a continued run must have in common beside what `fit` sees
+        temperature=temperature, hard=hard, soft=soft, hidden=hidden, hidden_layers=list(hidden_layers),
+        taught=fingerprint([*teacher.parameters(), parts[0].labels]),
+    )  # fmt: skip
     history = fit(pupil, keyed, held, batch_size=batch_size, precision=precision, **options)
     student.eval()
     return history

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,6 +115,8 @@ def fit(
         check_labels(pairs_of(dev, "dev"), "dev", model)
     if min(epochs, batch_size, accumulate) < 1:
         raise ValueError(f"epochs={epochs}, batch_size={batch_size} and accumulate={accumulate} must be at least 1")
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup is a share of the steps, from 0 to 1; found {warmup}")
     if max_grad_norm is not None and max_grad_norm <= 0:
         raise ValueError(f"max_grad_norm must be positive, or None not to clip; found {max_grad_norm}")
     if not 0 <= seed < 2**32:
@@ -137,7 +139,8 @@ def fit(
             epochs=epochs, batch_size=batch_size, accumulate=accumulate, lr=lr, optimizer=optimizer,
             weight_decay=weight_decay, warmup=warmup, max_grad_norm=max_grad_norm, freeze=freeze, precision=precision,
             seed=seed, keep_best=keep_best, model=asdict(model.config), dropout=model.dropout.p,
-            train=_fingerprint(train), dev=None if dev is None else _fingerprint(pairs_of(dev, "dev")),
+            settings=model.settings, train=_fingerprint(train),
+            dev=None if dev is None else _fingerprint(pairs_of(dev, "dev")),
         )  # fmt: skip
         state = None if state_file is None else of_rank_0(lambda: _read_state(Path(state_file), arguments))
         if state is not None:
@@ -331,10 +334,15 @@ def reuse_memory() -> bool:
 
 def _fingerprint(pairs: EncodedPairs) -> int:
     """Of the rows and their labels."""
+    tensors = (pairs.ids, pairs.offsets, pairs.first_lens, pairs.labels)
+    return fingerprint(tensor for tensor in tensors if tensor is not None)
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> int:
+    """A number that differs where any of the tensors does, nearly always."""
     crc = 0
-    for tensor in (pairs.ids, pairs.offsets, pairs.first_lens, pairs.labels):
-        if tensor is not None:
-            crc = zlib.crc32(tensor.contiguous().numpy().tobytes(), crc)
+    for tensor in tensors:
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, crc)
     return crc
 
 

@@ -301,11 +301,61 @@ def test_bad_arguments() -> None:
             distill(teacher(), full, teacher(), full, data, hidden_layers=layers)
     with pytest.raises(ValueError, match="hidden_layers need `hidden`"):
         distill(teacher(), full, teacher(), full, data, hidden_layers=[0], hidden=0)
+    for temperature in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="temperature must be above 0"):
+            distill(teacher(), full, teacher(), full, data, temperature=temperature)
     finder, asked = teacher("qa"), questions(8)
     small, ids = pruned_tokenizer(full, ["one two"])
     assert len(small.encode("red")) == 3  # of its letters
     with pytest.raises(ValueError, match="prune no token"):
         distill(finder, full, make_student(finder, ids, num_hiddens=32), small, replace(asked, questions=["red"] * 8))
+
+
+def test_a_run_is_continued_only_as_it_was_begun(tmp_path: Path) -> None:
+    """The weights of its loss, the teacher and the labels are the same."""
+    full, data = WordPieceTokenizer(PIECES), texts(20)
+    other = teacher()
+    with torch.no_grad():
+        other.output.bias[0] += 1
+
+    def run(big: Head, data: PairData, file: Path, **options: Any) -> Head:
+        torch.manual_seed(0)
+        student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32, num_layers=2)
+        distill(big, full, student, full, data, epochs=2, state_file=file, progress=False, **options)
+        return student
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(teacher(), data, file, on_epoch=stop)
+    for options in ({"temperature": 3.0}, {"hard": 1}, {"hidden": 0}, {"hidden_layers": [1]}):
+        with pytest.raises(ValueError, match=r"state\.pt is of a run with other settings"):
+            run(teacher(), data, file, **options)
+    for big, examples in ((other, data), (teacher(), replace(data, labels=[0] * 20))):
+        with pytest.raises(ValueError, match=r"state\.pt is of a run with other settings"):
+            run(big, examples, file)
+    whole, continued = run(teacher(), data, tmp_path / "whole.pt"), run(teacher(), data, file)
+    assert all(torch.equal(value, continued.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_unlabelled_sentences_for_a_model_of_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are read as `bertnli predict` reads them; a file without any is said to be so."""
+    words = WordTokenizer.from_texts(["red . two"], 1)
+    bert = BERTModel(BERTConfig(len(words), num_hiddens=16, ffn_num_hiddens=16, num_heads=1, num_layers=1))
+    big = BERTClassifier(bert, 2, NAMES)
+    save_pretrained(big, tmp_path / "teacher", words)
+    (tmp_path / "train.csv").write_text("t,label\nred,none\nred,some\n")
+    arguments = ["distill", "--teacher", tmp_path / "teacher", "--train", tmp_path / "train.csv", "--text-columns", "t",
+                 "--unlabelled", tmp_path / "more.txt", "--output", tmp_path / "student", "--epochs", 1,
+                 "--num-hiddens", 8, "--num-heads", 1, "--num-layers", 1, "--quiet"]  # fmt: skip
+    (tmp_path / "more.txt").write_text("")
+    assert main([str(a) for a in arguments]) == 2
+    assert "more.txt has no examples" in capsys.readouterr().err
+    (tmp_path / "more.txt").write_text("two.\n")
+    assert main([str(a) for a in arguments]) == 0
+    assert "8 of 8 tokens" in capsys.readouterr().out  # <unk>, four special ones, "red", "two", "."
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -298,6 +298,8 @@ def test_figures_of_evaluation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"warmup": 500}, "warmup is a share of the steps"),
+        ({"warmup": -0.1}, "warmup is a share of the steps"),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"precision": "int4"}, "precision must be one of"),
         ({"freeze": "half"}, "freeze must be None"),
