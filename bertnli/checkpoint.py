@@ -149,7 +149,8 @@ def from_pretrained(
                 f"known: {', '.join(HEADS)}"
             )
         num_labels = len(checkpoint.state["output.weight"])
-        model = HEADS[checkpoint.task](bert, num_labels, checkpoint.label_names, checkpoint.head_dropout)
+        before_output = checkpoint.head_dropout if dropout is None else None
+        model = HEADS[checkpoint.task](bert, num_labels, checkpoint.label_names, before_output)
         model.settings.update(checkpoint.head_settings)
     _load_state(model, checkpoint)
     return model.eval(), checkpoint.tokenizer
@@ -369,7 +370,8 @@ def _read_huggingface(folder: Path, settings: dict[str, Any]) -> _Checkpoint:
         tokenizer = WordPieceTokenizer.from_file(folder / "vocab.txt", lowercase=lowercase)
     if task == "classification" and "output.weight" in state:
         one = len(state["output.weight"]) == 1
-        task = "regression" if one or settings.get("problem_type") == "regression" else task
+        kind = settings.get("problem_type")
+        task = kind if kind == "multi_label_classification" else "regression" if one or kind == "regression" else task
     names = settings.get("id2label") or {}
     label_names = tuple(str(names[k]) for k in sorted(names, key=int))
     if "output.weight" not in state or len(label_names) != len(state["output.weight"]):

@@ -194,7 +194,9 @@ def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-
     sub.add_argument("--weight-decay", type=float, default=0.01, help="weight decay")
     sub.add_argument("--warmup", type=float, default=0.06, help="share of the steps with a rising learning rate")
     sub.add_argument("--max-grad-norm", type=float, default=1.0, help="clip the gradient's norm; 0 does not")
-    sub.add_argument("--max-len", type=_positive, help="tokens a row at most; None: 128, question answering 384")
+    sub.add_argument(
+        "--max-len", type=_positive, help="tokens a row at most; None: as trained, else 128, question answering 384"
+    )
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
     sub.add_argument("--precision", choices=TRAINING_PRECISIONS, default="fp32", help="of the matrix products")
     sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
@@ -206,7 +208,9 @@ def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch-size", type=_positive, default=256, help="examples a batch")
-    sub.add_argument("--max-len", type=_positive, help="tokens a row at most; None: 128, question answering 384")
+    sub.add_argument(
+        "--max-len", type=_positive, help="tokens a row at most; None: as trained, else 128, question answering 384"
+    )
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the matrix products")
     sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
@@ -287,7 +291,14 @@ def _train(a: argparse.Namespace) -> None:
         if trained is not None:
             print("the checkpoint's output layer is for another task or other classes: starting a new one")
         names = train.label_names
+        if task in ("classification", "tagging") and len(names) == 1:
+            raise ValueError(
+                f"every label of {a.train} is {names[0]!r}: there is nothing to learn (rows labelled - or -1 are "
+                "dropped, but for classes that --labels names: --labels=-1,1)"
+            )
         model = HEADS[task](loaded, len(names), names) if names else HEADS[task](loaded)
+    if a.max_len is not None:
+        model.settings["max_len"] = a.max_len
     if isinstance(train, PairData):
         model.settings["texts"] = 1 if train.hypotheses is None else 2
     if isinstance(train, _PairFile):
@@ -344,7 +355,7 @@ def _distill(a: argparse.Namespace) -> None:
     texts = itertools.chain(_texts(train), () if unlabelled is None else _texts(unlabelled))
     torch.manual_seed(a.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, a.min_freq)
-    max_len = a.max_len or teacher.max_len
+    max_len = teacher.row_len(a.max_len)
     student = make_student(
         teacher,
         token_ids,
@@ -356,6 +367,7 @@ def _distill(a: argparse.Namespace) -> None:
         sample=pairs_of(teacher.encode(teacher_tokenizer, train[:1000], max_len, a.truncation), "train"),
         max_len=max_len,
     )
+    student.settings["max_len"] = max_len
     large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
     print(
         f"teacher: {large / 1e6:.2f} million parameters; student: {small / 1e6:.2f}, {large / small:.1f} times fewer, "
@@ -526,7 +538,7 @@ def _encode(
     limit: int | None = None,
 ) -> tuple[Any, int, int]:
     """Of the first `limit` examples: what `fit` and `evaluate` take, how many they are, and how many were dropped."""
-    max_len = min(a.max_len or model.max_len, model.config.max_len)
+    max_len = model.row_len(a.max_len)
     if isinstance(data, _PairFile):
         pairs = data.encode(tokenizer, max_len, a.truncation)[:limit]
         return pairs, len(pairs), pairs.dropped

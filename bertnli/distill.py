@@ -268,7 +268,7 @@ def distill(
         raise ValueError("hidden_layers need `hidden` above 0")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0; found {temperature}")
-    max_len = min(teacher.max_len if max_len is None else max_len, student.config.max_len, teacher.config.max_len)
+    max_len = min(teacher.row_len(max_len), student.config.max_len)
     examples = [data for data in (train, unlabelled) if data is not None]
     theirs = _joined([pairs_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples])
     parts = [pairs_of(student.encode(tokenizer, data, max_len, truncation), "") for data in examples]

@@ -92,6 +92,12 @@ class Head(nn.Module):
     def config(self) -> BERTConfig:
         return self.encoder.config
 
+    def row_len(self, max_len: int | None = None) -> int:
+        """How many tokens a row may have: `max_len`, else what `settings` keep of training, else the class's; no more
+        than the encoder has positions."""
+        wanted: int = self.settings.get("max_len", self.max_len) if max_len is None else max_len
+        return min(wanted, self.config.max_len)
+
     # ---- from tokens to outputs ----
 
     def rows(self, batch: PackedBatch) -> Tensor | None:

@@ -115,10 +115,9 @@ def predict(
 
     inputs     what the head takes, by position: for classification and regression texts, or premises and hypotheses; a
                string, or two, instead of lists are one example
-    max_len    tokens a row; None means the head's own
+    max_len    tokens a row; None means `settings["max_len"]`, else the head's own
 
     A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths.
     """
-    max_len = min(model.max_len if max_len is None else max_len, model.config.max_len)
-    data = model.encode(tokenizer, model.inputs(*inputs), max_len, truncation)
+    data = model.encode(tokenizer, model.inputs(*inputs), model.row_len(max_len), truncation)
     return model.predictions(score(model, data, batch_size=batch_size, precision=precision), data)

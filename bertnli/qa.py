@@ -62,6 +62,8 @@ def encode_questions(
 
     Raises ValueError where a row has no room for more than `stride` tokens of a context that needs several.
     """
+    if stride < 0:
+        raise ValueError(f"stride must not be negative; found {stride}")
     questions = tokenizer.encode_texts_with_offsets(data.questions)
     place = {context: i for i, context in enumerate(dict.fromkeys(data.contexts))}
     contexts = tokenizer.encode_texts_with_offsets(list(place))

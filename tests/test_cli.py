@@ -441,6 +441,44 @@ def test_every_task_from_file_to_prediction(
     assert json.loads((tmp_path / "other" / "config.json").read_text())["task"] == other
 
 
+def test_rows_are_as_long_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--max-len travels with the model: a word beyond 128 that decides is read in evaluation and prediction too."""
+    rng = random.Random(0)
+    lines = [("x " * 130 + word, word) for word in (rng.choice(("red", "green")) for _ in range(40))]
+    data = tmp_path / "long.tsv"
+    data.write_text("".join(f"{text}\t{word}\n" for text, word in lines))
+    reading = ["--text-columns", "1", "--label-column", "2"]
+    status, _, err = run(
+        "train", "--scratch", "bert.small", "--train", data, *reading, "--output", tmp_path / "model", "--epochs", 1,
+        "--min-freq", 1, "--max-len", 140, "--quiet", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    seen = []
+    for more in ([], ["--max-len", 140], ["--max-len", 128]):
+        out = run("evaluate", "--model", tmp_path / "model", "--data", data, *reading, "--json", *more, capsys=capsys)[
+            1
+        ]
+        seen.append(json.loads(out)["loss"])
+    assert seen[0] == seen[1] != seen[2]
+    (tmp_path / "input").write_text("".join(f"{text}\n" for text, _ in lines[:20]))
+    out = run("predict", "--model", tmp_path / "model", "--input", tmp_path / "input", capsys=capsys)[1]
+    assert len(set(out.splitlines())) == 2  # cut at 128 they were all the same
+
+
+def test_one_class_is_nothing_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where -1, which says that there is no label, is a class."""
+    data = tmp_path / "polarity.csv"
+    data.write_text("text,label\nred,1\ngreen,-1\n")
+    train = ["train", "--scratch", "bert.small", "--train", data, "--text-columns", "text", "--output", tmp_path / "x"]
+    status, _, err = run(*train, "--min-freq", 1, "--epochs", 1, "--quiet", capsys=capsys)
+    assert status == 2
+    assert "every label of" in err
+    assert "is '1': there is nothing to learn" in err
+    status, out, err = run(*train, "--min-freq", 1, "--epochs", 1, "--quiet", "--labels=-1,1", capsys=capsys)
+    assert status == 0, err
+    assert "2 training examples" in out
+
+
 def test_a_tagger_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its columns are not taken for the tags of the data by the alphabet."""
     tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])

@@ -219,7 +219,7 @@ def test_checkpoints_keep_the_head(task: str, tmp_path: Path) -> None:
 
 def test_figures_of_regression() -> None:
     model, data = model_of("regression").float(), data_of("regression")
-    outputs, labels = score(model, data).squeeze(1).double(), data.labels
+    outputs, labels = score(model, data, batch_size=7).squeeze(1).double(), data.labels
     assert labels is not None
     figures = evaluate(model, data, batch_size=7)
     assert figures["pearson"] == pytest.approx(pearsonr(outputs, labels.double()).statistic)

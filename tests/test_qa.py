@@ -156,6 +156,8 @@ def test_bad_rows() -> None:
     data = questions(2)
     with pytest.raises(ValueError, match="it must be more than stride=16"):
         encode_questions(tokenizer, data, 20, 16)
+    with pytest.raises(ValueError, match="stride must not be negative; found -1"):
+        encode_questions(tokenizer, data, 20, -1)
     with pytest.raises(ValueError, match="leaves 0 tokens"):
         encode_questions(tokenizer, data, 5, 0)
     empty = encode_questions(tokenizer, QuestionData(["who?"], [""], [[]], ["0"], ["0"]), 20, 4)
