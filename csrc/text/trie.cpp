@@ -44,6 +44,27 @@ Trie::Trie(const VocabItems& vocab) : nodes_(512) {
   }
 }
 
+Trie::Starts::Starts(const Trie& trie, int32_t from) : table_(128 * 128) {
+  if (from == kNone) return;
+  for (unsigned a = 0; a < 128; ++a) {
+    const int32_t first = trie.child(from, static_cast<unsigned char>(a));
+    if (first == kNone) continue;
+    for (unsigned b = 0; b < 128; ++b) {
+      Start& start = table_[a * 128 + b];
+      const auto token = [&](int32_t node, uint32_t size) {
+        if (trie.id(node) >= 0) start.id = trie.id(node), start.size = size;
+      };
+      token(first, 1);
+      if (b != 0) start.node = trie.child(first, static_cast<unsigned char>(b));
+      if (start.node == kNone) continue;
+      token(start.node, 2);
+      for (unsigned c = 0; c < 256; ++c) {
+        if (trie.child(start.node, static_cast<unsigned char>(c)) != kNone) start.children |= 1u << c % 32;
+      }
+    }
+  }
+}
+
 static uint64_t hash_bytes(std::string_view s) {
   uint64_t h = 0x9E3779B97F4A7C15u ^ s.size();
   const auto mix = [&h](uint64_t w) {

@@ -20,7 +20,29 @@ class Trie {
     const auto c = static_cast<size_t>(nodes_[static_cast<size_t>(n)].base + b);  // every base has 256 nodes behind it
     return nodes_[c].check == n ? static_cast<int32_t>(c) : kNone;
   }
+  int32_t find(std::string_view prefix) const {
+    int32_t n = kRoot;
+    for (size_t i = 0; i < prefix.size() && n != kNone; ++i) n = child(n, static_cast<unsigned char>(prefix[i]));
+    return n;
+  }
   int32_t id(int32_t n) const { return nodes_[static_cast<size_t>(n)].id; }
+
+  // Where the ASCII bytes a and b lead from a node, and the longest token among the prefixes "", a and ab. A zero b
+  // means that nothing follows a.
+  struct Start {
+    int32_t node = kNone, id = -1;
+    uint32_t size = 0;      // of the token
+    uint32_t children = 0;  // bit c % 32 for each child c of the node
+    bool may_go_on(unsigned char c) const { return (children >> c % 32 & 1) != 0; }
+  };
+  class Starts {
+   public:
+    Starts(const Trie& trie, int32_t from);
+    const Start& of(unsigned char a, unsigned char b) const { return table_[a * 128u + b]; }
+
+   private:
+    std::vector<Start> table_;
+  };
 
  private:
   struct Node {

@@ -56,19 +56,31 @@ class SpanTrace {
 }  // namespace
 
 WordPieceTokenizer::WordPieceTokenizer(const VocabItems& vocab, SpecialIds ids, Literals literals, bool lowercase)
-    : Tokenizer(ids), trie_(vocab), literals_(std::move(literals)), lowercase_(lowercase), ascii_(lowercase) {
-  // No word begins with "##" ('#' is a word by itself), so the continuations can live in the same trie.
-  continuation_ = trie_.child(Trie::kRoot, '#');
-  if (continuation_ != Trie::kNone) continuation_ = trie_.child(continuation_, '#');
-}
+    : Tokenizer(ids),
+      trie_(vocab),
+      // No word begins with "##" ('#' is a word by itself), so the continuations can live in the same trie.
+      continuation_(trie_.find("##")),
+      starts_(trie_, Trie::kRoot),
+      continuations_(trie_, continuation_),
+      literals_(std::move(literals)),
+      lowercase_(lowercase),
+      ascii_(lowercase) {}
 
 template <class OnPiece>
 bool WordPieceTokenizer::encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const {
   const size_t before = out.size();
   for (size_t pos = 0; pos < word.size();) {
     int32_t node = pos == 0 ? Trie::kRoot : continuation_, best = -1;
-    size_t best_end = pos;
-    for (size_t i = pos; i < word.size() && node != Trie::kNone; ++i) {
+    size_t best_end = pos, i = pos;
+    const auto a = static_cast<unsigned char>(word[pos]), b = static_cast<unsigned char>(word.data()[pos + 1]);
+    if ((a | b) < 0x80) {  // most pieces end here, and what follows would be a wait for the trie's nodes
+      const Trie::Start& start = (pos == 0 ? starts_ : continuations_).of(a, b);
+      best = start.id;
+      best_end += start.size;
+      i += 2;
+      node = i < word.size() && start.may_go_on(static_cast<unsigned char>(word[i])) ? start.node : Trie::kNone;
+    }
+    for (; i < word.size() && node != Trie::kNone; ++i) {
       node = trie_.child(node, static_cast<unsigned char>(word[i]));
       if (node != Trie::kNone && trie_.id(node) >= 0) {
         best = trie_.id(node);
@@ -113,6 +125,7 @@ class WordPieceTokenizer::PieceWriter {
     if (chars_ > kMaxWordChars) {
       out_.push(tokenizer_.special.unk);
     } else {
+      word_[size_] = '\0';
       known = tokenizer_.encode_word({word_, size_}, out_, [&]([[maybe_unused]] size_t end) {
         if constexpr (kTraced) trace_.piece(end);
       });
@@ -143,16 +156,18 @@ class WordPieceTokenizer::PieceWriter {
   const size_t start_;
   [[no_unique_address]] Trace trace_;
   size_t stored_ = 0, count_ = 0, chars_ = 0, size_ = 0;
-  char word_[4 * kMaxWordChars];
+  char word_[4 * kMaxWordChars + 1];
 };
 
 // A chunk of at most 100 characters, all of them ASCII. False, and nothing is appended, where one is not.
 bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) const {
   const size_t before = out.size();
-  char word[kMaxWordChars];
+  char word[kMaxWordChars + 1];
   size_t size = 0;
   const auto end_word = [&] {
-    if (size != 0) encode_word({word, size}, out, [](size_t) {});
+    if (size == 0) return;
+    word[size] = '\0';
+    encode_word({word, size}, out, [](size_t) {});
     size = 0;
   };
   for (size_t i = 0; i < chunk.size(); ++i) {

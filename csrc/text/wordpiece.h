@@ -20,14 +20,15 @@ class WordPieceTokenizer : public Tokenizer {
  private:
   template <class Trace>
   class PieceWriter;
-  // Appends the pieces of a word and calls on_piece(end of the piece in bytes) for each; where one is missing, takes
-  // them back, appends [UNK] and returns false.
+  // Appends the pieces of a word, which has a zero byte behind it, and calls on_piece(end of the piece in bytes) for
+  // each; where one is missing, takes them back, appends [UNK] and returns false.
   template <class OnPiece>
   bool encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const;
   bool encode_ascii_chunk(std::string_view chunk, Ids& out) const;
 
   Trie trie_;
-  int32_t continuation_;  // the trie's node behind "##", or kNone
+  int32_t continuation_;                 // the trie's node behind "##", or kNone
+  Trie::Starts starts_, continuations_;  // of the first piece of a word, and of the others
   Literals literals_;
   bool lowercase_;
   AsciiTable ascii_;
