@@ -119,11 +119,13 @@ def spaced(text: str) -> str:
 
 def _source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]:
     """What the extension takes: a list or tuple of str, or the three arrays of a `Texts`."""
+    if isinstance(texts, list | tuple):  # (first: of an abstract class, isinstance takes longer)
+        return texts
     if isinstance(texts, Texts):
         return texts.arena, texts.starts, texts.ends
     if isinstance(texts, str):
         raise TypeError(f"{name} must be a sequence of str, not one str; put it into a list")
-    return texts if isinstance(texts, list | tuple) else tuple(texts)
+    return tuple(texts)
 
 
 @dataclass(frozen=True)

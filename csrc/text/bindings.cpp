@@ -187,15 +187,29 @@ class TextArgument {
   Texts texts_;
 };
 
-template <class T>
-Array<T> adopt(T* data, size_t size) {
-  py::capsule owner(data, [](void* p) { std::free(p); });
-  return Array<T>(static_cast<py::ssize_t>(size), data, owner);
+// Of this shape, not yet written.
+template <class T, size_t dims>
+Array<T> uninitialized(const std::array<size_t, dims>& shape) {
+  size_t bytes = sizeof(T);
+  for (const size_t n : shape) {
+    if (n != 0 && bytes > SIZE_MAX / 2 / n) throw std::bad_alloc();
+    bytes *= n;
+  }
+  if (bytes < kLeastBuffer) return Array<T>(shape);
+  Buffer* buffer = take_buffer(bytes);
+  py::capsule owner(buffer, [](void* p) { give_buffer(static_cast<Buffer*>(p)); });
+  return Array<T>(shape, static_cast<T*>(buffer->data), owner);
 }
 
 template <class T>
 Array<T> to_array(const std::vector<T>& v) {
   return Array<T>(static_cast<py::ssize_t>(v.size()), v.data());
+}
+
+Array<int32_t> to_array(Ids&& ids) {
+  auto* kept = new Ids(std::move(ids));
+  py::capsule owner(kept, [](void* p) { delete static_cast<Ids*>(p); });
+  return Array<int32_t>(static_cast<py::ssize_t>(kept->size()), kept->data(), owner);
 }
 
 Truncation rule_of(const std::string& name) {
@@ -245,8 +259,15 @@ struct Call {
       free_gil_.emplace();
     };
   }
-  // Holds the GIL again after this.
-  void hold_gil() { free_gil_.reset(); }
+  // Calls work(), which takes texts; the GIL is held again when this ends, also by an exception.
+  template <class Work>
+  void run(const Work& work) {
+    struct HoldAgain {
+      std::optional<py::gil_scoped_release>& free_gil;
+      ~HoldAgain() { free_gil.reset(); }
+    } hold_again{free_gil_};
+    work();
+  }
 
   TextArgument first_;
   std::optional<TextArgument> second_;
@@ -277,18 +298,14 @@ py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
 py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second,
                            int64_t max_len, const std::string& truncation, int threads) {
   Call call(tokenizer, first, second, max_len, truncation, threads);
-  const auto n = static_cast<py::ssize_t>(call.job.first.size);
-  Array<int64_t> offsets(n + 1);
-  Array<int32_t> first_lens(n);
-  Ids ids = encode_ragged(call.job, offsets.mutable_data(), first_lens.mutable_data());
-  call.hold_gil();
-  const size_t total = ids.size();
-  return py::make_tuple(adopt(ids.release(), total), offsets, first_lens);
-}
-
-py::array to_array(Ids&& ids) {
-  const size_t size = ids.size();
-  return adopt(ids.release(), size);
+  const size_t n = call.job.first.size;
+  auto offsets = uninitialized<int64_t>(std::array{n + 1});
+  auto first_lens = uninitialized<int32_t>(std::array{n});
+  Ids ids;
+  auto* o = offsets.mutable_data();
+  auto* f = first_lens.mutable_data();
+  call.run([&] { ids = encode_ragged(call.job, o, f); });
+  return py::make_tuple(to_array(std::move(ids)), offsets, first_lens);
 }
 
 // str.lower(), from a thread that may not hold the GIL.
@@ -314,7 +331,7 @@ py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bo
     file = encode_file(path, read, rows);
   }
   const size_t n = file.lengths.size();
-  Array<int64_t> offsets(static_cast<py::ssize_t>(n) + 1), labels(static_cast<py::ssize_t>(n));
+  auto offsets = uninitialized<int64_t>(std::array{n + 1}), labels = uninitialized<int64_t>(std::array{n});
   int64_t *o = offsets.mutable_data(), *l = labels.mutable_data();
   o[0] = 0;
   for (size_t i = 0; i < n; ++i) {
@@ -327,17 +344,10 @@ py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bo
 
 // token_ids and segments [rows, max_len] and valid_lens [rows], not yet written.
 struct Padded {
-  Padded(size_t rows, size_t max_len) : ids(array(rows, max_len)), segments(array(rows, max_len)), lens(rows) {}
-  static Array<int64_t> array(size_t rows, size_t max_len) {
-    const std::array<size_t, 2> shape{rows, max_len};
-    if (max_len != 0 && rows > SIZE_MAX / 16 / max_len) throw std::bad_alloc();
-    const size_t bytes = rows * max_len * sizeof(int64_t);
-    constexpr size_t kLarge = size_t{1} << 21;  // of less, malloc hands out the same again
-    if (bytes < kLarge) return Array<int64_t>(shape);
-    Buffer* buffer = take_buffer(bytes);
-    py::capsule owner(buffer, [](void* p) { give_buffer(static_cast<Buffer*>(p)); });
-    return Array<int64_t>(shape, static_cast<int64_t*>(buffer->data), owner);
-  }
+  Padded(size_t rows, size_t max_len)
+      : ids(uninitialized<int64_t>(std::array{rows, max_len})),
+        segments(uninitialized<int64_t>(std::array{rows, max_len})),
+        lens(uninitialized<int64_t>(std::array{rows})) {}
   py::tuple arrays() const { return py::make_tuple(ids, segments, lens); }
 
   Array<int64_t> ids, segments, lens;
@@ -347,8 +357,8 @@ py::tuple encode_dense_py(const Tokenizer& tokenizer, const py::object& first, c
                           int64_t max_len, const std::string& truncation, int threads) {
   Call call(tokenizer, first, second, max_len, truncation, threads);
   Padded out(call.job.first.size, call.job.max_len);
-  encode_dense(call.job, out.ids.mutable_data(), out.segments.mutable_data(), out.lens.mutable_data());
-  call.hold_gil();
+  auto *i = out.ids.mutable_data(), *s = out.segments.mutable_data(), *l = out.lens.mutable_data();
+  call.run([&] { encode_dense(call.job, i, s, l); });
   return out.arrays();
 }
 

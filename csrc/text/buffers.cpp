@@ -1,5 +1,6 @@
 #include "buffers.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -16,48 +17,97 @@ namespace bertnli {
 
 namespace {
 
-constexpr size_t kHugePage = size_t{1} << 21;
-constexpr size_t kMostKept = size_t{1} << 28;
+constexpr size_t kStep = size_t{1} << 16;
+constexpr size_t kMostKept = size_t{1} << 29;  // bytes, in all
 
-std::array<std::atomic<Buffer*>, 2> kept{};  // no lock, which a fork could leave taken
+std::array<std::atomic<Buffer*>, 32> kept{};  // no lock, which a fork could leave taken
+std::atomic<size_t> kept_bytes{0};
+
+// Whole huge pages where there is one to fill.
+size_t rounded(size_t bytes) {
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+  const size_t unit = bytes >= kHugePage ? kHugePage : kStep;
+  return (bytes + unit - 1) & ~(unit - 1);
+}
+
+Buffer map(size_t bytes) {
+  const size_t spare = bytes >= kHugePage ? kHugePage : 0;  // to begin where a huge page can
+  void* p = mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  char* const begin = static_cast<char*>(p);
+  if (spare == 0) return {begin, bytes};
+  const size_t before = -reinterpret_cast<uintptr_t>(p) & (kHugePage - 1);
+  if (before != 0) munmap(begin, before);
+  if (before != spare) munmap(begin + before + bytes, spare - before);
+  (void)madvise(begin + before, bytes, MADV_HUGEPAGE);  // a page fault costs as much as writing 16 KB
+  return {begin + before, bytes};
+}
 
 void unmap(Buffer* buffer) noexcept {
   munmap(buffer->data, buffer->bytes);
   delete buffer;
 }
 
+Buffer* take_from(std::atomic<Buffer*>& slot) {
+  if (slot.load(std::memory_order_relaxed) == nullptr) return nullptr;
+  return slot.exchange(nullptr, std::memory_order_acq_rel);
+}
+
+bool put_into(std::atomic<Buffer*>& slot, Buffer* buffer) {
+  Buffer* empty = nullptr;
+  return slot.compare_exchange_strong(empty, buffer, std::memory_order_acq_rel);
+}
+
 }  // namespace
 
 Buffer* take_buffer(size_t bytes) {
-  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
-  bytes = (bytes + kHugePage - 1) & ~(kHugePage - 1);
+  bytes = rounded(bytes);
   for (auto& slot : kept) {
-    Buffer* buffer = slot.exchange(nullptr, std::memory_order_acquire);
+    Buffer* buffer = take_from(slot);
     if (buffer == nullptr) continue;
-    if (buffer->bytes >= bytes && buffer->bytes / 2 <= bytes) return buffer;
-    Buffer* empty = nullptr;
-    if (!slot.compare_exchange_strong(empty, buffer, std::memory_order_acq_rel)) unmap(buffer);
+    const bool fits = buffer->bytes >= bytes && buffer->bytes / 2 <= bytes;
+    if (!fits && put_into(slot, buffer)) continue;
+    kept_bytes -= buffer->bytes;
+    if (fits) return buffer;
+    unmap(buffer);
   }
   auto buffer = std::make_unique<Buffer>();
-  const size_t mapped = bytes + kHugePage;
-  void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  char* const begin = static_cast<char*>(p);
-  const size_t before = -reinterpret_cast<uintptr_t>(p) & (kHugePage - 1);  // to where a huge page can begin
-  if (before != 0) munmap(begin, before);
-  munmap(begin + before + bytes, mapped - before - bytes);
-  *buffer = {begin + before, bytes};
-  (void)madvise(buffer->data, bytes, MADV_HUGEPAGE);
+  *buffer = map(bytes);
   return buffer.release();
 }
 
-void give_buffer(Buffer* buffer) noexcept {
-  if (buffer->bytes > kMostKept || madvise(buffer->data, buffer->bytes, MADV_FREE) != 0) return unmap(buffer);
-  for (auto& slot : kept) {
-    Buffer* empty = nullptr;
-    if (slot.compare_exchange_strong(empty, buffer, std::memory_order_acq_rel)) return;
+void grow_buffer(Buffer& buffer, size_t bytes) {
+  if (bytes <= buffer.bytes) return;
+  const Buffer larger = map(rounded(bytes));
+  constexpr int kMove = MREMAP_MAYMOVE | MREMAP_FIXED;  // its pages, instead of the first ones there
+  if (mremap(buffer.data, buffer.bytes, buffer.bytes, kMove, larger.data) == MAP_FAILED) {
+    munmap(larger.data, larger.bytes);
+    throw std::bad_alloc();
   }
-  if (Buffer* old = kept[0].exchange(buffer, std::memory_order_acq_rel)) unmap(old);
+  buffer = larger;
+}
+
+void trim_buffer(Buffer& buffer, size_t bytes) noexcept {
+  bytes = rounded(std::max<size_t>(bytes, 1));
+  if (bytes >= buffer.bytes / 2) return;
+  munmap(static_cast<char*>(buffer.data) + bytes, buffer.bytes - bytes);
+  buffer.bytes = bytes;
+}
+
+void give_buffer(Buffer* buffer) noexcept {
+  if (buffer->bytes > kMostKept / 2 || madvise(buffer->data, buffer->bytes, MADV_FREE) != 0) return unmap(buffer);
+  size_t all = kept_bytes += buffer->bytes;
+  for (auto& slot : kept) {
+    if (all > kMostKept) {
+      if (Buffer* old = take_from(slot)) {
+        all = kept_bytes -= old->bytes;
+        unmap(old);
+      }
+    }
+    if (put_into(slot, buffer)) return;
+  }
+  kept_bytes -= buffer->bytes;
+  unmap(buffer);
 }
 
 #else
@@ -67,6 +117,17 @@ Buffer* take_buffer(size_t bytes) {
   *buffer = {std::malloc(bytes), bytes};
   if (buffer->data == nullptr) throw std::bad_alloc();
   return buffer.release();
+}
+
+void grow_buffer(Buffer& buffer, size_t bytes) {
+  if (bytes <= buffer.bytes) return;
+  void* p = std::realloc(buffer.data, bytes);
+  if (p == nullptr) throw std::bad_alloc();
+  buffer = {p, bytes};
+}
+
+void trim_buffer(Buffer& buffer, size_t bytes) noexcept {
+  if (void* p = std::realloc(buffer.data, std::max<size_t>(bytes, 1))) buffer = {p, bytes};
 }
 
 void give_buffer(Buffer* buffer) noexcept {

@@ -5,7 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+
+#include "buffers.h"
 
 namespace bertnli {
 
@@ -62,7 +63,12 @@ class ChunkCache {
     int32_t count = 0;
   };
 
-  ChunkCache() : buckets_(kBuckets) {}
+  ChunkCache() : memory_(take_buffer(kHugePage)), buckets_(static_cast<Bucket*>(memory_->data)) {
+    std::memset(memory_->data, 0, kBuckets * sizeof(Bucket));
+  }
+  ~ChunkCache() { give_buffer(memory_); }
+  ChunkCache(const ChunkCache&) = delete;
+  ChunkCache& operator=(const ChunkCache&) = delete;
 
   static size_t hash(const ChunkKey& k) {
     return static_cast<size_t>((k.lo * 0x9E3779B97F4A7C15u ^ k.hi * 0xD6E8FEB86659FD93u) >> (64 - kBits));
@@ -84,7 +90,8 @@ class ChunkCache {
   struct alignas(64) Bucket {
     Slot slots[2];
   };
-  std::vector<Bucket> buckets_;
+  Buffer* const memory_;  // a huge page: chunks lie anywhere in it
+  Bucket* const buckets_;
 };
 
 }  // namespace bertnli

@@ -47,10 +47,8 @@ void run_parts(size_t parts, const Work& work) {
 // calling thread alone.
 class Pieces {
  public:
-  static constexpr size_t kPiece = 256, kStretch = 8192,
-                          kReady = 2 * kStretch;  // rows; at most kReady are needed at once
-  // prepare(over, begin, end) makes the rows [begin, end) ready; those before `over` are over. Null where all are
-  // ready.
+  static constexpr size_t kPiece = 256, kStretch = 8192, kReady = 2 * kStretch;  // rows; kReady: ready at once, at most
+  // prepare(over, begin, end) makes rows [begin, end) ready; those before `over` are over. Null where all are ready.
   using Prepare = std::function<void(size_t over, size_t begin, size_t end)>;
 
   Pieces(size_t n, size_t threads, const Prepare& prepare)
@@ -82,20 +80,21 @@ class Pieces {
         body(turn);
       } catch (...) {
         const std::lock_guard lock(mutex_);
-        fail(turn.begin, next_);
+        if (!error_ || turn.begin < error_row_) {
+          error_ = std::current_exception();
+          error_row_ = turn.begin;
+        }
+        stop(next_);
       }
     });
     if (error_) std::rethrow_exception(error_);
+    if (unready_) std::rethrow_exception(unready_);
   }
 
  private:
-  // The current exception, of this row; rows from `stop` on are not begun.
-  void fail(size_t row, size_t stop) {
-    if (!error_ || row < error_row_) {
-      error_ = std::current_exception();
-      error_row_ = row;
-    }
-    n_ = std::min(n_, stop);
+  // Rows from this one on are not begun.
+  void stop(size_t row) {
+    n_ = std::min(n_, row);
     changed_.notify_all();
   }
   size_t& unfinished(size_t row) { return unfinished_[row / kStretch % stretches_]; }
@@ -116,7 +115,8 @@ class Pieces {
           changed_.notify_all();
         } catch (...) {
           lock.lock();
-          fail(begin, begin);
+          unready_ = std::current_exception();
+          stop(begin);
         }
       } else if (const size_t end = std::min(ready_, n_); next_ < end) {
         turn.begin = next_;
@@ -138,7 +138,7 @@ class Pieces {
   size_t n_, ready_, next_ = 0;         // rows in all; ready ones; those that a thread took
   std::array<size_t, 2> unfinished_{};  // ready rows of each stretch that are not over
   size_t error_row_ = 0;
-  std::exception_ptr error_;
+  std::exception_ptr error_, unready_;  // of a body, the lowest row's; of prepare, which is about later rows
 };
 
 }  // namespace bertnli

@@ -4,7 +4,10 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
+#include <set>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -75,7 +78,8 @@ void ids_grow_and_move() {
   Ids moved = std::move(ids);
   moved.shrink();
   CHECK(list(moved) == wanted);
-  std::free(moved.release());
+  while (moved.size() < 1'000'000) moved.push(static_cast<int32_t>(moved.size()));
+  CHECK(list(moved)[99'999] == wanted[99'999] && moved.data()[999'999] == 999'999);
 }
 
 void blocks_equal_loops() {
@@ -313,22 +317,46 @@ void truncation_equals_popping() {
 
 void buffers_come_back() {
   constexpr size_t kMegabyte = size_t{1} << 20;
-  Buffer *a = take_buffer(5 * kMegabyte), *b = take_buffer(5 * kMegabyte);
-  CHECK(a->bytes >= 5 * kMegabyte && a->data != b->data);
-  for (Buffer* buffer : {a, b}) std::memset(buffer->data, 1, buffer->bytes);
-  void* const of[] = {a->data, b->data};
-  give_buffer(a);
-  give_buffer(b);
-  Buffer* large = take_buffer(50 * kMegabyte);  // fits into neither, and leaves them where they are
-  std::memset(large->data, 2, 50 * kMegabyte);
-  Buffer* small = take_buffer(1);  // half of it would be of no use
-  a = take_buffer(5 * kMegabyte);
-  b = take_buffer(6 * kMegabyte);
-  CHECK(a->data != b->data);
+  for (const size_t bytes : {size_t{1} << 18, 5 * kMegabyte}) {
+    Buffer *a = take_buffer(bytes), *b = take_buffer(bytes);
+    CHECK(a->bytes >= bytes && a->data != b->data);
+    for (Buffer* buffer : {a, b}) std::memset(buffer->data, 1, buffer->bytes);
+    void* const of[] = {a->data, b->data};
+    give_buffer(a);
+    give_buffer(b);
+    Buffer* large = take_buffer(10 * bytes);  // fits into neither, and leaves them where they are
+    std::memset(large->data, 2, large->bytes);
+    Buffer* small = take_buffer(1);  // half of it would be of no use
+    a = take_buffer(bytes);
+    b = take_buffer(bytes);
+    CHECK(a->data != b->data);
 #if defined(__linux__)
-  CHECK((a->data == of[0] && b->data == of[1]) || (a->data == of[1] && b->data == of[0]));
+    CHECK((a->data == of[0] && b->data == of[1]) || (a->data == of[1] && b->data == of[0]));
 #endif
-  for (Buffer* buffer : {a, b, large, small}) give_buffer(buffer);  // (two of them have no room)
+    for (Buffer* buffer : {a, b, large, small}) give_buffer(buffer);
+  }
+  std::vector<Buffer*> many;  // more than are kept, in number and in bytes
+  for (size_t k = 0; k < 70; ++k) many.push_back(take_buffer((k % 2 == 0 ? 100 : 30) * kMegabyte));
+  std::set<void*> places;
+  for (Buffer* buffer : many) {
+    CHECK(places.insert(buffer->data).second);
+    static_cast<char*>(buffer->data)[buffer->bytes - 1] = 1;
+  }
+  for (Buffer* buffer : many) give_buffer(buffer);
+  Buffer* grown = take_buffer(kLeastBuffer);
+  static_cast<char*>(grown->data)[kLeastBuffer - 1] = 'x';
+  for (size_t bytes = kLeastBuffer; bytes < 20 * kMegabyte; bytes *= 3) {
+    grow_buffer(*grown, bytes);
+    CHECK(grown->bytes >= bytes && static_cast<char*>(grown->data)[kLeastBuffer - 1] == 'x');
+    std::memset(static_cast<char*>(grown->data) + kLeastBuffer, 'y', grown->bytes - kLeastBuffer);
+  }
+  const size_t before = grown->bytes;
+  trim_buffer(*grown, before / 2 + 1);
+  CHECK(grown->bytes > before / 2);
+  trim_buffer(*grown, kLeastBuffer);
+  CHECK(grown->bytes >= kLeastBuffer && grown->bytes < before / 2);
+  CHECK(static_cast<char*>(grown->data)[kLeastBuffer - 1] == 'x');
+  give_buffer(grown);
   std::vector<std::thread> callers;
   for (char k = 1; k <= 4; ++k) {
     callers.emplace_back([k] {
@@ -342,6 +370,65 @@ void buffers_come_back() {
     });
   }
   for (auto& t : callers) t.join();
+}
+
+// Each row once, made ready before and not needed afterwards; of several errors the lowest row's.
+void pieces_are_taken_in_order() {
+  for (const size_t n : {size_t{0}, size_t{1}, Pieces::kPiece, Pieces::kStretch + 1, 5 * Pieces::kStretch + 77}) {
+    for (const size_t threads : {size_t{1}, size_t{2}, size_t{5}}) {
+      for (const size_t broken : {n, n / 2, n / 3}) {
+        std::vector<int> state(n, 0);  // 1 ready, 2 done
+        size_t ready = 0, over = 0;
+        std::mutex mutex;
+        const Pieces::Prepare prepare = [&](size_t until, size_t begin, size_t end) {
+          const std::lock_guard lock(mutex);
+          CHECK(begin == ready && begin < end && end <= n && until <= begin && end - until <= Pieces::kReady);
+          for (; over < until; ++over) CHECK(state[over] == 2);
+          for (; ready < end; ++ready) state[ready] = 1;
+          if (broken == n / 3 && begin > broken) throw std::runtime_error("not ready");
+        };
+        Pieces pieces(n, threads, prepare);
+        std::string error;
+        try {
+          pieces.run([&](Pieces::Turn& turn) {
+            while (turn.next()) {
+              CHECK(turn.begin < turn.end && turn.end - turn.begin <= Pieces::kPiece);
+              const std::lock_guard lock(mutex);
+              for (size_t i = turn.begin; i < turn.end; ++i) {
+                CHECK(state[i] == 1);
+                if (i >= broken && i % 3 == broken % 3) throw std::runtime_error(std::to_string(i));
+                state[i] = 2;
+              }
+            }
+          });
+        } catch (const std::runtime_error& e) {
+          error = e.what();
+        }
+        CHECK(error == (broken < n ? std::to_string(broken) : ""));
+        for (size_t i = 0; i < broken; ++i) CHECK(state[i] == 2);
+      }
+    }
+  }
+  for (const size_t threads : {size_t{1}, size_t{3}}) {  // an error of making ready, after all that was ready
+    size_t done = 0;
+    std::mutex mutex;
+    std::string error;
+    const Pieces::Prepare prepare = [&](size_t, size_t begin, size_t) {
+      if (begin >= 3 * Pieces::kStretch) throw std::runtime_error("not ready");
+    };
+    Pieces pieces(10 * Pieces::kStretch, threads, prepare);
+    try {
+      pieces.run([&](Pieces::Turn& turn) {
+        while (turn.next()) {
+          const std::lock_guard lock(mutex);
+          done += turn.end - turn.begin;
+        }
+      });
+    } catch (const std::runtime_error& e) {
+      error = e.what();
+    }
+    CHECK(error == "not ready" && done == 3 * Pieces::kStretch);
+  }
 }
 
 void dense_equals_ragged() {
@@ -496,6 +583,7 @@ void the_lowest_parts_error_wins() {
 }  // namespace
 
 int main() {
+  buffers_come_back();
   ids_grow_and_move();
   blocks_equal_loops();
   chunk_cache_never_lies();
@@ -505,7 +593,7 @@ int main() {
   chunks_are_found_wherever_they_lie();
   parses_equal_their_texts();
   truncation_equals_popping();
-  buffers_come_back();
+  pieces_are_taken_in_order();
   dense_equals_ragged();
   tsv_equals_splitting();
   lines_equal_splitting();
