@@ -18,6 +18,7 @@ from bertnli import ops
 from bertnli.batching import PackedBatch
 
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+_RECUR = 3  # so many tokens for each distinct one make it pay to project the distinct ones: a batch of some 32 pairs
 
 # The book's two sizes, for training from scratch: BERTConfig(vocab_size, **SIZES["bert.small"]).
 SIZES: dict[str, dict[str, Any]] = {
@@ -140,16 +141,22 @@ class MultiHeadAttention(nn.Module):
         self.W_v = nn.Linear(width, width)
         self.W_o = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, batch: PackedBatch) -> Tensor:
-        """[T, H] to [T, H]: every token attends to the tokens of its sequence."""
+    def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> Tensor:
+        """[T, H] to [T, H]: every token attends to the tokens of its sequence. `qkv` [T, 3H] is x's projection."""
         tokens, width = x.shape
-        weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])  # (3H, H), one GEMM for the three
-        bias = torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]).to(weight.dtype)
-        qkv = F.linear(x, weight, bias).view(tokens, 3, self.num_heads, width // self.num_heads)
+        qkv = F.linear(x, *self.projection()) if qkv is None else qkv
         out = ops.varlen_attention_packed(
-            qkv, batch.cu_seqlens, batch.max_seqlen, dropout_p=self.dropout if self.training else 0.0
+            qkv.view(tokens, 3, self.num_heads, width // self.num_heads),
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            dropout_p=self.dropout if self.training else 0.0,
         )  # (T, h, d)
         return F.linear(out.flatten(1), self.W_o.weight)
+
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Weight [3H, H] and bias [3H] of query, key and value: one GEMM for the three."""
+        weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
+        return weight, torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]).to(weight.dtype)
 
     def read_rows(
         self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, most_rows: int | None = None
@@ -223,11 +230,16 @@ class EncoderBlock(nn.Module):
         self.addnorm2 = AddNorm(config)
 
     def forward(
-        self, x: Tensor, batch: PackedBatch, rows: Tensor | None = None, most_rows: int | None = None
+        self,
+        x: Tensor,
+        batch: PackedBatch,
+        rows: Tensor | None = None,
+        most_rows: int | None = None,
+        qkv: Tensor | None = None,
     ) -> Tensor:
-        """[T, H] to [T, H], or to [R, H] where only some rows of the result are read."""
+        """[T, H] to [T, H], or to [R, H] where only some rows of the result are read; `qkv` as in the attention."""
         if rows is None:
-            attended = self.attention(x, batch)
+            attended = self.attention(x, batch, qkv)
         elif rows.numel() < batch.cu_seqlens.numel():
             everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
             attended = self.attention.read_rows(everything, batch, rows, x, most_rows)
@@ -250,15 +262,18 @@ class _TakeRows(torch.autograd.Function):
         return dx.index_add(0, ctx.saved_tensors[0], drows), None
 
 
+def _more(rows: int) -> int:
+    """How many rows make of `rows` one of few numbers."""
+    return -rows % (1 << max(0, (rows // 64).bit_length() - 1))
+
+
 def _rounded(batch: PackedBatch) -> PackedBatch:
     """The batch with a last sequence that nobody reads, so that its number of tokens is one of few.
 
     oneDNN's bfloat16 products are compiled for their sizes: a millisecond the first time, as much as a small product
     itself takes. At most 1.6 % more tokens leave 64 sizes between a number and its double.
     """
-    tokens = len(batch.input_ids)
-    unit = 1 << max(0, (tokens // 64).bit_length() - 1)
-    if not (more := -tokens % unit):
+    if not (more := _more(len(batch.input_ids))):
         return batch
     zeros = batch.input_ids.new_zeros(more)
     return replace(
@@ -346,9 +361,11 @@ class BERTEncoder(nn.Module):
         tokens = batch.input_ids.shape[0]
         if batch.device.type == "cpu" and (self._matrix_dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
             batch = _rounded(batch)
-        x = self.embed(batch)
+        projecting = len(self.blks) > (rows is not None)  # the first layer projects all tokens
+        x, qkv = self._embed_and_project(batch) if projecting else (self.embed(batch), None)
         for i, block in enumerate(self.blks):
-            x = block(x, batch, rows, most_rows) if i == len(self.blks) - 1 else block(x, batch)
+            read = (rows, most_rows) if i == len(self.blks) - 1 else (None, None)
+            x = block(x, batch, *read, qkv if i == 0 else None)
         if rows is None:
             x = x[:tokens]
         elif not len(self.blks):
@@ -363,14 +380,44 @@ class BERTEncoder(nn.Module):
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """Sum of token, segment and position embeddings, [T, H]; the original variant's LayerNorm and dropout of it."""
-        positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
-        tables = self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)
+        tables = self._tables()
         ids = batch.input_ids, batch.segment_ids, batch.positions
         sparse, dtype = self.token_embedding.sparse, self._matrix_dtype
         if not self.config.embedding_norm:
             return ops.embed(*tables, *ids, sparse=sparse).to(dtype)
         norm, p = self.embedding_norm, self.embedding_dropout.p if self.embedding_dropout.training else 0.0
         return ops.embed_norm(*tables, *ids, norm.weight, norm.bias, norm.eps, p, dtype=dtype, sparse=sparse)
+
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
+        return self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)
+
+    def _embed_and_project(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
+        """`embed(batch)`, and the first layer's projection of it, [T, 3H], where tokens recur; else None for that.
+
+        W (token + segment + position) + b = W token + (W segment + b) + W position: each distinct row is projected
+        once, and the products' rows are added up. Backward, gradients are summed by row before they meet a matrix.
+        """
+        if self.config.embedding_norm or batch.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.embed(batch), None
+        distinct, slots = torch.unique(batch.input_ids, return_inverse=True)
+        if len(distinct) == 0 or len(slots) < _RECUR * len(distinct):
+            return self.embed(batch), None
+        dtype = self._matrix_dtype
+        if dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"):  # as in `_rounded`
+            distinct = torch.cat([distinct, distinct[:1].expand(_more(len(distinct)))])
+        tokens, segments, positions = self._tables()
+        tokens = ops.take(tokens, distinct, sparse=self.token_embedding.sparse)
+        ids = slots.to(torch.int32), batch.segment_ids, batch.positions
+        x = ops.embed(tokens, segments, positions, *ids).to(dtype)
+        weight, bias = cast(EncoderBlock, self.blks[0]).attention.projection()
+        reached = positions[: int(batch.positions.max()) // 64 * 64 + 64]
+        projected = (
+            F.linear(tokens.to(dtype), weight),
+            F.linear(segments.to(dtype), weight, bias),
+            F.linear(reached.to(dtype), weight),
+        )  # (U, 3H), (S, 3H), (P, 3H)
+        return x, ops.embed(*projected, *ids)
 
 
 class MaskLM(nn.Module):

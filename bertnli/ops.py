@@ -297,6 +297,12 @@ def embed(
     return cast(Tensor, _lib.embed(*tables, input_ids, segment_ids, positions, sparse))
 
 
+def take(table: Tensor, ids: Tensor, *, sparse: bool = False) -> Tensor:
+    """table[ids] [n, H] of a table [V, H] and int32 ids [n]; the gradient is `embed`'s, and so is what is raised."""
+    nothing, zeros = table.new_zeros(1, table.size(1)), torch.zeros_like(ids)
+    return embed(table, nothing, nothing, ids, zeros, zeros, sparse=sparse)
+
+
 def embed_norm(
     token_table: Tensor,
     segment_table: Tensor,

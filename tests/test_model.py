@@ -20,7 +20,7 @@ from oracles import (
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, PackedBatch
+from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, PackedBatch, model, ops
 
 VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN = 61, 24, 40, 3, 3, 20
 
@@ -283,9 +283,90 @@ def test_bfloat16_matrices_give_what_float32_ones_do_to_rounding(original: bool)
         assert error <= 0.05 * wanted.norm() + 1e-3, name
 
 
+def recurring_input(few: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of so few distinct tokens that the first layer projects each of them once."""
+    tokens, segments, valid_lens = padded_input(40, 17, seed=6)
+    return tokens % few + 3, segments, valid_lens
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of distinct tokens of each forward pass that projects them alone."""
+    counts: list[int] = []
+    take = ops.take
+    monkeypatch.setattr(ops, "take", lambda table, ids, **more: counts.append(len(ids)) or take(table, ids, **more))
+    return counts
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_recurring_tokens_give_the_books_logits_and_gradients(taken: list[int], sparse: bool) -> None:
+    state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=7)
+    inputs, labels = recurring_input(), torch.arange(40) % 3
+    wanted, wanted_loss, gradients = oracle_gradients(state, False, inputs, labels)
+    net = classifier(state)
+    net.encoder.token_embedding.sparse = sparse
+    logits = net(inputs)
+    loss = cross_entropy(logits, labels)
+    loss.backward()
+    assert taken == [5]
+    torch.testing.assert_close(logits, wanted, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(loss, wanted_loss, rtol=1e-12, atol=0)
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.is_sparse == (sparse and name == "encoder.token_embedding.weight")
+        torch.testing.assert_close(parameter.grad.to_dense(), gradients[name], rtol=1e-9, atol=1e-11, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(net(inputs), wanted, rtol=1e-11, atol=1e-12)
+        batch = PackedBatch.from_padded(*inputs)
+        torch.testing.assert_close(net.encoder(batch)[batch.cu_seqlens[:-1].long()], net.features(batch))
+
+
+def test_recurring_tokens_with_parts_frozen(taken: list[int]) -> None:
+    """What is not frozen has the gradient that it has otherwise; one layer projects nothing but what is read."""
+    state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=7)
+    inputs, labels = recurring_input(), torch.arange(40) % 3
+    gradients = oracle_gradients(state, False, inputs, labels)[2]
+    for frozen in ("encoder.token_embedding", "encoder.pos_embedding", "embedding", "encoder.blks.0.", "encoder.blks"):
+        net = classifier(state, train_positions="pos_embedding" not in frozen)
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(frozen not in name)
+        cross_entropy(net(inputs), labels).backward()
+        for name, parameter in net.named_parameters():
+            assert (parameter.grad is None) == (frozen in name), name
+            if parameter.grad is not None:
+                torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-11, msg=name)
+    assert len(taken) == 5
+    classifier(random_state(VOCAB, HIDDEN, FFN, HEADS, 1, MAX_LEN), num_layers=1)(inputs)
+    assert len(taken) == 5
+
+
+@pytest.mark.parametrize("low", ["float32", "bfloat16", "autocast"])
+def test_recurring_tokens_are_as_near_to_float64_as_others(monkeypatch: pytest.MonkeyPatch, low: str) -> None:
+    state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=8)
+    inputs, labels = recurring_input(53), torch.arange(40) % 3  # 53 are rounded up in bfloat16
+    wanted, _, gradients = oracle_gradients(state, False, inputs, labels)
+    errors = []
+    for recur in (10**9, 3):
+        monkeypatch.setattr(model, "_RECUR", recur)
+        net = classifier({name: value.float() for name, value in state.items()})
+        if low == "bfloat16":
+            for m in net.encoder.blks.modules():
+                if isinstance(m, torch.nn.Linear):
+                    m.weight = torch.nn.Parameter(m.weight.detach().bfloat16())
+        with torch.autocast("cpu", torch.bfloat16, enabled=low == "autocast"):
+            logits = net(inputs).float()
+        cross_entropy(logits, labels).backward()
+        found = {name: p.grad for name, p in net.named_parameters()} | {"logits": logits}
+        errors.append({name: (x - (gradients | {"logits": wanted})[name]).norm() for name, x in found.items()})
+    assert errors[0] != errors[1]
+    for name, own in errors[0].items():
+        assert errors[1][name] <= 2 * own + 1e-6, name
+
+
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
-def test_compile_and_export_go_through_the_model() -> None:
-    net = BERTClassifier(BERTModel(config(original=True)))
+@pytest.mark.parametrize("original", [False, True])
+def test_compile_and_export_go_through_the_model(original: bool) -> None:
+    net = BERTClassifier(BERTModel(config(original)))
     compiled = torch.compile(net, backend="aot_eager")
 
     def with_gradients(forward: Any, batch: PackedBatch) -> list[Tensor]:
@@ -294,7 +375,7 @@ def test_compile_and_export_go_through_the_model() -> None:
         logits.square().sum().backward()
         return [logits.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
 
-    for n in (7, 9):
+    for n in (7, 40):
         batch = PackedBatch.from_padded(*padded_input(n))
         for a, b in zip(with_gradients(compiled, batch), with_gradients(net, batch), strict=True):
             torch.testing.assert_close(a, b)

@@ -85,9 +85,15 @@ struct Embed {
   const int32_t *ids, *segments, *positions;
   int64_t tokens, width;
   void* out;
-  // Backward only. The gradients are in the computed type, zero at first; null where not wanted.
-  const void* dout;
-  void *dtoken, *dsegment, *dposition;
+};
+
+// sums[g] = the sum of the rows of x whose group is g, in ascending order. The sums are in the computed type, and those
+// of groups without rows stay as they are.
+struct RowSums {
+  const void* x;                 // rows of `width`, contiguous
+  const int32_t *order, *group;  // [rows]: row order[i] is one of group[i], which does not decrease
+  int64_t rows, width;
+  void* sums;
 };
 
 // out = dropout(LayerNorm(the sum of `rows`)); the tables have the x type of the kernels, out and dout the y type.
@@ -113,8 +119,8 @@ struct RowKernels {
   void (*bias_act)(const BiasAct&, int64_t begin, int64_t end);
   void (*bias_act_backward)(const BiasAct&, int64_t begin, int64_t end, void* sums);
   void (*embed)(const Embed&, int64_t begin, int64_t end);
-  // Columns `begin` to `end` of all tokens: the order of the sums is that of the tokens, however many threads share it.
-  void (*embed_backward)(const Embed&, int64_t begin, int64_t end, void* scratch);
+  // The groups that begin at `begin` to `end`, each whole.
+  void (*sum_rows)(const RowSums&, int64_t begin, int64_t end);
   void (*embed_norm)(const EmbedNorm&, int64_t begin, int64_t end, void* scratch);
   void (*embed_norm_backward)(const EmbedNorm&, int64_t begin, int64_t end, void* sums, void* scratch);
 };

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -266,13 +267,14 @@ Tensor embed(const Tensor& token, const Tensor& segment, const Tensor& position,
   return out;
 }
 
-// Zeros that the system provides, in huge pages where it has them: a fresh table's 4 KiB pages would cost more time,
-// one fault each, than everything else that is done to it here.
+// Zeros; large ones the system provides, in huge pages where it has them: a fresh table's 4 KiB pages would cost more
+// time, one fault each, than everything else that is done to it here. Up to 32 MiB the C library reuses what was freed,
+// which is faster than any fresh page.
 Tensor fresh_zeros(int64_t rows, int64_t width, at::ScalarType type) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr size_t huge = size_t(2) << 20;
   const size_t bytes = (size_t(rows) * width * c10::elementSize(type) + huge - 1) / huge * huge;
-  if (bytes >= 2 * huge) {
+  if (bytes > 16 * huge) {
     void* memory = mmap(nullptr, bytes + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory != MAP_FAILED) {
       char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + huge - 1) / huge * huge);
@@ -285,34 +287,58 @@ Tensor fresh_zeros(int64_t rows, int64_t width, at::ScalarType type) {
   return at::zeros({rows, width}, at::dtype(type));
 }
 
+// The sums of the rows of x by key, an int32 below `keys` for each: [keys, width] in the computed type.
+Tensor summed_by(const std::vector<int32_t>& key, int64_t keys, const Tensor& x, Type type) {
+  const int64_t rows = x.size(0), width = x.size(1);
+  const Tensor sums = fresh_zeros(keys, width, computed(type));
+  std::vector<int32_t> at(keys + 1), order(rows), group(rows);  // a counting sort
+  for (const int32_t k : key) at[k + 1]++;
+  for (int64_t k = 0; k < keys; k++) at[k + 1] += at[k];
+  for (int64_t i = 0; i < rows; i++) {
+    const int32_t to = at[key[i]]++;
+    order[to] = int32_t(i), group[to] = key[i];
+  }
+  const RowSums a{x.const_data_ptr(), order.data(), group.data(), rows, width, sums.data_ptr()};
+  const RowKernels kernels = row_kernels(type, type);
+  in_threads(rows, width, [&](int64_t begin, int64_t end) { kernels.sum_rows(a, begin, end); });
+  return sums;
+}
+
 // Gradients of the tables, whose numbers of rows are given; [0, width] for a table of which none is wanted.
 std::tuple<Tensor, Tensor, Tensor> embed_backward(const Tensor& dout_in, const Tensor& ids, const Tensor& segments,
                                                   const Tensor& positions, int64_t token_rows, int64_t segment_rows,
                                                   int64_t position_rows, bool token_wanted, bool segment_wanted,
                                                   bool position_wanted) {
   const Type type = type_of(dout_in, "embed", "the gradient of the output");
-  EmbedCall call = checked_embed(ids, segments, positions, token_rows, segment_rows, position_rows);
-  Embed& a = call.args;
-  TORCH_CHECK(dout_in.dim() == 2 && dout_in.size(0) == a.tokens, "the gradient of the output must have shape [",
-              a.tokens, ", width]; found ", dout_in.sizes());
-  const Tensor dout = dout_in.contiguous();
-  a.width = dout.size(1);
-  a.dout = dout.const_data_ptr();
-  const Tensor token = fresh_zeros(token_wanted ? token_rows : 0, a.width, computed(type));
-  const Tensor segment = fresh_zeros(segment_wanted ? segment_rows : 0, a.width, computed(type));
-  const Tensor position = fresh_zeros(position_wanted ? position_rows : 0, a.width, computed(type));
-  a.dtoken = token_wanted ? token.data_ptr() : nullptr;
-  a.dsegment = segment_wanted ? segment.data_ptr() : nullptr;
-  a.dposition = position_wanted ? position.data_ptr() : nullptr;
-  const RowKernels kernels = row_kernels(type, type);
-  constexpr int64_t slice = 64;  // columns that one thread takes at a time
-  const int64_t slices = (a.width + slice - 1) / slice;
-  in_threads(slices, a.tokens * slice, [&](int64_t begin, int64_t end) {
-    kernels.embed_backward(a, begin * slice, std::min(a.width, end * slice),
-                           scratch_memory(kernels.scratch_bytes(a.width)));
-  });
+  const EmbedCall call = checked_embed(ids, segments, positions, token_rows, segment_rows, position_rows);
+  const int64_t tokens = call.args.tokens;
+  TORCH_CHECK(dout_in.dim() == 2 && dout_in.size(0) == tokens, "the gradient of the output must have shape [", tokens,
+              ", width]; found ", dout_in.sizes());
+  const Tensor dout = dout_in.contiguous(), none = at::empty({0, dout.size(1)}, dout.options());
   const auto as = [&](const Tensor& x) { return x.to(dout.scalar_type()); };
-  return {as(token), as(segment), as(position)};
+  std::tuple<Tensor, Tensor, Tensor> found{none, none, none};
+  if (token_wanted) {
+    const std::vector<int32_t> key(call.args.ids, call.args.ids + tokens);
+    std::get<0>(found) = as(summed_by(key, token_rows, dout, type));
+  }
+  if (segment_wanted || position_wanted) {  // few pairs of them occur: these are summed first
+    const int32_t* position = call.args.positions;
+    const int64_t reached = tokens ? *std::max_element(position, position + tokens) + 1 : 0;
+    std::vector<int32_t> key(tokens);
+    for (int64_t t = 0; t < tokens; t++) key[t] = int32_t(position[t] * segment_rows + call.args.segments[t]);
+    const Tensor pairs = summed_by(key, reached * segment_rows, dout, type);
+    key.resize(pairs.size(0));
+    const Type pairs_type = type == Type::f64 ? Type::f64 : Type::f32;
+    if (segment_wanted) {
+      for (size_t i = 0; i < key.size(); i++) key[i] = int32_t(i % segment_rows);
+      std::get<1>(found) = as(summed_by(key, segment_rows, pairs, pairs_type));
+    }
+    if (position_wanted) {
+      for (size_t i = 0; i < key.size(); i++) key[i] = int32_t(i / segment_rows);
+      std::get<2>(found) = as(summed_by(key, position_rows, pairs, pairs_type));
+    }
+  }
+  return found;
 }
 
 // ---- embedding + LayerNorm + dropout ----
