@@ -11,7 +11,7 @@ struct Buffer {
   size_t bytes;
 };
 
-constexpr size_t kLeastBuffer = size_t{1} << 17;  // of less, malloc hands out the same again
+constexpr size_t kLeastBuffer = size_t{1} << 21;  // of less, malloc hands out the same again, often still in the caches
 constexpr size_t kHugePage = size_t{1} << 21;     // buffers that large lie in huge pages
 
 // Of at least so many bytes, whatever they contain. Throws std::bad_alloc, as does the next.
