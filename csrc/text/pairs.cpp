@@ -208,7 +208,7 @@ Ids join(std::vector<Part>& parts, const Column& column) {
 
 // Encodes the rows of a part of a file.
 struct EncodingSink final : PairSink {
-  EncodingSink(const RowOptions& options, size_t bytes) : rows(options, true, ids) { ids.reserve(guess(bytes, 1, 1)); }
+  explicit EncodingSink(const RowOptions& options) : rows(options, true, ids) {}
   void row(int64_t label, std::string_view premise, std::string_view hypothesis, const char* readable) override {
     const bool stays = readable != nullptr;
     const auto text = [&](std::string_view t) { return RowText{t, stays ? readable : t.data() + t.size()}; };
@@ -296,10 +296,10 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows) {
   std::vector<std::unique_ptr<EncodingSink>> parts;
   EncodedFile all;
-  all.dropped = read_rows(path, read, [&](size_t n, size_t bytes) {
+  all.dropped = read_rows(path, read, [&](size_t n, size_t) {
     std::vector<PairSink*> sinks;
     for (size_t i = 0; i < n; ++i) {
-      parts.push_back(std::make_unique<EncodingSink>(rows, i == 0 ? bytes * n : bytes));  // (the first takes all)
+      parts.push_back(std::make_unique<EncodingSink>(rows));
       sinks.push_back(parts.back().get());
     }
     return sinks;
