@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--limit", type=int, help="use only the first LIMIT training examples")
     parser.add_argument("--test-limit", type=int, help="use only the first TEST_LIMIT test examples")
-    parser.add_argument("--epochs", type=int, help="instead of 1 (wnut17, xquad, ocnli: 3)")
+    parser.add_argument("--epochs", type=int, help="instead of 1 (sick, sick-score: 2; wnut17, xquad, ocnli: 3)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both sides")
     parser.add_argument("--freeze", help="of ours; the peer is then left out")
     parser.add_argument("--skip-peer", action="store_true")
