@@ -194,25 +194,25 @@ def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-
     sub.add_argument("--weight-decay", type=float, default=0.01, help="weight decay")
     sub.add_argument("--warmup", type=float, default=0.06, help="share of the steps with a rising learning rate")
     sub.add_argument("--max-grad-norm", type=float, default=1.0, help="clip the gradient's norm; 0 does not")
-    sub.add_argument(
-        "--max-len", type=_positive, help="tokens a row at most; None: as trained, else 128, question answering 384"
-    )
-    sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
+    _add_rows(sub)
     sub.add_argument("--precision", choices=TRAINING_PRECISIONS, default="fp32", help="of the matrix products")
     sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
     sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")
-    sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
     sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch-size", type=_positive, default=256, help="examples a batch")
+    _add_rows(sub)
+    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the matrix products")
+
+
+def _add_rows(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--max-len", type=_positive, help="tokens a row at most; None: as trained, else 128, question answering 384"
     )
     sub.add_argument("--truncation", choices=TRUNCATIONS, default="longest_first", help="how longer pairs are cut")
-    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the matrix products")
     sub.add_argument("--device", default=None, help="torch device; a GPU where there is one")
 
 
