@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,6 +104,25 @@ class PackedBatch:
     def pad(self, packed: Tensor, length: int | None = None) -> Tensor:
         """The [T, ...] values as [B, length, ...], zeros in the padding; `length` defaults to `max_seqlen`."""
         return pad(packed, self.cu_seqlens, self.max_seqlen if length is None else length)[0]
+
+
+def cut(rows: Tensor, lengths: Tensor, size: int | None, tokens: int | None) -> list[Tensor]:
+    """`rows`, int64 [R], in batches: `size` rows each, or as many as have `tokens` tokens at most, taken in order.
+
+    lengths   int64 [N], the number of tokens of every row; a row that is longer than `tokens` is a batch by itself
+
+    No rows are one batch of none.
+    """
+    if tokens is None:
+        assert size is not None
+        return list(torch.split(rows, size))
+    ends = lengths[rows].cumsum(0).numpy()
+    counts, begin, before = [], 0, 0
+    while begin < len(rows):
+        end = max(begin + 1, int(np.searchsorted(ends, before + tokens, side="right")))
+        counts.append(end - begin)
+        begin, before = end, int(ends[end - 1])
+    return list(torch.split(rows, counts or [0]))
 
 
 def ragged_index(begins: Tensor, counts: Tensor) -> Tensor:

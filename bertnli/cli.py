@@ -187,7 +187,9 @@ def _add_cache(sub: argparse.ArgumentParser) -> None:
 
 def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-5) -> None:
     sub.add_argument("--epochs", type=_positive, default=epochs, help="passes over the training examples")
-    sub.add_argument("--batch-size", type=_positive, default=32, help="examples a batch")
+    batch = sub.add_mutually_exclusive_group()
+    batch.add_argument("--batch-size", type=_positive, default=32, help="examples a batch")
+    batch.add_argument("--batch-tokens", type=_positive, help="instead of a number of examples: tokens a batch at most")
     sub.add_argument("--accumulate", type=_positive, default=1, help="batches a step")
     sub.add_argument("--lr", type=float, default=lr, help="highest learning rate")
     sub.add_argument("--optimizer", choices=("adamw", "adam"), default="adamw", help="optimizer")
@@ -326,8 +328,9 @@ def _train(a: argparse.Namespace) -> None:
 
 def _options(a: argparse.Namespace, state_file: Path) -> dict[str, Any]:
     """Those of `fit` that training and distillation share."""
-    names = ("epochs", "batch_size", "accumulate", "lr", "optimizer", "weight_decay", "warmup", "precision", "seed")
+    names = ("epochs", "batch_tokens", "accumulate", "lr", "optimizer", "weight_decay", "warmup", "precision", "seed")
     return {name: getattr(a, name) for name in names} | {
+        "batch_size": a.batch_size if a.batch_tokens is None else None,
         "max_grad_norm": a.max_grad_norm or None,
         "device": _device(a.device),
         "progress": not a.quiet,

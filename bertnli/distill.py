@@ -236,7 +236,6 @@ def distill(
     soft: float = 0.5,
     hidden: float = 0.1,
     hidden_layers: Sequence[int] = (),
-    batch_size: int = 32,
     precision: str = "fp32",
     **options: Any,
 ) -> History:
@@ -297,7 +296,7 @@ def distill(
         temperature=temperature, hard=hard, soft=soft, hidden=hidden, hidden_layers=list(hidden_layers),
         taught=fingerprint([*teacher.parameters(), parts[0].labels]),
     )  # fmt: skip
-    history = fit(pupil, keyed, held, batch_size=batch_size, precision=precision, **options)
+    history = fit(pupil, keyed, held, precision=precision, **options)
     student.eval()
     return history
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from bertnli.batching import PackedBatch, ragged_index
+from bertnli.batching import PackedBatch, cut, ragged_index
 from bertnli.distributed import added_up, dealt, of_rank_0, rank_and_size
 from bertnli.files import atomic_path
 from bertnli.heads import Head
@@ -65,7 +65,8 @@ def fit(
     dev: EncodedPairs | HasPairs | None = None,
     *,
     epochs: int = 3,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
     accumulate: int = 1,
     lr: float = 5e-5,
     optimizer: str = "adamw",
@@ -84,7 +85,9 @@ def fit(
     """Fine-tune `model`, a head of any task, on labelled examples, in place.
 
     train, dev      what the head's `encode` gives, with labels; `dev` is evaluated after each epoch
-    batch_size      examples a forward pass; `accumulate` such batches make one step on the mean loss over their units
+    batch_size      examples a forward pass, 32 unless `batch_tokens` is given; `accumulate` such batches make one step
+                    on the mean loss over their units
+    batch_tokens    instead of `batch_size`: tokens a forward pass at most, so that its time and memory hardly vary
     lr, warmup      the learning rate rises linearly over the first `warmup` of the steps, then falls linearly to 0
     optimizer       "adamw" or "adam"; `weight_decay` leaves biases and LayerNorms alone
     max_grad_norm   the gradient's norm is clipped to this; None does not clip
@@ -113,8 +116,14 @@ def fit(
     check_labels(train, "train", model)
     if dev is not None:
         check_labels(pairs_of(dev, "dev"), "dev", model)
-    if min(epochs, batch_size, accumulate) < 1:
-        raise ValueError(f"epochs={epochs}, batch_size={batch_size} and accumulate={accumulate} must be at least 1")
+    if batch_size is not None and batch_tokens is not None:
+        raise ValueError(f"a batch has either batch_size={batch_size} examples or batch_tokens={batch_tokens} tokens")
+    if batch_tokens is None and batch_size is None:
+        batch_size = 32
+    numbers = dict(epochs=epochs, batch_size=batch_size, batch_tokens=batch_tokens, accumulate=accumulate)
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1; found {number}")
     if not 0 <= warmup <= 1:
         raise ValueError(f"warmup is a share of the steps, from 0 to 1; found {warmup}")
     if max_grad_norm is not None and max_grad_norm <= 0:
@@ -126,20 +135,25 @@ def fit(
 
     rank, ranks = rank_and_size()
     lengths = train.lengths
-    group = batch_size * accumulate
-    steps = epochs * math.ceil(len(train) / group)
+
+    def steps_of(epoch: int) -> list[Tensor]:
+        """The rows of each of an epoch's steps. Seeded anew, so that a continued run draws what a whole one would."""
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        batches = cut(torch.randperm(len(train)), lengths, batch_size, batch_tokens)
+        return [torch.cat(batches[i : i + accumulate]) for i in range(0, len(batches), accumulate)]
+
     with _left_as_found(model, device):
         depths = _frozen_depths(freeze, len(model.encoder.blks), epochs)
         trainable = [p for p in model.parameters() if p.requires_grad]
         _freeze(model.encoder, depths[-1])  # what is ever trained is the optimizer's
         opt = _optimizer(model, optimizer, lr, weight_decay, max_grad_norm)
+        steps = sum(len(steps_of(epoch)) for epoch in range(epochs))  # by tokens, an epoch's number is its order's
         schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
         history, best_state = History(), None
         arguments = dict(
-            epochs=epochs, batch_size=batch_size, accumulate=accumulate, lr=lr, optimizer=optimizer,
-            weight_decay=weight_decay, warmup=warmup, max_grad_norm=max_grad_norm, freeze=freeze, precision=precision,
-            seed=seed, keep_best=keep_best, model=asdict(model.config), dropout=model.dropout.p,
-            settings=model.settings, train=_fingerprint(train),
+            **numbers, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
+            max_grad_norm=max_grad_norm, freeze=freeze, precision=precision, seed=seed, keep_best=keep_best,
+            model=asdict(model.config), dropout=model.dropout.p, settings=model.settings, train=_fingerprint(train),
             dev=None if dev is None else _fingerprint(pairs_of(dev, "dev")),
         )  # fmt: skip
         state = None if state_file is None else of_rank_0(lambda: _read_state(Path(state_file), arguments))
@@ -159,7 +173,8 @@ def fit(
             processes, and how many of this one's were right. Nothing waits for the device."""
             loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
             mine = dealt(rows, lengths, rank, ranks)
-            batches = [train.batch(micro) for micro in torch.split(mine, batch_size)]
+            parts = cut(mine, lengths, batch_size, batch_tokens)
+            batches = [train.batch(part) for part in parts]
             units = max(1, sum(map(model.units, batches if ranks == 1 else [train.batch(rows)])))
             for i, packed in enumerate(batches):
                 batch = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
@@ -168,7 +183,7 @@ def fit(
                 quiet = isinstance(worker, DistributedDataParallel) and i + 1 < len(batches)
                 with worker.no_sync() if quiet else nullcontext():
                     with autocast(device, "fp32" if low else precision):
-                        vectors = None if features is None else features.of(mine[i * batch_size : (i + 1) * batch_size])
+                        vectors = None if features is None else features.of(parts[i])
                         outputs = worker(batch, vectors)
                     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
                     loss = model.loss(outputs, batch)
@@ -187,9 +202,7 @@ def fit(
             return loss_sum, units, right
 
         for epoch in range(len(history.epochs), epochs):
-            # Seeded anew each epoch, so that a continued run draws what an uninterrupted one would.
-            torch.manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(len(train))
+            of_steps = steps_of(epoch)
             if rank:  # equal order, other dropout
                 torch.manual_seed(seed * 1_000_003 + epoch + (rank << 40))
             model.train()
@@ -216,7 +229,7 @@ def fit(
                 leave=False,
             )
             with bar, lazily(model, opt, low):
-                for rows in torch.split(order, group):
+                for rows in of_steps:
                     loss, units, right = step(rows)
                     losses.append(loss)
                     done.append(units)

@@ -250,6 +250,7 @@ def test_bad_input_is_one_line_and_status_2(
     for arguments in (
         ["train"], ["predict"], ["nothing"], [*train, "--train", corpus, "--model", "x"],
         [*predict, "--batch-size", "0"], [*predict, "--batch-size", "-1"], [*train, "--train", corpus, "--limit", "-3"],
+        [*train, "--train", corpus, "--batch-size", "8", "--batch-tokens", "300"],
     ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
             main([str(a) for a in arguments])

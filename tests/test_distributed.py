@@ -43,7 +43,8 @@ def train(folder: Path, **options: Any) -> dict[str, Any]:
         if epoch.epoch == stop_after:
             raise KeyboardInterrupt
 
-    settings = dict(epochs=2, batch_size=11, accumulate=2, lr=1e-3, progress=False, on_epoch=on_epoch)
+    settings = dict(epochs=2, accumulate=2, lr=1e-3, progress=False, on_epoch=on_epoch)
+    settings |= {} if "batch_tokens" in options else {"batch_size": 11}
     try:
         history = fit(model, pairs(), pairs(20), state_file=folder / "state.pt", **settings | options)
     except KeyboardInterrupt:
@@ -78,6 +79,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
     "gradual": {"freeze": "gradual"},
     "frozen": {"freeze": "encoder"},
+    "tokens": {"batch_tokens": 100},
     "fewer": {"stop_after": 1},  # continued by one process
     "more": {},  # begun by one process
 }
@@ -94,7 +96,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return folder, json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["plain", "gradual", "frozen"])
+@pytest.mark.parametrize("name", ["plain", "gradual", "frozen", "tokens"])
 def test_two_processes_train_as_one(runs: tuple[Path, dict[str, Any]], tmp_path: Path, name: str) -> None:
     assert_equal(runs[1][name], train(tmp_path, **RUNS[name]))
 

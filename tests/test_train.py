@@ -13,6 +13,8 @@ from oracles import PlainD2LClassifier
 from torch.nn.functional import cross_entropy
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, score
+from bertnli.batching import cut
+from bertnli.optim import Adam
 
 VOCAB = 40
 SIZES = dict(num_hiddens=24, ffn_num_hiddens=40, num_heads=3, num_layers=3, max_len=20)
@@ -90,6 +92,72 @@ def test_accumulation_is_one_larger_batch() -> None:
     assert len(losses[0]) == 2 * math.ceil(50 / 16)
     assert losses[1] == pytest.approx(losses[0], abs=1e-9)
     assert losses[2] == pytest.approx(losses[0], abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_batches_are_cut_by_tokens(seed: int) -> None:
+    """No row is lost, moved or taken twice; a batch is full, and none is above the budget but a single longer row."""
+    generator = torch.Generator().manual_seed(seed)
+    count, budget = (int(torch.randint(*bounds, (), generator=generator)) for bounds in ((0, 200), (1, 150)))
+    lengths = torch.randint(1, 60, (300,), generator=generator)
+    rows = torch.randperm(300, generator=generator)[:count]
+    batches = cut(rows, lengths, None, budget)
+    assert torch.equal(torch.cat(batches), rows)
+    assert all(len(batch) for batch in batches) or (len(batches), count) == (1, 0)
+    for batch, after in pairwise([*batches, rows[:0]]):
+        assert int(lengths[batch].sum()) <= budget or len(batch) == 1
+        if len(after):
+            assert int(lengths[batch].sum()) + int(lengths[after[0]]) > budget
+
+
+def test_training_by_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is in one batch an epoch, in an order that seed and epoch decide; the learning rate ends at its last
+    step, whatever number of batches each epoch has."""
+    data, taken, rates = pairs(), [], []
+    whole_batch, whole_step = EncodedPairs.batch, Adam.step
+    monkeypatch.setattr(EncodedPairs, "batch", lambda self, rows: taken.append(rows) or whole_batch(self, rows))
+    monkeypatch.setattr(Adam, "step", lambda self: rates.append(self.param_groups[0]["lr"] / 1e-3) or whole_step(self))
+    orders = []
+    for seed in (3, 3, 4):
+        taken.clear(), rates.clear()
+        losses = fit(classifier(), data, epochs=3, batch_tokens=50, lr=1e-3, seed=seed, progress=False).losses
+        assert len(losses) == len(taken) == len(rates)
+        assert all(int(data.lengths[rows].sum()) <= 50 for rows in taken)
+        assert torch.equal(torch.cat(taken).sort().values, torch.arange(90).repeat_interleave(3))
+        orders.append(torch.cat(taken))
+        rise = int(len(losses) * 0.06)
+        wanted = [(i + 1) / (rise + 1) for i in range(rise)]
+        wanted += [(len(losses) - i) / (len(losses) - rise) for i in range(rise, len(losses))]
+        assert rates == pytest.approx(wanted)
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0][:90], orders[0][90:180])
+
+
+def test_accumulation_of_batches_by_tokens_is_one_larger_batch() -> None:
+    """Steps of three batches of at most 40 tokens, against the same rows in one batch each."""
+    data, steps = pairs(50), []
+    for epoch in range(2):
+        torch.manual_seed(epoch)
+        batches = cut(torch.randperm(50), data.lengths, None, 40)
+        steps += [torch.cat(batches[i : i + 3]) for i in range(0, len(batches), 3)]
+    net, plain = classifier().double(), classifier().double()
+    losses = fit(net, data, epochs=2, batch_tokens=40, accumulate=3, lr=1e-3, progress=False).losses
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
+    wanted, labels = [], data.labels
+    assert labels is not None
+    for step, rows in enumerate(steps):
+        rise = int(len(steps) * 0.06)
+        factor = (step + 1) / (rise + 1) if step < rise else (len(steps) - step) / (len(steps) - rise)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * factor
+        loss = cross_entropy(plain(data.batch(rows)), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        wanted.append(loss.item())
+    assert losses == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize("original", [False, True])
@@ -241,9 +309,10 @@ def test_pretraining_heads_stay_bit_equal() -> None:
         assert all(torch.equal(value, state[name]) for name, value in net.carried[module].state_dict().items())
 
 
-def test_an_interrupted_run_continues_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batches", [{"batch_size": 16}, {"batch_tokens": 200, "accumulate": 2}], ids=str)
+def test_an_interrupted_run_continues_where_it_was(tmp_path: Path, batches: dict[str, int]) -> None:
     data, dev = pairs(), pairs(30, seed=5)
-    options = dict(epochs=4, batch_size=16, lr=1e-3, progress=False)
+    options = dict(epochs=4, lr=1e-3, progress=False, **batches)
     whole = classifier(dropout=0.2)
     wanted = fit(whole, data, dev, **options)  # type: ignore[arg-type]
     file = tmp_path / "state.pt"
@@ -307,6 +376,8 @@ def test_figures_of_evaluation() -> None:
         ({"freeze": "gradual", "epochs": 1}, "needs at least 2 epochs"),
         ({"epochs": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
+        ({"batch_tokens": 0}, "must be at least 1"),
+        ({"batch_size": 8, "batch_tokens": 100}, "either batch_size=8 examples or batch_tokens=100"),
         ({"freeze": True}, "freeze must be None"),
         ({"max_grad_norm": 0.0}, "must be positive"),
         ({"seed": 2**60}, "seed must lie"),
