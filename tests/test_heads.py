@@ -12,6 +12,8 @@ import pytest
 import torch
 import transformers
 from scipy.stats import pearsonr
+from test_attention import dropout_mask as weights_mask
+from test_ops import dropout_mask as rows_mask
 from torch import Tensor
 
 from bertnli import (
@@ -27,6 +29,7 @@ from bertnli import (
     evaluate,
     fit,
     from_pretrained,
+    ops,
     save_pretrained,
     score,
 )
@@ -150,6 +153,73 @@ def test_loss_and_gradients_are_those_of_transformers(task: str, tmp_path: Path)
         assert p.grad is not None
         torch.testing.assert_close(p.grad, grads.pop(name).view_as(p), atol=1e-12, rtol=1e-9, msg=name)
     assert all(grad is None for grad in grads.values())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_dropout_is_where_transformers_has_it(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With our masks in place of its own, which it asks for in the same order, it has our loss and gradients."""
+    p = 0.3
+    model, data = model_of(task, dropout=p).train(), data_of(task)
+    twin = twin_of(model, tmp_path)
+    rows = torch.arange(16)
+    batch = data.batch(rows)
+    inputs, _ = padded(data, rows, task)
+    valid = inputs["attention_mask"].bool()
+    seeds: list[Tensor] = []
+    of_output: list[Tensor] = []
+
+    def drawn(like: Tensor, p: float, _: None) -> Tensor:
+        seeds.append(torch.randint(0, 2**32, (2,)))
+        return seeds[-1]
+
+    def kept(x: Tensor, p: float, training: bool, *_: bool) -> Tensor:
+        of_output.append((torch.rand_like(x) >= p) / (1 - p))
+        return x * of_output[-1]
+
+    with monkeypatch.context() as ours:
+        ours.setattr(ops, "_seed", drawn)
+        if model.dropout.p:
+            ours.setattr(torch.nn.functional, "dropout", kept)
+        outputs = model(batch)
+        loss = model.loss(outputs, batch) / model.units(batch)
+        loss.backward()
+    layers, heads, width = 3, 3, 24
+    assert len(seeds) == 1 + 3 * layers
+    assert len(of_output) == (task != "qa")  # none before the output layer of question answering
+
+    def spread(mask: Tensor, at: Tensor) -> Tensor:
+        """Over the padded rows; what nobody reads is kept."""
+        packed = torch.ones(int(valid.sum()), mask.size(1), dtype=mask.dtype)
+        packed[at] = mask
+        everywhere = torch.ones(*valid.shape, mask.size(1), dtype=mask.dtype)
+        everywhere[valid] = packed
+        return everywhere
+
+    everything, length = torch.arange(int(valid.sum())), batch.max_seqlen
+    found = model.rows(batch)
+    read = everything if found is None else found
+    masks = [spread(rows_mask(len(everything), width, p, seeds[0]), everything)]
+    for layer in range(layers):
+        at = read if layer == layers - 1 else everything
+        weights, *sums = seeds[1 + 3 * layer : 4 + 3 * layer]
+        masks += [torch.stack([weights_mask(b, heads, length, length, p, weights) for b in range(len(batch))])]
+        masks += [spread(rows_mask(len(at), width, p, seed), at) for seed in sums]
+    masks += [mask if model.pooled else spread(mask, read) for mask in of_output]
+
+    def given(x: Tensor, p: float, training: bool, *_: bool) -> Tensor:
+        assert training
+        assert p == model.config.dropout
+        return x * masks.pop(0).view_as(x)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", given)
+    wanted = loss_of(twin, data, rows, task)
+    wanted.backward()
+    assert not masks
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-12)
+    grads = {k: v for name, q in twin.named_parameters() for k, v in _from_huggingface({name: q.grad}).items()}
+    for name, q in model.named_parameters():
+        assert q.grad is not None
+        torch.testing.assert_close(q.grad, grads.pop(name).view_as(q), atol=1e-12, rtol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
