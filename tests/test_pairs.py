@@ -183,17 +183,18 @@ def test_threads_and_sources_give_the_same():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_more_rows_than_a_block(threads):
-    """Lists are taken block by block: whatever the length, as if all at once."""
+@pytest.mark.parametrize("max_len", [16, 17])
+def test_more_rows_than_a_block(threads, max_len):
+    """Lists are taken block by block: whatever the length, as if all at once. (A row of 16 fills two cache lines.)"""
     rng = random.Random(31)
     premises, hypotheses = random_pairs(rng, 40_000)
     premises[20_000] = "\u0130" + premises[20_000]  # lowered by Python
     labels = torch.arange(40_000)
-    whole = WORDS.encode_pairs(Texts.of(premises), Texts.of(hypotheses), 17, num_threads=1, labels=labels)
+    whole = WORDS.encode_pairs(Texts.of(premises), Texts.of(hypotheses), max_len, num_threads=1, labels=labels)
     for n in (8191, 8192, 8193, 16_384, 16_385, 40_000):
-        found = WORDS.encode_pairs(premises[:n], tuple(hypotheses[:n]), 17, num_threads=threads, labels=labels[:n])
+        found = WORDS.encode_pairs(premises[:n], tuple(hypotheses[:n]), max_len, num_threads=threads, labels=labels[:n])
         assert_equal_pairs(found, whole[:n])
-        dense = WORDS.encode_padded(premises[:n], hypotheses[:n], 17, num_threads=threads)
+        dense = WORDS.encode_padded(premises[:n], hypotheses[:n], max_len, num_threads=threads)
         assert all(torch.equal(a, b) for a, b in zip(dense, found.to_padded(), strict=True))
     for row, bad, error in ((30_000, 7, TypeError), (39_999, "\ud800", ValueError)):
         broken = [*premises[:row], bad, *premises[row + 1 :]]
