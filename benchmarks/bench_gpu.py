@@ -5,27 +5,34 @@
 
 Sequences have SNLI's lengths and random tokens; nothing is downloaded. Contestants' results are compared before they
 are timed, in eval mode or without dropout. A round times each of them once; figures are medians over rounds, ratios are
-medians of their times over ours. What does not fit into the minutes is skipped and named. Row by row:
+medians of their times over ours. What does not fit into the minutes is skipped and named, and so is what fails or
+differs, which makes the exit status 1. Row by row:
 
     attention   ours against SDPA padded to the longest (with a mask), SDPA on nested tensors, torch.nn.attention.varlen
                 and FlexAttention over the packed tokens, forward and forward + backward, without and with dropout
     rows        ours against torch.compile of PyTorch's expressions
-    step        a training step in bf16 autocast with fused AdamW: ours, Hugging Face with SDPA padded to 128, to the
-                longest row in batches of similar lengths, and compiled; memory beyond parameters, gradients and moments
+    step        a training step in bf16 autocast with fused AdamW: ours, launched and as a CUDA graph (its batch copied
+                from the host each time); Hugging Face with SDPA padded to 128, to the longest row in batches of similar
+                lengths, and compiled; memory beyond parameters, gradients and moments; `launch_ms` is how long the host
+                takes for a step of ours
     logits      the same in inference
+    fit         pairs a second in the second epoch of `fit`, launched and with `cuda_graphs`; `feed_ms` is how long the
+                host takes to gather a batch and send it off
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import platform
 import statistics
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +47,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from bench_attention import MODELS, snli_lengths  # noqa: E402
 from oracles import PlainD2LClassifier  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, ops  # noqa: E402
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, PackedBatch, fit, ops  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
+from bertnli.graphs import CapturedSteps, in_a_bucket  # noqa: E402
 
 SHAPES: dict[str, dict[str, Any]] = {
     "bert.small": dict(num_hiddens=256, ffn_num_hiddens=512, num_heads=4, num_layers=2, dropout=0.1),
@@ -61,6 +69,23 @@ class Bench:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine()
         self.about = dict(device=name, torch=torch.__version__, python=platform.python_version())
         self.rows: list[dict[str, Any]] = []
+        self.status = 0
+
+    @contextlib.contextmanager
+    def part(self, **about: Any) -> Iterator[None]:
+        """What fails inside is a row and a traceback, and the other parts go on."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.fail({**about, "fails": _line(error)})
+
+    def fail(self, row: dict[str, Any]) -> None:
+        self.status = 1
+        self.add(row)
+
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
 
     def add(self, row: dict[str, Any]) -> None:
         """Print a row, and write all rows so far: what has been measured survives a time limit from outside."""
@@ -90,14 +115,28 @@ class Bench:
         end.synchronize()
         return begin.elapsed_time(end) / 1e3 / repeats
 
+    def launching(self, run: Callable[[], Any]) -> float:
+        """The seconds until the host is free again."""
+        times = []
+        for _ in range(self.rounds):
+            torch.cuda.synchronize()
+            begun = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - begun)
+        torch.cuda.synchronize()
+        return statistics.median(times)
+
     def compare(self, work: str, contestants: Contestants, **about: Any) -> None:
         """Add a row: the seconds of "ours", the first contestant, and the others' ratios to it."""
         row: dict[str, Any] = {"work": work, **about}
-        if time.monotonic() > self.deadline:
+        if self.late():
             row["skipped"] = "out of time"
         else:
             ready = {}
             for name, run in contestants.items():
+                if ready and self.late():  # the others were slow to compile
+                    row[name] = "skipped"
+                    continue
                 try:
                     for _ in range(3):
                         run()
@@ -105,9 +144,7 @@ class Bench:
                 except Exception as error:  # a peer that this PyTorch or device lacks is named, not hidden
                     if name == "ours":
                         raise
-                    row[name] = (
-                        f"fails: {type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"
-                    )
+                    row[name] = f"fails: {_line(error)}"
             # enough repetitions that one timing is several milliseconds
             repeats = max(1, min(50, round(0.005 / max(1e-6, self.seconds(ready["ours"], 3)))))
             times: dict[str, list[float]] = {name: [] for name in ready}
@@ -115,9 +152,16 @@ class Bench:
                 for name, run in ready.items():
                     times[name].append(self.seconds(run, repeats))
             row["ours_ms"] = 1e3 * statistics.median(times["ours"])
+            if self.device.type == "cuda":
+                row["launch_ms"] = 1e3 * self.launching(ready["ours"])
             for name in list(ready)[1:]:
                 row[name] = statistics.median(t / o for t, o in zip(times[name], times["ours"], strict=True))
         self.add(row)
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:80]}"
 
 
 # ---- attention ----
@@ -197,7 +241,7 @@ def attention(bench: Bench, model: str, batch: int, train: bool, p: float, flex:
             with contextlib.suppress(RuntimeError, NotImplementedError, ValueError):  # compare() names what fails
                 found = run()
                 found = found[valid] if name == "sdpa padded" else found
-                torch.testing.assert_close(found.float(), wanted, rtol=3e-2, atol=3e-2, msg=f"{name} differs")
+                _same(bench, found, wanted, 3e-2, work="attention", shape=model, batch=batch, contestant=name)
     bench.compare(
         "attention",
         contestants,
@@ -252,6 +296,13 @@ def row_operators(bench: Bench, tokens: int, width: int, inner: int) -> None:
         bench.compare("rows", contestants, operator=name, tokens=tokens, width=width)
 
 
+def _same(bench: Bench, found: Tensor, wanted: Tensor, tolerance: float, **about: Any) -> None:
+    try:
+        torch.testing.assert_close(found.float(), wanted.float(), rtol=tolerance, atol=tolerance)
+    except AssertionError as error:
+        bench.fail({**about, "differs": " ".join(str(error).split())[:200]})
+
+
 # ---- models ----
 
 
@@ -274,6 +325,32 @@ class Model:
     def __init__(self, bench: Bench, net: nn.Module, forward: Callable[[nn.Module, Any], Tensor]) -> None:
         self.bench, self.net, self.forward = bench, net.to(bench.device), forward
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6, fused=True)
+
+    def captured(self, max_len: int) -> Callable[[list[tuple[PackedBatch, Tensor]]], None]:
+        """Its step as a CUDA graph, of a copy of the model; batches lie on the host."""
+        net = copy.deepcopy(self.net)
+        rate = torch.tensor(1e-6, device=self.bench.device)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=rate, fused=True, capturable=True)
+
+        def step(batch: PackedBatch, count: Tensor) -> tuple[Tensor, ...]:
+            optimizer.zero_grad()
+            with self.autocast():
+                scores = self.forward(net, batch)
+            loss = F.cross_entropy(scores.float(), batch.labels, reduction="sum")
+            (loss / count).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return (loss.detach(),)
+
+        steps = CapturedSteps(step, self.bench.device)
+
+        def run(parts: list[tuple[PackedBatch, Tensor]]) -> None:
+            for batch, labels in parts:
+                steps(in_a_bucket(batch, -100, max_len), len(labels))
+            if steps.fails:
+                raise RuntimeError("no graph could be captured")
+
+        return run
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.bench.device.type, dtype=torch.bfloat16)
@@ -306,7 +383,7 @@ class Model:
 
 def models(bench: Bench, shape: str, batches: list[int], compiled: set[int], vocab_size: int, **sizes: Any) -> None:
     """Rows for training and inference of one shape; `compiled` are the batches at which the peer is compiled too."""
-    if time.monotonic() > bench.deadline:
+    if bench.late():
         bench.add({"work": "step", "shape": shape, "skipped": "out of time"})
         return
     config = BERTConfig.original(vocab_size, **sizes, max_len=512, pretraining_heads=False)
@@ -368,8 +445,8 @@ def models(bench: Bench, shape: str, batches: list[int], compiled: set[int], voc
         ours.eval(), theirs.eval()
         wanted = contestants["ours"].logits(work["ours"][1]).float()
         for label in (f"{name} 128", f"{name} longest"):
-            found = contestants[name].logits(work[label][1]).float()
-            torch.testing.assert_close(found, wanted, rtol=5e-2, atol=5e-2, msg=f"{label} differs")
+            found = contestants[name].logits(work[label][1])
+            _same(bench, found, wanted, 5e-2, work="logits", shape=shape, batch=batch, contestant=label)
         about: dict[str, Any] = dict(shape=shape, batch=batch, tokens=len(packed.input_ids))
         for kind in ("logits", "step"):
             (ours.train(), theirs.train()) if kind == "step" else (ours.eval(), theirs.eval())
@@ -378,13 +455,40 @@ def models(bench: Bench, shape: str, batches: list[int], compiled: set[int], voc
                 for label, (who, parts) in work.items()
             }
             about_step = {}
-            if kind == "step" and device.type == "cuda" and time.monotonic() < bench.deadline:
+            if kind == "step" and device.type == "cuda" and not bench.late():
+                step, host = contestants["ours"].captured(config.max_len), data.batch(rows)
+                runs["graph"] = lambda step=step, host=host: step([(host, host.labels)])
                 about_step["ours_mib"] = contestants["ours"].memory(work["ours"][1])
                 about_step[f"{name}_128_mib"] = contestants[name].memory(work[f"{name} 128"][1])
             bench.compare(kind, runs, **about, **about_step)
 
 
-def main() -> None:
+def fitting(bench: Bench, shape: str, batch: int, vocab_size: int, **sizes: Any) -> None:
+    """The training loop itself."""
+    if bench.late():
+        bench.add({"work": "fit", "shape": shape, "batch": batch, "skipped": "out of time"})
+        return
+    data = random_pairs(20 * batch, vocab_size)
+    config = BERTConfig.original(vocab_size, **sizes, max_len=512, pretraining_heads=False)
+    row: dict[str, Any] = {"work": "fit", "shape": shape, "batch": batch}
+    for name, options in {"pairs_per_second": {}, "with_graphs": {"cuda_graphs": True}}.items():
+        if options and bench.device.type != "cuda":
+            continue
+        torch.manual_seed(0)
+        model = BERTClassifier(BERTModel(config))
+        history = fit(
+            model, data, epochs=2, batch_size=batch, precision="bf16", progress=False, device=bench.device, **options
+        )
+        row[name] = round(history.epochs[1].pairs_per_second)
+    times = []
+    for i in range(20):
+        begun = time.perf_counter()
+        data.batch(range(i * batch, (i + 1) * batch)).to(bench.device, non_blocking=True)
+        times.append(time.perf_counter() - begun)
+    bench.add(row | {"feed_ms": 1e3 * statistics.median(times)})
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to test this program")
@@ -400,24 +504,31 @@ def main() -> None:
     print(*(f"{k} {v}" for k, v in bench.about.items()), "; ratios: time over ours", flush=True)
 
     whole = bench.deadline
-    share = lambda part: min(whole, time.monotonic() + 60 * args.minutes * part)  # noqa: E731
-    sizes = [4] if args.tiny else [512, 64, 16]
-    models_of = {"tiny": dict(num_hiddens=32, ffn_num_hiddens=64, num_heads=2, num_layers=2, dropout=0.1)}
-    for shape, settings in (models_of if args.tiny else dict(reversed(SHAPES.items()))).items():
-        bench.deadline = share(0.25)
-        compiled = {4 if args.tiny else 512} if shape != "MiniLM" else set()
-        models(
-            bench, shape, sizes if args.tiny else [512, 64, 256, 16], compiled, 100 if args.tiny else 30_522, **settings
-        )
+    shapes = {"tiny": dict(num_hiddens=32, ffn_num_hiddens=64, num_heads=2, num_layers=2, dropout=0.1)}
+    shapes = shapes if args.tiny else dict(reversed(SHAPES.items()))
+    vocab_size, sizes = (100, [4]) if args.tiny else (30_522, [512, 64, 16])
+    for shape, settings in shapes.items():
+        bench.deadline = min(whole, time.monotonic() + 60 * args.minutes * 0.2)
+        with bench.part(work="step", shape=shape):
+            models(bench, shape, sizes, {4} if args.tiny else set(), vocab_size, **settings)
+        for batch in sizes[:2]:
+            with bench.part(work="fit", shape=shape, batch=batch):
+                fitting(bench, shape, batch, vocab_size, **settings)
     bench.deadline = whole
     for model in ["MiniLM"] if args.tiny else list(MODELS):
         for batch in sizes:
             flex = not args.tiny and batch == 512 and model == "bert.base"
             for train, p in ((False, 0.0), (True, 0.0), (True, 0.1)):
-                attention(bench, model, batch, train, p, flex)
+                with bench.part(work="attention", shape=model, batch=batch, dropout=p):
+                    attention(bench, model, batch, train, p, flex)
     for tokens in [16] if args.tiny else [864, 13_800]:
-        row_operators(bench, tokens, *((32, 64) if args.tiny else (768, 3072)))
+        with bench.part(work="rows", tokens=tokens):
+            row_operators(bench, tokens, *((32, 64) if args.tiny else (768, 3072)))
+    if not args.tiny:  # last, since PyTorch's compiler takes a minute for it
+        with bench.part(work="step", shape="bert.base"):
+            models(bench, "bert.base", [512], {512}, vocab_size, **SHAPES["bert.base"])
+    return bench.status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -42,8 +42,20 @@ class PackedBatch:
         return self.input_ids.device
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        """The same batch on `device`."""
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+        """The same batch on `device`; with `non_blocking`, to a GPU by way of page-locked memory, and nothing waits."""
+        source = self._pinned_for(torch.device(device)) if non_blocking else self
+        return source._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def copy_(self, other: PackedBatch) -> None:
+        """Take up the contents of a batch of the same sizes, as `to` does with `non_blocking`."""
+        source = other._pinned_for(self.device)
+        for name in ("input_ids", "segment_ids", "positions", "cu_seqlens"):
+            getattr(self, name).copy_(getattr(source, name), non_blocking=True)
+        if self.labels is not None and source.labels is not None:
+            self.labels.copy_(source.labels, non_blocking=True)
+
+    def _pinned_for(self, device: torch.device) -> PackedBatch:
+        return self.pin_memory() if device.type == "cuda" and self.device.type == "cpu" else self
 
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory; a DataLoader with `pin_memory=True` calls this."""
@@ -57,6 +69,29 @@ class PackedBatch:
             positions=f(self.positions),
             cu_seqlens=f(self.cu_seqlens),
             labels=None if self.labels is None else f(self.labels),
+        )
+
+    def padded(self, tokens: int, sequences: int, ignored: float | None = None) -> PackedBatch:
+        """The batch with sequences behind its own that nobody reads, `sequences` and `tokens` of both in all.
+
+        Lengths of those behind differ by one at most, and none is 0; their ids and positions are 0. Labels of sequences
+        are `ignored` there. Nothing that is computed for the batch's own sequences changes, dropout included.
+        """
+        count, more = sequences - len(self), tokens - len(self.input_ids)
+        if not 0 < count <= more:
+            raise ValueError(f"{count} more sequences cannot have {more} more tokens")
+        zeros = self.input_ids.new_zeros(more)
+        ends = torch.arange(1, count + 1, dtype=torch.int32, device=self.device) * more // count
+        labels = self.labels
+        if labels is not None and ignored is not None:
+            labels = torch.cat([labels, labels.new_full((count, *labels.shape[1:]), ignored)])
+        return PackedBatch(
+            input_ids=torch.cat([self.input_ids, zeros]),
+            segment_ids=torch.cat([self.segment_ids, zeros]),
+            positions=torch.cat([self.positions, zeros]),
+            cu_seqlens=torch.cat([self.cu_seqlens, self.cu_seqlens[-1:] + ends]),
+            max_seqlen=max(self.max_seqlen, -(-more // count)),
+            labels=labels,
         )
 
     @classmethod
@@ -104,6 +139,11 @@ class PackedBatch:
     def pad(self, packed: Tensor, length: int | None = None) -> Tensor:
         """The [T, ...] values as [B, length, ...], zeros in the padding; `length` defaults to `max_seqlen`."""
         return pad(packed, self.cu_seqlens, self.max_seqlen if length is None else length)[0]
+
+
+def padding(count: int, sizes: int) -> int:
+    """How many more make of `count` one of few numbers: `sizes` of them lie between a number and its double."""
+    return -count % (1 << max(0, (count // sizes).bit_length() - 1))
 
 
 def cut(rows: Tensor, lengths: Tensor, size: int | None, tokens: int | None) -> list[Tensor]:

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reading(sub)
     _add_cache(sub)
     _add_training(sub)
+    sub.add_argument("--cuda-graphs", action="store_true", help="steps as CUDA graphs, for small batches on a GPU")
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, gradual, or a number of layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
     sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="with --scratch: the tokens")
@@ -322,7 +323,7 @@ def _train(a: argparse.Namespace) -> None:
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     a.output.mkdir(parents=True, exist_ok=True)
-    history = fit(model, train_data, dev_data, freeze=freeze, **_options(a, state_file))
+    history = fit(model, train_data, dev_data, freeze=freeze, cuda_graphs=a.cuda_graphs, **_options(a, state_file))
     _finish(model, a.output, tokenizer, history, state_file)
 
 

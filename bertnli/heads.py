@@ -43,7 +43,9 @@ class Head(nn.Module):
     metrics          figures of merit from the outputs of all examples
     predictions      what `predict` gives
 
-    and, where the default does not do: `rows`, `head`, `units`, `right`, `logits`, `flaw`, `encode`.
+    and, where the default does not do: `rows`, `head`, `units`, `right`, `logits`, `flaw`, `encode`;
+
+    ignored          a sequence's label that `loss` and `right` count as nothing; `fit(cuda_graphs=True)` needs one
 
     Modules of `bert` that the head does not use (pretraining heads; the hidden layer, for token vectors) ride along in
     `carried`, outside `parameters()`: fine-tuning cannot touch them, optimizers and other processes do not see them,
@@ -54,6 +56,7 @@ class Head(nn.Module):
     metric: str
     pooled: ClassVar[bool] = True
     max_len: ClassVar[int] = 128  # tokens a row, unless the caller says otherwise
+    ignored: ClassVar[float | None] = None
     defaults: ClassVar[dict[str, Any]] = {}  # of `settings`, plain values that travel with the checkpoint
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -205,6 +208,7 @@ class BERTClassifier(Head):
 
     task = "classification"
     metric = "accuracy"
+    ignored = -100  # as cross_entropy has it
     hidden: nn.Sequential
 
     def __init__(
@@ -252,6 +256,7 @@ class BERTRegressor(Head):
 
     task = "regression"
     metric = "pearson"
+    ignored = float("nan")
 
     def __init__(
         self,
@@ -264,7 +269,8 @@ class BERTRegressor(Head):
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
-        return F.mse_loss(outputs, batch.labels.to(outputs.dtype).view_as(outputs), reduction="sum")
+        labels = batch.labels.to(outputs.dtype).view_as(outputs)
+        return (outputs - labels).masked_fill(labels.isnan(), 0).square().sum()
 
     def units(self, batch: PackedBatch) -> int:
         return len(batch) * self.output.out_features

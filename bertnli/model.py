@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.batching import PackedBatch
+from bertnli.batching import PackedBatch, padding
 
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 _RECUR = 3  # so many tokens for each distinct one make it pay to project the distinct ones: a batch of some 32 pairs
@@ -262,28 +262,17 @@ class _TakeRows(torch.autograd.Function):
         return dx.index_add(0, ctx.saved_tensors[0], drows), None
 
 
-def _more(rows: int) -> int:
-    """How many rows make of `rows` one of few numbers."""
-    return -rows % (1 << max(0, (rows // 64).bit_length() - 1))
+_SIZES = 64  # of products between a size and its double, where each is compiled: at most 1.6 % more rows
 
 
 def _rounded(batch: PackedBatch) -> PackedBatch:
     """The batch with a last sequence that nobody reads, so that its number of tokens is one of few.
 
     oneDNN's bfloat16 products are compiled for their sizes: a millisecond the first time, as much as a small product
-    itself takes. At most 1.6 % more tokens leave 64 sizes between a number and its double.
+    itself takes.
     """
-    if not (more := _more(len(batch.input_ids))):
-        return batch
-    zeros = batch.input_ids.new_zeros(more)
-    return replace(
-        batch,
-        input_ids=torch.cat([batch.input_ids, zeros]),
-        segment_ids=torch.cat([batch.segment_ids, zeros]),
-        positions=torch.cat([batch.positions, zeros]),
-        cu_seqlens=torch.cat([batch.cu_seqlens, batch.cu_seqlens[-1:] + more]),
-        max_seqlen=max(batch.max_seqlen, more),
-    )
+    tokens = len(batch.input_ids)
+    return batch.padded(tokens + more, len(batch) + 1) if (more := padding(tokens, _SIZES)) else batch
 
 
 class _Operators(threading.local):
@@ -405,7 +394,7 @@ class BERTEncoder(nn.Module):
             return self.embed(batch), None
         dtype = self._matrix_dtype
         if dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"):  # as in `_rounded`
-            distinct = torch.cat([distinct, distinct[:1].expand(_more(len(distinct)))])
+            distinct = torch.cat([distinct, distinct[:1].expand(padding(len(distinct), _SIZES))])
         tokens, segments, positions = self._tables()
         tokens = ops.take(tokens, distinct, sparse=self.token_embedding.sparse)
         ids = slots.to(torch.int32), batch.segment_ids, batch.positions

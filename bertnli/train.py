@@ -21,6 +21,7 @@ from tqdm import tqdm
 from bertnli.batching import PackedBatch, cut, ragged_index
 from bertnli.distributed import added_up, dealt, of_rank_0, rank_and_size
 from bertnli.files import atomic_path
+from bertnli.graphs import CapturedSteps, check_capturable, in_a_bucket
 from bertnli.heads import Head
 from bertnli.inference import check_labels, evaluate, in_batches
 from bertnli.model import BERTEncoder
@@ -75,6 +76,7 @@ def fit(
     max_grad_norm: float | None = 1.0,
     freeze: str | int | None = None,
     precision: str = "fp32",
+    cuda_graphs: bool = False,
     seed: int = 0,
     keep_best: bool = True,
     device: torch.device | str | None = None,
@@ -96,6 +98,8 @@ def fit(
                     layers, nothing in the last. What is frozen runs in eval mode and has no backward pass
     precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
                     float32 weights behind, statistics and sums; elsewhere matrix products by autocast
+    cuda_graphs     on a GPU, for small batches, whose kernels take less time than their launches: steps are captured as
+                    CUDA graphs, one for each of few sizes that batches are padded to (see bertnli/graphs.py)
     seed            orders the pairs and draws the dropout; equal seeds give equal runs
     keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
     progress        a bar with loss, accuracy, pairs/s and time left, where the output is a terminal
@@ -134,6 +138,8 @@ def fit(
     model.to(device)
 
     rank, ranks = rank_and_size()
+    if cuda_graphs:
+        check_capturable(model, device, ranks, accumulate)
     lengths = train.lengths
 
     def steps_of(epoch: int) -> list[Tensor]:
@@ -146,9 +152,9 @@ def fit(
         depths = _frozen_depths(freeze, len(model.encoder.blks), epochs)
         trainable = [p for p in model.parameters() if p.requires_grad]
         _freeze(model.encoder, depths[-1])  # what is ever trained is the optimizer's
-        opt = _optimizer(model, optimizer, lr, weight_decay, max_grad_norm)
+        opt = _optimizer(model, optimizer, lr, weight_decay, max_grad_norm, cuda_graphs)
         steps = sum(len(steps_of(epoch)) for epoch in range(epochs))  # by tokens, an epoch's number is its order's
-        schedule = torch.optim.lr_scheduler.LambdaLR(opt, _linear(steps, warmup))
+        rate = _linear(steps, warmup)
         history, best_state = History(), None
         arguments = dict(
             **numbers, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
@@ -160,46 +166,62 @@ def fit(
         if state is not None:
             model.load_state_dict(state["model"])
             _load_optimizer(opt, state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
             history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
             best_state = state["best"]
         counts = type(model).right is not Head.right  # whether units can be right or wrong
         features: _Features | None = None
         worker: Any = None
+        captured: CapturedSteps | None = None
         low = precision == "bf16" and isinstance(opt, Adam)
+
+        def gradients(batch: PackedBatch, vectors: Tensor | None, units: Tensor | int) -> tuple[Tensor, Tensor]:
+            """Add those of a batch's part in the mean loss over `units`; the sum of its losses, how many are right."""
+            with autocast(device, "fp32" if low else precision):
+                outputs = worker(batch, vectors)
+            outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+            loss = model.loss(outputs, batch)
+            # DistributedDataParallel divides by the number of ranks.
+            (loss * ranks / units).backward()  # type: ignore[no-untyped-call]
+            right = model.right(outputs.detach(), batch)
+            return loss.detach(), torch.zeros((), dtype=torch.int64, device=device) if right is None else right
+
+        def update() -> None:
+            if max_grad_norm is not None and not isinstance(opt, Adam):
+                nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), max_grad_norm)
+            opt.step()
+            opt.zero_grad()
+
+        def whole(batch: PackedBatch, units: Tensor) -> tuple[Tensor, Tensor]:
+            opt.zero_grad()  # a capture that failed may have left some
+            found = gradients(batch, None, units)
+            update()
+            return found
 
         def step(rows: Tensor) -> tuple[Tensor, int, Tensor]:
             """One optimizer step: the sum of the loss over this process's units, how many units there are in all
             processes, and how many of this one's were right. Nothing waits for the device."""
-            loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
             mine = dealt(rows, lengths, rank, ranks)
             parts = cut(mine, lengths, batch_size, batch_tokens)
             batches = [train.batch(part) for part in parts]
             units = max(1, sum(map(model.units, batches if ranks == 1 else [train.batch(rows)])))
+            if captured is not None and features is None:
+                assert model.ignored is not None
+                loss_sum, right = captured(in_a_bucket(batches[0], model.ignored, model.config.max_len), units)
+                return loss_sum, units, right
+            losses, hits = [], []
             for i, packed in enumerate(batches):
-                batch = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
+                batch = packed.to(device, non_blocking=True)
                 if isinstance(opt, Adam):
                     opt.catch_up(model.encoder.token_embedding.weight, batch.input_ids)
                 quiet = isinstance(worker, DistributedDataParallel) and i + 1 < len(batches)
                 with worker.no_sync() if quiet else nullcontext():
-                    with autocast(device, "fp32" if low else precision):
-                        vectors = None if features is None else features.of(parts[i])
-                        outputs = worker(batch, vectors)
-                    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-                    loss = model.loss(outputs, batch)
-                    # DistributedDataParallel divides by the number of ranks.
-                    (loss * ranks / units).backward()  # type: ignore[no-untyped-call]
+                    loss, right = gradients(batch, None if features is None else features.of(parts[i]), units)
                 if isinstance(opt, Adam) and len(batches) > 1:
                     opt.gather()
-                loss_sum = loss_sum + loss.detach()
-                if (found := model.right(outputs.detach(), batch)) is not None:
-                    right = right + found
-            if max_grad_norm is not None and not isinstance(opt, Adam):
-                nn.utils.clip_grad_norm_((p for p in model.parameters() if p.requires_grad), max_grad_norm)
-            opt.step()
-            schedule.step()
-            opt.zero_grad()
-            return loss_sum, units, right
+                losses.append(loss)
+                hits.append(right)
+            update()
+            return sum(losses[1:], losses[0]), units, sum(hits[1:], hits[0])
 
         for epoch in range(len(history.epochs), epochs):
             of_steps = steps_of(epoch)
@@ -213,6 +235,7 @@ def fit(
             if worker is None or depths[epoch] != depths[epoch - 1]:
                 worker = None  # its hooks go with it
                 worker = _worker(model)
+                captured = CapturedSteps(whole, device) if cuda_graphs else None
             if depths[epoch] != len(model.encoder.blks):
                 features = None
             elif features is None:
@@ -230,6 +253,9 @@ def fit(
             )
             with bar, lazily(model, opt, low):
                 for rows in of_steps:
+                    for group in opt.param_groups:
+                        factor = lr * rate(len(history.losses) + len(losses))
+                        group["lr"] = group["lr"].fill_(factor) if cuda_graphs else factor
                     loss, units, right = step(rows)
                     losses.append(loss)
                     done.append(units)
@@ -264,7 +290,7 @@ def fit(
                 if keep_best and epochs > 1:
                     best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             if state_file is not None and rank == 0:
-                state = {"model": model.state_dict(), "optimizer": opt.state_dict(), "schedule": schedule.state_dict()}
+                state = {"model": model.state_dict(), "optimizer": opt.state_dict()}
                 with atomic_path(state_file) as path:
                     torch.save({"arguments": arguments, **state, **history.as_dict(), "best": best_state}, path)
             if on_epoch is not None:
@@ -361,11 +387,7 @@ def fingerprint(tensors: Iterable[Tensor]) -> int:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take up a state that another class with the same options may have left: one process has ours, several torch's."""
-    groups = [
-        own | {name: saved[name] for name in ("lr", "initial_lr") if name in saved}
-        for own, saved in zip(optimizer.state_dict()["param_groups"], state["param_groups"], strict=True)
-    ]
-    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    optimizer.load_state_dict({"state": state["state"], "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _read_state(path: Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
@@ -407,19 +429,21 @@ class _Features:
 
     def __init__(self, model: Head, pairs: EncodedPairs, precision: str) -> None:
         self.rows = in_batches(model, model.features, pairs, precision=precision)  # (R, H)
-        self.counts = in_batches(model, model.rows_read, pairs)  # (N)
+        self.counts = in_batches(model, model.rows_read, pairs).cpu()  # (N), where their sum waits for no device
         self.begins = self.counts.cumsum(0) - self.counts
 
     def of(self, examples: Tensor) -> Tensor:
         """The rows of some examples, end to end."""
-        examples = examples.to(self.rows.device)
-        return self.rows[ragged_index(self.begins[examples], self.counts[examples])]
+        index = ragged_index(self.begins[examples], self.counts[examples])
+        index = index.pin_memory() if self.rows.device.type == "cuda" else index
+        return self.rows[index.to(self.rows.device, non_blocking=True)]
 
 
 def _optimizer(
-    model: Head, name: str, lr: float, weight_decay: float, max_grad_norm: float | None
+    model: Head, name: str, lr: float, weight_decay: float, max_grad_norm: float | None, capturable: bool = False
 ) -> torch.optim.Optimizer:
-    """Ours in one process on the CPU, which clips by itself; torch's fused one elsewhere."""
+    """Ours in one process on the CPU, which clips by itself; torch's fused one elsewhere, with a tensor for learning
+    rate where a CUDA graph is to hold its step."""
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if name not in kinds:
         raise ValueError(f"optimizer must be one of {sorted(kinds)}; found {name!r}")
@@ -431,7 +455,10 @@ def _optimizer(
             (spared if norm_or_bias else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
-    if next(model.parameters()).device.type == "cpu" and rank_and_size()[1] == 1:
+    device = next(model.parameters()).device
+    if capturable:
+        return kinds[name](groups, lr=torch.tensor(lr, device=device), fused=True, capturable=True)
+    if device.type == "cpu" and rank_and_size()[1] == 1:
         return Adam(groups, lr=lr, decoupled=name == "adamw", max_grad_norm=max_grad_norm)
     return kinds[name](groups, lr=lr, fused=True)
 

@@ -1,0 +1,105 @@
+"""Training steps as CUDA graphs: a step's some hundred launches become one.
+
+A graph repeats what was captured, with the same sizes and addresses. So batches are padded to one of few sizes, by
+sequences that the loss ignores; for each size there is a graph, whose inputs are copied to where it reads them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bertnli.batching import PackedBatch, padding
+from bertnli.heads import Head
+
+_SIZES = 16  # between a number of tokens or sequences and its double: at most 6.3 % more than there are
+
+Step = Callable[[PackedBatch, Tensor], tuple[Tensor, ...]]
+
+
+def check_capturable(model: Head, device: torch.device, processes: int, accumulate: int) -> None:
+    """Raise ValueError where the steps of a training run cannot be captured."""
+    if model.ignored is None:
+        raise ValueError(f"cuda_graphs needs a head with labels that its loss ignores; {type(model).__name__} has none")
+    if device.type != "cuda" or processes > 1 or accumulate > 1:
+        raise ValueError(
+            f"cuda_graphs is for one process on a CUDA device and whole steps; found {processes} on {device.type!r}, "
+            f"accumulate={accumulate}"
+        )
+
+
+def in_a_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch:
+    """The batch, padded so that its numbers of tokens and of sequences and its `max_seqlen` are some of few."""
+    sequences = len(batch) + len(batch) // (_SIZES // 2) + 1  # so many that none is longer than the batch's own
+    sequences += padding(sequences, _SIZES)
+    tokens = len(batch.input_ids) + sequences - len(batch)
+    padded = batch.padded(tokens + padding(tokens, _SIZES), sequences, ignored)
+    power = 1 << (padded.max_seqlen - 1).bit_length()  # a tile of the attention is no smaller
+    return replace(padded, max_seqlen=max(padded.max_seqlen, min(power, max_len)))
+
+
+class CapturedSteps:
+    """`step` of batches in buckets: the first of each size runs as it is and is captured then, later ones are replayed.
+
+    step    whole training steps: from a batch and a number, float32 [], both on the GPU, tensors that it makes anew.
+            It must not wait for the GPU, and must leave parameters without gradients, as it found them
+
+    This is PyTorch's recipe for the capture of whole networks: warm-up and capture on a stream of their own, the
+    optimizer `capturable`, one pool of memory for all graphs. They may share it, though not replayed in the order of
+    their capture, since no graph reads what another wrote there: gradients are new in each, and results are copied out.
+    Random numbers come from torch's generator of the device, which every replay moves on.
+
+    Where a capture fails, a warning says why, and steps run as they are from then on.
+    """
+
+    def __init__(self, step: Step, device: torch.device) -> None:
+        self.step, self.device = step, device
+        self.fails = False
+        self._number = torch.zeros((), device=device)
+        self._steps: dict[tuple[int, int, int], tuple[PackedBatch, tuple[Tensor, ...], Callable[[], None]]] = {}
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, batch: PackedBatch, number: float) -> tuple[Tensor, ...]:
+        """What `step` gives for a batch from `in_a_bucket`, on the CPU."""
+        sizes = len(batch.input_ids), len(batch), batch.max_seqlen
+        self._number.fill_(number)
+        if sizes in self._steps:
+            inputs, outputs, replay = self._steps[sizes]
+            inputs.copy_(batch)
+            replay()
+            return tuple(x.clone() for x in outputs)
+        inputs = batch.to(self.device, non_blocking=True)
+        found = self._warmed_up(inputs)
+        if not self.fails:
+            try:
+                self._steps[sizes] = inputs, *self._captured(inputs)
+            except RuntimeError as error:
+                self.fails = True
+                warnings.warn(f"steps are not captured in CUDA graphs but run one by one: {error}", stacklevel=2)
+        return found
+
+    def _warmed_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
+        here = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*capturable=True.*")  # of the optimizer: this is no capture
+            found = self.step(inputs, self._number)
+        here.wait_stream(self._stream)
+        return found
+
+    def _captured(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """The results of a step, and what computes them anew from what `inputs` hold by then."""
+        graph = torch.cuda.CUDAGraph()
+        # A capture that fails leaves its stream behind as the current one.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self.device)),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
+        ):
+            outputs = self.step(inputs, self._number)
+        return outputs, graph.replay

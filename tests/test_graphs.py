@@ -1,0 +1,256 @@
+"""Steps as CUDA graphs: batches padded for them count the same, and so do steps that are repeated.
+
+Without a GPU a repeated step is the function called again on the same input tensors; the capture itself needs one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train import SIZES, VOCAB, pairs
+from torch import Tensor
+
+from bertnli import (
+    BERTClassifier,
+    BERTConfig,
+    BERTModel,
+    BERTRegressor,
+    BERTTagger,
+    EncodedPairs,
+    Epoch,
+    PackedBatch,
+    fit,
+    train,
+)
+from bertnli.graphs import CapturedSteps, in_a_bucket
+from bertnli.heads import Head
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def model(head: type[Head] = BERTClassifier, original: bool = True, dropout: float = 0.0) -> Head:
+    torch.manual_seed(0)
+    config = BERTConfig.original if original else BERTConfig
+    bert = BERTModel(config(VOCAB, dropout=dropout, **SIZES))
+    return head(bert, 3 if head is BERTClassifier else 1, dropout=0.0)
+
+
+def data_for(head: type[Head], count: int = 90) -> EncodedPairs:
+    data = pairs(count)
+    assert data.labels is not None
+    labels = data.labels if head is BERTClassifier else data.labels.float()
+    return EncodedPairs(data.ids, data.offsets, data.first_lens, labels, pad_id=0, max_len=20)
+
+
+def results(net: Head, batch: PackedBatch) -> list[Tensor]:
+    """The loss, how many are right, and all gradients, under one seed."""
+    net.zero_grad()
+    torch.manual_seed(5)
+    outputs = net(batch)
+    loss, right = net.loss(outputs, batch), net.right(outputs, batch)
+    loss.backward()
+    found = [loss.detach(), *([] if right is None else [right])]
+    return [*found, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("original", [False, True])
+@pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor])
+def test_what_pads_a_batch_counts_for_nothing(head: type[Head], original: bool, dropout: float) -> None:
+    net, batch = model(head, original, dropout).double(), data_for(head, 9).batch(range(9))
+    assert net.ignored is not None
+    tokens = len(batch.input_ids)
+    wanted = results(net, batch)
+    for padded in (
+        batch.padded(tokens + 1, 10, net.ignored),
+        batch.padded(tokens + 50, 14, net.ignored),
+        in_a_bucket(batch, net.ignored, 20),
+    ):
+        assert torch.equal(padded.cu_seqlens[:10], batch.cu_seqlens)
+        for a, b in zip(results(net, padded), wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_batch_is_not_padded_by_sequences_without_tokens() -> None:
+    batch = pairs(4).batch(range(4))
+    for tokens, sequences in ((0, 1), (2, 3), (5, 0), (-3, -1)):
+        with pytest.raises(ValueError, match="more sequences cannot have"):
+            batch.padded(len(batch.input_ids) + tokens, 4 + sequences)
+
+
+def test_buckets_are_few_and_not_much_larger_than_their_batches() -> None:
+    generator, sizes = torch.Generator().manual_seed(0), set()
+    for _ in range(300):
+        lens = torch.randint(8, 60, (32,), generator=generator)
+        total = int(lens.sum())
+        zeros = torch.zeros(total, dtype=torch.int32)
+        bounds = torch.cat([torch.zeros(1), lens.cumsum(0)]).to(torch.int32)
+        batch = PackedBatch(zeros, zeros, zeros, bounds, int(lens.max()), torch.zeros(32, dtype=torch.int64))
+        padded = in_a_bucket(batch, -100, 128)
+        sizes.add((len(padded.input_ids), len(padded), padded.max_seqlen))
+        assert total < len(padded.input_ids) <= 1.0625 * (total + len(padded) - 32)
+        assert len(padded) == 38
+        assert padded.labels is not None
+        assert padded.labels.tolist() == [0] * 32 + [-100] * (len(padded) - 32)
+        ends = padded.cu_seqlens.diff()
+        assert int(ends.min()) > 0
+        assert int(ends.max()) <= padded.max_seqlen == 64
+    assert len(sizes) <= 16
+    long = replace(batch, max_seqlen=100)
+    assert in_a_bucket(long, -100, 100).max_seqlen == 100  # of a model with no more positions
+
+
+class OnCPU(CapturedSteps):
+    """Repeats a step by calling it."""
+
+    made: list[OnCPU] = []  # noqa: RUF012
+    repeated = 0
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        OnCPU.made.append(self)
+
+    def _warmed_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
+        return self.step(inputs, self._number)
+
+    def _captured(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        outputs = (torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64))
+
+        def replay() -> None:
+            self.repeated += 1
+            for to, value in zip(outputs, self.step(inputs, self._number), strict=True):
+                to.copy_(value)
+
+        return outputs, replay
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCPU]:
+    monkeypatch.setattr(train, "check_capturable", lambda *_: None)
+    monkeypatch.setattr(train, "CapturedSteps", OnCPU)
+    monkeypatch.setattr(OnCPU, "made", [])
+    return OnCPU
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        (BERTClassifier, {"batch_size": 11}),  # the last batch is of 2
+        (BERTClassifier, {"batch_tokens": 150, "optimizer": "adam"}),
+        (BERTClassifier, {"freeze": "gradual", "epochs": 4, "batch_size": 9}),
+        (BERTRegressor, {"batch_size": 9}),
+    ],
+    ids=str,
+)
+def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], options: dict[str, Any]) -> None:
+    """Losses, accuracy and weights of a run in float64 against those of one that pads and repeats nothing."""
+    data, arguments = data_for(head), dict(epochs=2, lr=1e-3, weight_decay=0.1, progress=False) | options
+    plain, net = (model(head).double() for _ in range(2))
+    wanted = fit(plain, data, **arguments)
+    found = fit(net, data, cuda_graphs=True, **arguments)
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-7)
+    assert [e.train_accuracy for e in found.epochs] == [e.train_accuracy for e in wanted.epochs]
+    for a, b in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
+    assert len(on_cpu.made) == (4 if "freeze" in options else 1)
+    repeated, sizes = sum(steps.repeated for steps in on_cpu.made), sum(len(steps._steps) for steps in on_cpu.made)
+    # With a wholly frozen encoder there is nothing to repeat.
+    assert repeated + sizes == len(found.losses) - (len(found.losses) // 4 if "freeze" in options else 0)
+    assert repeated
+
+
+def test_a_run_is_continued_with_graphs_or_without(on_cpu: type[OnCPU], tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(e: Epoch) -> None:
+        if e.epoch == 1:
+            raise Stop
+
+    options = dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
+    wanted = fit(model().double(), pairs(), **options).losses  # type: ignore[arg-type]
+    for first in (False, True):
+        file = tmp_path / f"{first}.pt"
+        with pytest.raises(Stop):
+            fit(model().double(), pairs(), state_file=file, cuda_graphs=first, on_epoch=stop, **options)  # type: ignore[arg-type]
+        net = model().double()
+        losses = fit(net, pairs(), state_file=file, cuda_graphs=not first, **options).losses  # type: ignore[arg-type]
+        assert losses == pytest.approx(wanted, rel=1e-7)
+
+
+def test_where_nothing_can_be_captured_steps_run_as_they_are(
+    on_cpu: type[OnCPU], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: OnCPU, inputs: PackedBatch) -> Any:
+        net.output.weight.grad = torch.ones_like(net.output.weight)  # of the capture
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(on_cpu, "_captured", fail)
+    net = model().double()
+    wanted = fit(copy.deepcopy(net), pairs(), epochs=1, batch_size=9, progress=False).losses
+    with pytest.warns(UserWarning, match="run one by one: operation not permitted") as warned:
+        losses = fit(net, pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=True).losses
+    assert losses == pytest.approx(wanted, rel=1e-7)
+    assert len(warned) == 1
+
+
+def test_what_cannot_be_captured_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"one process on a CUDA device and whole steps; found 1 on 'cpu'"):
+        fit(model(), pairs(), cuda_graphs=True)
+    with pytest.raises(ValueError, match="labels that its loss ignores; BERTTagger has none"):
+        train.check_capturable(BERTTagger(BERTModel(BERTConfig(VOCAB, **SIZES)), 3), torch.device("cuda"), 1, 1)
+    for processes, accumulate in ((2, 1), (1, 2)):
+        with pytest.raises(ValueError, match="whole steps"):
+            train.check_capturable(model(), torch.device("cuda"), processes, accumulate)
+
+
+# ---- on a GPU ----
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_captured_steps_are_the_eager_ones(precision: str) -> None:
+    options = dict(epochs=3, batch_size=9, lr=1e-3, progress=False, device="cuda", precision=precision)
+    wanted = fit(model(), pairs(), **options).losses  # type: ignore[arg-type]
+    losses = fit(model(), pairs(), cuda_graphs=True, **options).losses  # type: ignore[arg-type]
+    assert losses == pytest.approx(wanted, abs=1e-3 if precision == "fp32" else 3e-2)
+    assert losses[0] > losses[-1]
+
+
+@needs_gpu
+def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
+    options = dict(epochs=2, batch_size=9, lr=1e-3, progress=False, device="cuda", cuda_graphs=True)
+    first, second = (fit(model(dropout=0.3), pairs(), **options).losses for _ in range(2))  # type: ignore[arg-type]
+    assert first == pytest.approx(second, abs=1e-4)
+    still = dict(options, lr=0.0, weight_decay=0.0)
+    data = pairs(9)  # one batch, and so one graph: its losses differ by what is dropped alone
+    losses = fit(model(dropout=0.3), data, **still | dict(epochs=6)).losses  # type: ignore[arg-type]
+    assert len(set(losses)) == 6
+
+
+@needs_gpu
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_no_step_waits_for_the_gpu(cuda_graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second epoch on: the first compiles, and captures."""
+    gather, batches = EncodedPairs.batch, []
+
+    def watched(self: EncodedPairs, rows: Any) -> PackedBatch:
+        batches.append(rows)
+        torch.cuda.set_sync_debug_mode("error" if len(batches) > 10 else "default")
+        return gather(self, rows)
+
+    monkeypatch.setattr(EncodedPairs, "batch", watched)
+    # An epoch ends by reading its losses.
+    monkeypatch.setattr(train, "added_up", lambda x: torch.cuda.set_sync_debug_mode("default") or x)
+    try:
+        options = dict(epochs=2, batch_size=9, lr=1e-3, progress=False, device="cuda", cuda_graphs=cuda_graphs)
+        fit(model(dropout=0.1), pairs(), **options)  # type: ignore[arg-type]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(batches) == 20
