@@ -58,7 +58,7 @@ from bertnli.demo import write_demo_corpus  # noqa: E402
 from bertnli.model import SIZES  # noqa: E402
 from bertnli.optim import Adam  # noqa: E402
 from bertnli.reader import PairData  # noqa: E402
-from bertnli.train import _optimizer, flushed_denormals, lazily, reuse_memory  # noqa: E402
+from bertnli.train import _optimizer, flushed_denormals, lazily  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -136,8 +136,10 @@ class Ours(Contestant):
 
     def step(self, rows: Tensor) -> None:
         assert isinstance(self.optimizer, Adam)
+        torch.ops.bertnli.keep_memory(True)  # for this contestant's steps only
         self.optimizer.catch_up(self.net.encoder.token_embedding.weight, pairs().batch(rows).input_ids)  # type: ignore
         super().step(rows)
+        torch.ops.bertnli.keep_memory(False)
 
     def cast(self) -> torch.autocast:
         return torch.autocast("cpu", enabled=False)  # `lazily` has lowered the matrices
@@ -364,13 +366,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--notebook", type=int, metavar="STEPS", help="the chapter's loop instead, so many steps")
     parser.add_argument("--memory", action="store_true", help="peak memory of a step instead")
-    parser.add_argument("--reuse-memory", action="store_true", help="as the command line does, for all contestants")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)  # --memory's process of its own
     parser.add_argument("--json", type=Path, help="append the figures here, one JSON object a line")
     args = parser.parse_args()
     torch.set_flush_denormal(True)
-    if args.reuse_memory and not reuse_memory():
-        parser.error("--reuse-memory needs glibc")
     if args.one:
         print(memory(args.one, args.shapes[0], args.batch[0], args.precision[0]))
         return

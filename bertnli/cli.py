@@ -28,7 +28,7 @@ from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
 from bertnli.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, spaced
-from bertnli.train import Epoch, History, fit, reuse_memory
+from bertnli.train import Epoch, History, fit
 
 TRUNCATIONS = get_args(Truncation)
 
@@ -36,8 +36,6 @@ TRUNCATIONS = get_args(Truncation)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0, 2 for bad input, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
-    if argv is None and arguments.run in (_train, _demo) and getattr(arguments, "precision", "fp32") == "fp32":
-        reuse_memory()  # the process is ours; bfloat16's smaller tensors gain nothing
     try:
         with (
             distributed.joined() as rank,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import time
@@ -305,7 +304,7 @@ def fit(
 def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
     """What training changes beside the weights is restored: generators, denormals, `requires_grad`, gradients."""
     trainable = {p: p.requires_grad for p in model.parameters()}
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), flushed_denormals():
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), flushed_denormals(), kept_memory():
         try:
             yield
         finally:
@@ -355,20 +354,18 @@ def flushed_denormals() -> Iterator[None]:
             torch.set_flush_denormal(False)
 
 
-def reuse_memory() -> bool:
-    """Have this process keep the memory that it frees for what it allocates next; whether that could be done.
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """What CPU tensors free inside is kept for what is allocated next, in huge pages; the system gets it back after.
 
-    Activations and gradients of every step are otherwise given back to the system and fetched anew, page by page. It is
-    a setting of the C library (glibc) for the whole process, whose memory then stays at its peak: an application may
-    choose it, as the command `bertnli train` does in fp32; a library may not.
+    Activations and gradients of every step are otherwise given back to the system and fetched anew, page by page.
     """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of mallopt(3)
+    torch.ops.bertnli.keep_memory(True)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    settings = ((mmap_threshold, 1 << 30), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20))
-    return all(mallopt(name, value) for name, value in settings)
+        yield
+    finally:
+        torch.ops.bertnli.keep_memory(False)
+        torch.ops.bertnli.give_back_memory()
 
 
 def _fingerprint(pairs: EncodedPairs) -> int:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, score
 from bertnli.batching import cut
 from bertnli.optim import Adam
+from bertnli.train import kept_memory
 
 VOCAB = 40
 SIZES = dict(num_hiddens=24, ffn_num_hiddens=40, num_heads=3, num_layers=3, max_len=20)
@@ -459,3 +464,37 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": 1}, file)
     with pytest.raises(ValueError, match="is not the state"):
         fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+
+
+def test_kept_memory_is_handed_out_once_and_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    def churn(seed: int) -> None:
+        """Tensors of all sizes, freed in any order: none writes where another lies."""
+        draw = random.Random(seed)
+        alive: list[tuple[torch.Tensor, int]] = []
+        for i in range(400):
+            if alive and draw.random() < 0.45:
+                x, value = alive.pop(draw.randrange(len(alive)))
+                assert bool((x == value).all())
+            else:
+                alive.append((torch.full((int(10 ** draw.uniform(0, 5.5)),), i + 1000 * seed), i + 1000 * seed))
+        assert all(bool((x == value).all()) for x, value in alive)
+
+    with kept_memory():
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(churn, range(8)))
+        if sys.platform == "linux":
+            place = torch.ones(3_000_000).data_ptr()
+            assert torch.ones(3_000_000).data_ptr() == place
+        with kept_memory():
+            outlives = torch.rand(1_000_000)
+        copy = outlives.clone()
+        torch.ones(50_000_000)
+        before = resident() if sys.platform == "linux" else 0
+    assert torch.equal(outlives, copy)
+    if sys.platform == "linux":
+        assert before - resident() > 150e6
+    del outlives
+    assert float(torch.ones(1_000_000).sum()) == 1_000_000

@@ -12,12 +12,16 @@ namespace bertnli {
 std::string cpu_isa();
 void set_cpu_isa(const std::string& name);
 int64_t cpu_threads();
+void keep_memory(bool on);
+void give_back_memory();
 }  // namespace bertnli
 
 TORCH_LIBRARY(bertnli, m) {
   m.def("cpu_isa() -> str", bertnli::cpu_isa);
   m.def("set_cpu_isa(str name) -> ()", bertnli::set_cpu_isa);
   m.def("cpu_threads() -> int", bertnli::cpu_threads);
+  m.def("keep_memory(bool on) -> ()", bertnli::keep_memory);
+  m.def("give_back_memory() -> ()", bertnli::give_back_memory);
 
   m.def(
       "varlen_attention(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q, Tensor cu_seqlens, SymInt max_seqlen_q, "

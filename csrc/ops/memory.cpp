@@ -1,0 +1,145 @@
+// The memory of a training run's tensors. A step allocates what the step before it has freed; the C library gives large
+// blocks back to the system meanwhile, and a fresh page, cleared and entered in the page table at its first touch,
+// costs more time than most operators spend on it.
+#include <c10/core/CPUAllocator.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+
+namespace bertnli {
+namespace {
+
+// Hands out one range of addresses, as large as the machine's memory, in huge pages where the system has them. Freed
+// blocks are joined with free neighbours, and a block comes from the smallest free one that holds it. What is small, or
+// finds no room, comes from the allocator that torch had before.
+class Kept final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    void* memory = bytes < kLeast ? nullptr : take(bytes);
+    if (!memory) memory = before_->raw_allocate(bytes);
+    return {memory, memory, release, at::Device(at::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  void begin() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (users_++ || !reserved()) return;
+    before_ = c10::GetCPUAllocator();
+    c10::SetCPUAllocator(this);
+  }
+  void end() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (--users_ == 0 && begin_) c10::SetCPUAllocator(before_);
+  }
+  // Blocks that are in use stay.
+  void give_back() {
+#if defined(__linux__)
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [place, size] : by_place_) {
+      const size_t page = size_t(sysconf(_SC_PAGESIZE)), ahead = size_t(-reinterpret_cast<uintptr_t>(place)) % page;
+      if (size > ahead + page) madvise(place + ahead, (size - ahead) / page * page, MADV_DONTNEED);
+    }
+#endif
+  }
+
+ private:
+  static constexpr size_t kLeast = 64 << 10, kLine = 64;
+
+  // A block's size stands in the line before it.
+  static size_t& size_of(char* block) { return *reinterpret_cast<size_t*>(block); }
+
+  bool reserved() {
+#if defined(__linux__)
+    if (begin_) return true;
+    const size_t size = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE));
+    void* range = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) return false;
+#if defined(MADV_HUGEPAGE)
+    madvise(range, size, MADV_HUGEPAGE);
+#endif
+    begin_ = static_cast<char*>(range);
+    end_ = begin_ + size;
+    insert(begin_, size);
+#endif
+    return begin_;
+  }
+
+  void insert(char* place, size_t size) {
+    by_place_.emplace(place, size);
+    by_size_.emplace(size, place);
+  }
+  void erase(std::map<char*, size_t>::iterator block) {
+    by_size_.erase({block->second, block->first});
+    by_place_.erase(block);
+  }
+
+  void* take(size_t bytes) {
+    const size_t size = (bytes + kLine - 1) / kLine * kLine + kLine;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = by_size_.lower_bound({size, nullptr});
+    if (found == by_size_.end()) return nullptr;
+    const auto [whole, block] = *found;
+    erase(by_place_.find(block));
+    if (whole > size) insert(block + size, whole - size);
+    size_of(block) = size;
+    return block + kLine;
+  }
+
+  void give(char* block) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    size_t size = size_of(block);
+    const auto after = by_place_.lower_bound(block);
+    if (after != by_place_.begin())
+      if (const auto left = std::prev(after); left->first + left->second == block) {
+        block = left->first;
+        size += left->second;
+        erase(left);
+      }
+    if (after != by_place_.end() && after->first == block + size) {
+      size += after->second;
+      erase(after);
+    }
+    insert(block, size);
+  }
+
+  static void release(void* memory);
+
+  std::mutex mutex_;
+  int users_ = 0;
+  c10::Allocator* before_ = nullptr;
+  char *begin_ = nullptr, *end_ = nullptr;
+  std::map<char*, size_t> by_place_;
+  std::set<std::pair<size_t, char*>> by_size_;
+};
+
+// Never destroyed: tensors may outlive it.
+Kept& kept() {
+  static Kept* const one = new Kept;
+  return *one;
+}
+
+void Kept::release(void* memory) {
+  Kept& k = kept();
+  char* place = static_cast<char*>(memory);
+  if (place >= k.begin_ && place < k.end_)
+    k.give(place - kLine);
+  else
+    k.before_->raw_deallocate(memory);
+}
+
+}  // namespace
+
+// From the first `on` to the last `off`, CPU tensors' memory comes from here.
+void keep_memory(bool on) { on ? kept().begin() : kept().end(); }
+void give_back_memory() { kept().give_back(); }
+
+}  // namespace bertnli
