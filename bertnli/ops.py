@@ -26,7 +26,7 @@ if _HAS_TRITON:
 
 
 def cpu_isa() -> str:
-    """The instruction set that the CPU kernels use: "plain", "avx2", "avx512" or "avx512_bf16".
+    """The instruction set that the CPU kernels use: "plain", "avx2", "avx512", "avx512_bf16" or "amx".
 
     The best that the CPU has, or what the environment variable BERTNLI_ISA asked for when the first operator ran.
     Raises RuntimeError where that names an unknown set, or one that the CPU lacks.

@@ -29,7 +29,7 @@ def available(isa: str) -> bool:
     return True
 
 
-ISAS = [isa for isa in ("plain", "avx2", "avx512", "avx512_bf16") if available(isa)]
+ISAS = [isa for isa in ("plain", "avx2", "avx512", "avx512_bf16") if available(isa)]  # amx: test_prepared.py
 
 
 @pytest.fixture(params=ISAS)
@@ -458,7 +458,7 @@ def test_bad_packed_shape_and_lonely_argument() -> None:
         ops.varlen_attention(q, q, q, cumulative([7]), 7, cu_seqlens_q=cumulative([7]))
 
 
-@pytest.mark.parametrize("name", ["plain", "avx2", "avx512", "avx512_bf16", "sse9"])
+@pytest.mark.parametrize("name", ["plain", "avx2", "avx512", "avx512_bf16", "amx", "sse9"])
 def test_environment_chooses_the_instruction_set(name: str) -> None:
     code = "from bertnli import ops; print(ops.cpu_isa())"
     done = subprocess.run(
@@ -468,13 +468,13 @@ def test_environment_chooses_the_instruction_set(name: str) -> None:
         text=True,
         check=False,
     )
-    if name in ISAS:
+    if available(name):
         assert done.stdout.strip() == name, done.stderr
     else:
         assert done.returncode != 0
         assert "BERTNLI_ISA" in done.stderr
         assert (
-            "which this CPU lacks" if name != "sse9" else "must be plain, avx2, avx512 or avx512_bf16"
+            "which this CPU lacks" if name != "sse9" else "must be plain, avx2, avx512, avx512_bf16 or amx"
         ) in done.stderr
 
 

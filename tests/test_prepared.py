@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_attention import isa as isa  # the fixture
+from test_attention import ISAS, available, set_cpu_isa
 from torch import Tensor, nn
 
 from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, EncodedPairs, PackedBatch, score
@@ -16,6 +17,13 @@ from bertnli.prepared import prepared
 
 # Of the largest element. fp32 is exact to rounding; bf16 has 8 bits and int8 7, both rounded once a product.
 TOLERANCE = {"fp32": 2e-6, "bf16": 8e-3, "int8": 3e-2}
+
+
+@pytest.fixture(params=[*ISAS, *(["amx"] if available("amx") else [])])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    set_cpu_isa(request.param)
+    yield request.param
+    set_cpu_isa("")
 
 
 def encoder(original: bool, hidden: int, inner: int, heads: int, layers: int = 2) -> BERTEncoder:
@@ -97,12 +105,13 @@ def test_does_not_depend_on_the_batch_or_the_threads(precision: str) -> None:
     assert all(torch.equal(results[0], other) for other in results)
 
 
+@pytest.mark.parametrize("precision", TOLERANCE)
 @torch.no_grad()
-def test_depth_that_is_cut() -> None:
-    """More than 1024 steps are summed in parts."""
-    made = encoder(False, 16, 2500, 2, layers=1)
+def test_depth_that_is_cut(isa: str, precision: str) -> None:
+    """More than 1024 steps, of one to four elements, are summed in parts."""
+    made = encoder(False, 16, 4506, 2, layers=1)
     batch = batch_of([30] * 5)
-    assert difference(run(made, batch, "fp32"), made(batch)) < TOLERANCE["fp32"]
+    assert difference(run(made, batch, precision), made(batch)) < TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("layers", [0, 1])

@@ -18,8 +18,8 @@
 namespace bertnli {
 namespace {
 
-enum class Isa { plain, avx2, avx512, avx512_bf16 };  // each has all of those before it
-const char* const kIsaNames[] = {"plain", "avx2", "avx512", "avx512_bf16"};
+enum class Isa { plain, avx2, avx512, avx512_bf16, amx };  // each has all of those before it
+const char* const kIsaNames[] = {"plain", "avx2", "avx512", "avx512_bf16", "amx"};
 
 // By the CPU and the operating system: __builtin_cpu_supports also asks XGETBV whether the registers are kept.
 bool supported(Isa isa) {
@@ -29,14 +29,17 @@ bool supported(Isa isa) {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (isa == Isa::avx2) return avx2;
   if (isa == Isa::avx512) return avx512;
-  if (isa == Isa::avx512_bf16)
-    return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+  const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+  if (isa == Isa::avx512_bf16) return avx512_bf16;
+#if BERTNLI_HAS_AMX
+  if (isa == Isa::amx) return avx512_bf16 && amx_allowed();
+#endif
 #endif
   return isa == Isa::plain;
 }
 
 Isa best_isa() {
-  for (Isa isa : {Isa::avx512_bf16, Isa::avx512, Isa::avx2})
+  for (Isa isa : {Isa::amx, Isa::avx512_bf16, Isa::avx512, Isa::avx2})
     if (supported(isa)) return isa;
   return Isa::plain;
 }
@@ -48,7 +51,7 @@ Isa isa_named(const std::string& name, const char* source) {
                   kIsaNames[int(best_isa())]);
       return Isa(i);
     }
-  TORCH_CHECK(false, source, " must be plain, avx2, avx512 or avx512_bf16; found '", name, "'");
+  TORCH_CHECK(false, source, " must be plain, avx2, avx512, avx512_bf16 or amx; found '", name, "'");
 }
 
 // BERTNLI_ISA, else the best that the CPU has; read at the first call.
@@ -66,7 +69,7 @@ AttentionKernel attention_kernel(Type type) {
   if (type == Type::f64) return attention_plain(type);
 #if defined(__x86_64__)
   const Isa isa = Isa(chosen_isa().load());
-  if (isa == Isa::avx512_bf16) return attention_avx512_bf16(type);
+  if (isa >= Isa::avx512_bf16) return attention_avx512_bf16(type);
   if (isa == Isa::avx512) return attention_avx512(type);
   if (isa == Isa::avx2) return attention_avx2(type);
 #endif
@@ -86,7 +89,10 @@ RowKernels row_kernels(Type x, Type y) {
 LinearKernels linear_kernels(Precision precision) {
 #if defined(__x86_64__)
   const Isa isa = Isa(chosen_isa().load());
-  if (isa == Isa::avx512_bf16) return linear_avx512_bf16(precision);
+#if BERTNLI_HAS_AMX
+  if (isa == Isa::amx && precision != Precision::fp32) return linear_amx(precision);
+#endif
+  if (isa >= Isa::avx512_bf16) return linear_avx512_bf16(precision);
   if (isa == Isa::avx512) return linear_avx512(precision);
   if (isa == Isa::avx2) return linear_avx2(precision);
 #endif

@@ -3,6 +3,13 @@
 #include <cstddef>
 #include <cstdint>
 
+// Linux alone hands out AMX's registers in the way that kernels_amx.cpp knows, and GCC knows them since its version 11.
+#if defined(__x86_64__) && defined(__linux__) && (__GNUC__ >= 11 || defined(__clang__))
+#define BERTNLI_HAS_AMX 1
+#else
+#define BERTNLI_HAS_AMX 0
+#endif
+
 namespace bertnli {
 
 enum class Type { f32, bf16, f64 };
@@ -211,6 +218,10 @@ LinearKernels linear_avx512(Precision);
 LinearKernels linear_avx512_bf16(Precision);
 AdamKernels adam_avx2(Type gradient, Type parameter);
 AdamKernels adam_avx512(Type gradient, Type parameter);
+#endif
+#if BERTNLI_HAS_AMX
+bool amx_allowed();
+LinearKernels linear_amx(Precision);  // bf16 and int8 only
 #endif
 
 LinearKernels linear_kernels(Precision);
