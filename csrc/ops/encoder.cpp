@@ -30,8 +30,6 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kChunkTokens = 128;
-
 // ---- packed weights ----
 
 struct Packed {
@@ -210,7 +208,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     if (tokens == 0) return out;
 
     const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-    const int64_t wanted = std::clamp<int64_t>(tokens / (3 * threads), 64, kChunkTokens);
+    const int64_t wanted = std::clamp<int64_t>(tokens / (3 * threads), 64, kernels_.tokens);
     std::vector<Chunk> chunks;
     for (int64_t b = 0, r = 0; b < batch;) {
       Chunk c{b, b, r, r};
