@@ -74,8 +74,8 @@ class PackedBatch:
     def padded(self, tokens: int, sequences: int, ignored: float | None = None) -> PackedBatch:
         """The batch with sequences behind its own that nobody reads, `sequences` and `tokens` of both in all.
 
-        Lengths of those behind differ by one at most, and none is 0; their ids and positions are 0. Labels of sequences
-        are `ignored` there. Nothing that is computed for the batch's own sequences changes, dropout included.
+        Lengths of those behind differ by one at most, and none is 0; their ids and positions are 0, their labels or
+        their tokens' are `ignored`. Nothing that is computed for the batch's own sequences changes, dropout included.
         """
         count, more = sequences - len(self), tokens - len(self.input_ids)
         if not 0 < count <= more:
@@ -84,7 +84,8 @@ class PackedBatch:
         ends = torch.arange(1, count + 1, dtype=torch.int32, device=self.device) * more // count
         labels = self.labels
         if labels is not None and ignored is not None:
-            labels = torch.cat([labels, labels.new_full((count, *labels.shape[1:]), ignored)])
+            behind = count if len(labels) == len(self) else more
+            labels = torch.cat([labels, labels.new_full((behind, *labels.shape[1:]), ignored)])
         return PackedBatch(
             input_ids=torch.cat([self.input_ids, zeros]),
             segment_ids=torch.cat([self.segment_ids, zeros]),
@@ -176,5 +177,7 @@ def pad(packed: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor
     """Spread [T, ...] values over [B, length, ...], zeros in the padding; with the valid positions, [B, length]."""
     valid = torch.arange(length, device=packed.device) < cu_seqlens.diff()[:, None]
     padded = packed.new_zeros((*valid.shape, *packed.shape[1:]))
-    padded[valid] = packed
+    token = torch.arange(len(packed), dtype=cu_seqlens.dtype, device=packed.device)
+    sequence = torch.searchsorted(cu_seqlens[1:], token, right=True)
+    padded[sequence, (token - cu_seqlens[sequence]).long()] = packed  # by `valid` it would wait for the device
     return padded, valid

@@ -134,6 +134,7 @@ class BERTQuestionAnswering(Head):
     task = "qa"
     metric = "f1"
     pooled = False
+    ignored = -100  # as cross_entropy has it
     max_len = 384
     defaults: ClassVar[dict[str, Any]] = {"stride": 128, "max_answer": 30, "no_answer": False, "threshold": 0.0}
 

@@ -97,6 +97,7 @@ class BERTTagger(Head):
 
     task = "tagging"
     pooled = False
+    ignored = NOT_READ
 
     def __init__(
         self,
@@ -114,8 +115,9 @@ class BERTTagger(Head):
         return any(name.startswith(("B-", "I-")) for name in self.label_names or ())
 
     def rows(self, batch: PackedBatch) -> Tensor | None:
-        """The words' first pieces; all tokens where the batch has no labels to say which they are."""
-        if batch.labels is None:
+        """The words' first pieces; all tokens where the batch has no labels to say which they are, and in training on a
+        GPU, where looking for them would wait for it."""
+        if batch.labels is None or (self.training and batch.device.type == "cuda"):
             return None
         if batch.labels.shape != batch.input_ids.shape:
             raise ValueError(
@@ -125,13 +127,13 @@ class BERTTagger(Head):
         return (batch.labels != NOT_READ).nonzero().squeeze(1)
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        return F.cross_entropy(outputs, _read(batch.labels), reduction="sum")
+        return F.cross_entropy(outputs, _of(outputs, batch.labels), ignore_index=NOT_READ, reduction="sum")
 
     def units(self, batch: PackedBatch) -> int:
         return len(_read(batch.labels))
 
     def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        return (outputs.argmax(1) == _read(batch.labels)).sum()
+        return (outputs.argmax(1) == _of(outputs, batch.labels)).sum()
 
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return outputs
@@ -169,6 +171,12 @@ class BERTTagger(Head):
         flat = [names[i] for i in tags.tolist()]
         bounds = [0, *data.words.cumsum(0).tolist()]
         return [flat[begin:end] for begin, end in pairwise(bounds)]
+
+
+def _of(outputs: Tensor, labels: Tensor | None) -> Tensor:
+    """The labels of the tokens that the outputs are of: all, or those that are read."""
+    assert labels is not None
+    return labels if len(outputs) == len(labels) else _read(labels)
 
 
 def _read(labels: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from bertnli import (
     BERTClassifier,
     BERTConfig,
     BERTModel,
+    BERTQuestionAnswering,
     BERTRegressor,
     BERTTagger,
     EncodedPairs,
@@ -34,17 +35,31 @@ from bertnli.heads import Head
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+class AllTokens(BERTTagger):
+    """On every device what a tagger does in training on a GPU."""
+
+    def rows(self, batch: PackedBatch) -> Tensor | None:
+        return None if self.training else super().rows(batch)
+
+
+OUTPUTS = {BERTClassifier: 3, BERTRegressor: 1, BERTTagger: 3, AllTokens: 3, BERTQuestionAnswering: 2}
+
+
 def model(head: type[Head] = BERTClassifier, original: bool = True, dropout: float = 0.0) -> Head:
     torch.manual_seed(0)
     config = BERTConfig.original if original else BERTConfig
     bert = BERTModel(config(VOCAB, dropout=dropout, **SIZES))
-    return head(bert, 3 if head is BERTClassifier else 1, dropout=0.0)
+    return head(bert, OUTPUTS[head], dropout=0.0)
 
 
 def data_for(head: type[Head], count: int = 90) -> EncodedPairs:
     data = pairs(count)
     assert data.labels is not None
-    labels = data.labels if head is BERTClassifier else data.labels.float()
+    labels = {
+        BERTClassifier: data.labels,
+        BERTRegressor: data.labels.float(),
+        BERTQuestionAnswering: torch.stack([data.labels, data.labels + 1], 1),
+    }.get(head, torch.where(data.ids % 3 == 0, -100, data.ids % 3).long())
     return EncodedPairs(data.ids, data.offsets, data.first_lens, labels, pad_id=0, max_len=20)
 
 
@@ -61,7 +76,7 @@ def results(net: Head, batch: PackedBatch) -> list[Tensor]:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("original", [False, True])
-@pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor])
+@pytest.mark.parametrize("head", OUTPUTS)
 def test_what_pads_a_batch_counts_for_nothing(head: type[Head], original: bool, dropout: float) -> None:
     net, batch = model(head, original, dropout).double(), data_for(head, 9).batch(range(9))
     assert net.ignored is not None
@@ -145,6 +160,8 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCPU]:
         (BERTClassifier, {"batch_tokens": 150, "optimizer": "adam"}),
         (BERTClassifier, {"freeze": "gradual", "epochs": 4, "batch_size": 9}),
         (BERTRegressor, {"batch_size": 9}),
+        (AllTokens, {"batch_size": 9}),
+        (BERTQuestionAnswering, {"batch_size": 9}),
     ],
     ids=str,
 )
@@ -163,6 +180,13 @@ def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], opt
     # With a wholly frozen encoder there is nothing to repeat.
     assert repeated + sizes == len(found.losses) - (len(found.losses) // 4 if "freeze" in options else 0)
     assert repeated
+
+
+def test_a_tagger_that_reads_all_tokens_learns_the_same() -> None:
+    data, options = data_for(BERTTagger), dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
+    wanted, found = (fit(model(head).double(), data, **options) for head in (BERTTagger, AllTokens))  # type: ignore[arg-type]
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-9)
+    assert found.epochs[0].train_accuracy == wanted.epochs[0].train_accuracy
 
 
 def test_a_run_is_continued_with_graphs_or_without(on_cpu: type[OnCPU], tmp_path: Path) -> None:
@@ -203,8 +227,10 @@ def test_where_nothing_can_be_captured_steps_run_as_they_are(
 def test_what_cannot_be_captured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one process on a CUDA device and whole steps; found 1 on 'cpu'"):
         fit(model(), pairs(), cuda_graphs=True)
-    with pytest.raises(ValueError, match="labels that its loss ignores; BERTTagger has none"):
-        train.check_capturable(BERTTagger(BERTModel(BERTConfig(VOCAB, **SIZES)), 3), torch.device("cuda"), 1, 1)
+    own = model()
+    own.ignored = None  # type: ignore[misc]
+    with pytest.raises(ValueError, match="labels that its loss ignores; BERTClassifier has none"):
+        train.check_capturable(own, torch.device("cuda"), 1, 1)
     for processes, accumulate in ((2, 1), (1, 2)):
         with pytest.raises(ValueError, match="whole steps"):
             train.check_capturable(model(), torch.device("cuda"), processes, accumulate)
@@ -225,32 +251,36 @@ def test_captured_steps_are_the_eager_ones(precision: str) -> None:
 
 @needs_gpu
 def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
-    options = dict(epochs=2, batch_size=9, lr=1e-3, progress=False, device="cuda", cuda_graphs=True)
-    first, second = (fit(model(dropout=0.3), pairs(), **options).losses for _ in range(2))  # type: ignore[arg-type]
+    options = dict(epochs=2, batch_size=9, progress=False, device="cuda", cuda_graphs=True)
+    first, second = (fit(model(dropout=0.3), pairs(), lr=1e-3, **options).losses for _ in range(2))  # type: ignore[arg-type]
     assert first == pytest.approx(second, abs=1e-4)
-    still = dict(options, lr=0.0, weight_decay=0.0)
-    data = pairs(9)  # one batch, and so one graph: its losses differ by what is dropped alone
-    losses = fit(model(dropout=0.3), data, **still | dict(epochs=6)).losses  # type: ignore[arg-type]
-    assert len(set(losses)) == 6
+    one = pairs(1)
+    same = one.batch([0] * 90)  # of one size, and so one graph: losses differ by what is dropped alone
+    data = EncodedPairs(
+        same.input_ids, same.cu_seqlens.long(), one.first_lens.repeat(90), same.labels, pad_id=0, max_len=20
+    )
+    losses = fit(model(dropout=0.3), data, lr=0.0, weight_decay=0.0, **options).losses  # type: ignore[arg-type]
+    assert len(set(losses)) == 20
 
 
 @needs_gpu
 @pytest.mark.parametrize("cuda_graphs", [False, True])
-def test_no_step_waits_for_the_gpu(cuda_graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second epoch on: the first compiles, and captures."""
+@pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering])
+def test_no_step_waits_for_the_gpu(head: type[Head], cuda_graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the third step of one size on: the first compiles, and captures."""
     gather, batches = EncodedPairs.batch, []
 
     def watched(self: EncodedPairs, rows: Any) -> PackedBatch:
         batches.append(rows)
-        torch.cuda.set_sync_debug_mode("error" if len(batches) > 10 else "default")
+        torch.cuda.set_sync_debug_mode("error" if len(batches) > 2 else "default")
         return gather(self, rows)
 
     monkeypatch.setattr(EncodedPairs, "batch", watched)
     # An epoch ends by reading its losses.
     monkeypatch.setattr(train, "added_up", lambda x: torch.cuda.set_sync_debug_mode("default") or x)
     try:
-        options = dict(epochs=2, batch_size=9, lr=1e-3, progress=False, device="cuda", cuda_graphs=cuda_graphs)
-        fit(model(dropout=0.1), pairs(), **options)  # type: ignore[arg-type]
+        options = dict(epochs=4, batch_size=90, lr=1e-3, progress=False, device="cuda", cuda_graphs=cuda_graphs)
+        fit(model(head, dropout=0.1), data_for(head), **options)  # type: ignore[arg-type]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(batches) == 20
+    assert len(batches) == 4
