@@ -191,6 +191,7 @@ struct LinearCall {
 struct LinearKernels {
   int64_t panel;     // outputs of a panel
   int64_t per_step;  // elements of four bytes: rows of operands and weights end with a whole step
+  double cost;       // of a product of two elements, beside a multiplication by vectors of floats
   int64_t tokens;    // that a thread best takes through all layers at a time: weights pass the caches once for them
   // weight[out, in] with strides in elements to whole panels of 4 * panel bytes a step; int8 writes scale and sum,
   // [out].
