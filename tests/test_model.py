@@ -359,8 +359,10 @@ def test_recurring_tokens_are_as_near_to_float64_as_others(monkeypatch: pytest.M
         found = {name: p.grad for name, p in net.named_parameters()} | {"logits": logits}
         errors.append({name: (x - (gradients | {"logits": wanted})[name]).norm() for name, x in found.items()})
     assert errors[0] != errors[1]
-    for name, own in errors[0].items():
-        assert errors[1][name] <= 2 * own + 1e-6, name
+    for name, error in errors[1].items():
+        # The gradient of a key's bias is 0. What is found is rounding: compared with that of the query's.
+        own = errors[0][name.replace("W_k.bias", "W_q.bias")]
+        assert error <= 2 * own + 1e-6, name
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own

@@ -69,8 +69,9 @@ AttentionKernel attention_kernel(Type type) {
   if (type == Type::f64) return attention_plain(type);
 #if defined(__x86_64__)
   const Isa isa = Isa(chosen_isa().load());
-  if (isa >= Isa::avx512_bf16) return attention_avx512_bf16(type);
-  if (isa == Isa::avx512) return attention_avx512(type);
+  // CPUs with AMX take more time for a dot product of bf16 pairs than for the two multiplications in float.
+  if (isa == Isa::avx512_bf16) return attention_avx512_bf16(type);
+  if (isa >= Isa::avx512) return attention_avx512(type);
   if (isa == Isa::avx2) return attention_avx2(type);
 #endif
   return attention_plain(type);
