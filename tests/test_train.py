@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import random
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -498,3 +499,28 @@ def test_kept_memory_is_handed_out_once_and_given_back() -> None:
         assert before - resident() > 150e6
     del outlives
     assert float(torch.ones(1_000_000).sum()) == 1_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is the C library's")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_kept_memory_after_fork() -> None:
+    """A child finds no lock taken by a thread that it does not have."""
+    running = True
+
+    def churn() -> None:
+        while running:
+            torch.empty(100_000)
+
+    with kept_memory(), ThreadPoolExecutor(3) as threads:
+        for _ in range(3):
+            threads.submit(churn)
+        try:
+            for _ in range(30):
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(20)
+                    torch.empty(100_000)
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            running = False

@@ -4,6 +4,7 @@
 #include <c10/core/CPUAllocator.h>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -69,6 +70,7 @@ class Kept final : public c10::Allocator {
     begin_ = static_cast<char*>(range);
     end_ = begin_ + size;
     insert(begin_, size);
+    pthread_atfork(before_fork, after_fork, after_fork);  // a child has no thread that would unlock what is locked
 #endif
     return begin_;
   }
@@ -112,6 +114,8 @@ class Kept final : public c10::Allocator {
   }
 
   static void release(void* memory);
+  static void before_fork();
+  static void after_fork();
 
   std::mutex mutex_;
   int users_ = 0;
@@ -135,6 +139,9 @@ void Kept::release(void* memory) {
   else
     k.before_->raw_deallocate(memory);
 }
+
+void Kept::before_fork() { kept().mutex_.lock(); }
+void Kept::after_fork() { kept().mutex_.unlock(); }
 
 }  // namespace
 
