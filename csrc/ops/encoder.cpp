@@ -290,7 +290,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
         type == Type::f32 ? kernels.per_step == 1 : kernels.per_step == 2 && width % 2 == 0 && stride % 2 == 0;
     if (same) return {const_cast<void*>(x), stride * size(type), nullptr, nullptr, nullptr};
     into.stride = step_bytes(kernels, width);
-    team(rows, double(width * 4), [&](int64_t begin, int64_t end) {
+    team(rows, width * 4, [&](int64_t begin, int64_t end) {
       Operand part = into;
       part.data = (char*)into.data + begin * into.stride;
       if (into.scale) part.scale += begin, part.zero += begin, part.sum += begin;
@@ -304,7 +304,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     const LinearCall call{w.linear, x, rows, out, out_type, out_stride, then};
     const size_t bytes = kernels.scratch_bytes(w.linear.in, rows);
     const int64_t panels = (w.linear.out + kernels.panel - 1) / kernels.panel;
-    team(panels, double(rows * w.linear.in * kernels.panel) * kernels.cost, [&](int64_t begin, int64_t end) {
+    team(panels, rows * w.linear.in * kernels.panel * kernels.cost, [&](int64_t begin, int64_t end) {
       kernels.linear(call, begin, end, bytes ? scratch_memory(bytes) : nullptr);
     });
   }
@@ -319,7 +319,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     a.bias = norm.bias.const_data_ptr();
     a.mean = w.mean, a.rstd = w.rstd;
     a.width = width_, a.eps = eps_;
-    team(rows, double(width_ * 8), [&](int64_t begin, int64_t end) {
+    team(rows, width_ * 8, [&](int64_t begin, int64_t end) {
       rows_.add_norm(a, begin, end, scratch_memory(rows_.scratch_bytes(width_)));
     });
   }
@@ -327,7 +327,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
   void attend(Attention& a, int64_t batch, const Team& team) const {
     const size_t bytes = attention_.scratch_bytes(a);
     const int64_t cost = a.max_q * a.max_k * (a.heads / a.kv_heads) * (a.d + a.d_v);
-    team(batch * a.kv_heads, double(cost), [&](int64_t begin, int64_t end) {
+    team(batch * a.kv_heads, cost, [&](int64_t begin, int64_t end) {
       void* scratch = scratch_memory(bytes);
       for (int64_t task = begin; task < end; task++)
         attention_.forward(a, task / a.kv_heads, task % a.kv_heads, scratch);
@@ -371,11 +371,11 @@ class PreparedEncoder : public torch::CustomClassHolder {
       a.bias = embedding_norm_.bias.const_data_ptr();
       a.out = w.x, a.mean = w.mean, a.rstd = w.rstd;
       a.eps = eps_;
-      team(m, double(width_ * 8), [&](int64_t begin, int64_t end) {
+      team(m, width_ * 8, [&](int64_t begin, int64_t end) {
         rows_.embed_norm(a, begin, end, scratch_memory(rows_.scratch_bytes(width_)));
       });
     } else {
-      team(m, double(width_ * 8), [&](int64_t begin, int64_t end) { rows_.embed(embed, begin, end); });
+      team(m, width_ * 8, [&](int64_t begin, int64_t end) { rows_.embed(embed, begin, end); });
     }
 
     float* const out = call.out + chunk.row_begin * width_;
@@ -429,7 +429,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     gather(call, chunk, w.x, w.read, width_ * 4);
     const Operand in = operand(kernels_, w.read, Type::f32, width_, n, width_, w.operand, team);
     linear(kernels_, last_.query, in, n, w.attended, type_, width_, Then::nothing, team);  // the queries, for now
-    team(heads_, double(n * d * width_) * fine_.cost, [&](int64_t begin, int64_t end) {
+    team(heads_, n * d * width_ * fine_.cost, [&](int64_t begin, int64_t end) {
       for (int64_t h = begin; h < end; h++) {
         Operand part = w.fine_operand;
         part.data = (char*)part.data + h * n * step_bytes(fine_, d);
@@ -443,7 +443,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
       x = w.qkv;
       const LinearKernels& to = fine_;
       const Team ordered{team.shared && width_ % fine_.per_step == 0};
-      ordered(m, double(width_ * 4), [&](int64_t begin, int64_t end) {
+      ordered(m, width_ * 4, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++)
           to.operand(w.x + t * width_, Type::f32, width_, 1, width_,
                      {(char*)w.qkv + t * width_ * 2, width_ * 2, nullptr, nullptr, nullptr});
@@ -458,7 +458,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     a.k = a.v = {const_cast<void*>(x), width_, width_};
     a.out = {w.context, heads_ * width_, width_};
     attend(a, batch, team);
-    team(heads_, double(n * d * width_) * fine_.cost, [&](int64_t begin, int64_t end) {
+    team(heads_, n * d * width_ * fine_.cost, [&](int64_t begin, int64_t end) {
       for (int64_t h = begin; h < end; h++) {
         Operand part = w.fine_operand;
         part.data = (char*)part.data + h * n * step_bytes(fine_, width_);
