@@ -17,11 +17,14 @@ namespace bertnli {
 
 namespace {
 
-constexpr size_t kStep = size_t{1} << 16;
-constexpr size_t kMostKept = size_t{1} << 29;  // bytes, in all
+constexpr size_t kStep = kLeastBuffer;
+constexpr size_t kMostKept = size_t{1} << 29;        // bytes, of those that are marked
+constexpr size_t kMostSmallKept = size_t{1} << 23;  // of those that are not
 
 std::array<std::atomic<Buffer*>, 32> kept{};  // no lock, which a fork could leave taken
-std::atomic<size_t> kept_bytes{0};
+std::atomic<size_t> kept_bytes{0}, small_kept_bytes{0};
+
+bool is_small(const Buffer& buffer) { return buffer.bytes < kHugePage; }
 
 // Whole huge pages where there is one to fill.
 size_t rounded(size_t bytes) {
@@ -32,7 +35,8 @@ size_t rounded(size_t bytes) {
 
 Buffer map(size_t bytes) {
   const size_t spare = bytes >= kHugePage ? kHugePage : 0;  // to begin where a huge page can
-  void* p = mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int now = spare == 0 ? MAP_POPULATE : 0;            // small pages one by one, as they are written, take longer
+  void* p = mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | now, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   char* const begin = static_cast<char*>(p);
   if (spare == 0) return {begin, bytes};
@@ -67,7 +71,7 @@ Buffer* take_buffer(size_t bytes) {
     if (buffer == nullptr) continue;
     const bool fits = buffer->bytes >= bytes && buffer->bytes / 2 <= bytes;
     if (!fits && put_into(slot, buffer)) continue;
-    kept_bytes -= buffer->bytes;
+    (is_small(*buffer) ? small_kept_bytes : kept_bytes) -= buffer->bytes;
     if (fits) return buffer;
     unmap(buffer);
   }
@@ -95,12 +99,25 @@ void trim_buffer(Buffer& buffer, size_t bytes) noexcept {
 }
 
 void give_buffer(Buffer* buffer) noexcept {
+  if (is_small(*buffer)) {
+    if ((small_kept_bytes += buffer->bytes) <= kMostSmallKept) {
+      for (auto& slot : kept) {
+        if (put_into(slot, buffer)) return;
+      }
+    }
+    small_kept_bytes -= buffer->bytes;
+    return unmap(buffer);
+  }
   if (buffer->bytes > kMostKept / 2 || madvise(buffer->data, buffer->bytes, MADV_FREE) != 0) return unmap(buffer);
   size_t all = kept_bytes += buffer->bytes;
   for (auto& slot : kept) {
     if (all > kMostKept) {
       if (Buffer* old = take_from(slot)) {
-        all = kept_bytes -= old->bytes;
+        if (is_small(*old)) {
+          small_kept_bytes -= old->bytes;
+        } else {
+          all = kept_bytes -= old->bytes;
+        }
         unmap(old);
       }
     }

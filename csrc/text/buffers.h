@@ -1,5 +1,5 @@
-// Memory of large results, used again once they are gone: the system would hand it out zeroed, which takes longer than
-// encoding into it, in a virtual machine many times as long.
+// Memory of results, used again once they are gone: the system would hand it out zeroed, which takes longer than encoding
+// into it, in a virtual machine many times as long, and what malloc keeps it may give back to the system at any time.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@ struct Buffer {
   size_t bytes;
 };
 
-constexpr size_t kLeastBuffer = size_t{1} << 21;  // of less, malloc hands out the same again, often still in the caches
-constexpr size_t kHugePage = size_t{1} << 21;     // buffers that large lie in huge pages
+constexpr size_t kLeastBuffer = size_t{1} << 16;
+constexpr size_t kHugePage = size_t{1} << 21;  // buffers that large lie in huge pages
 
 // Of at least so many bytes, whatever they contain. Throws std::bad_alloc, as does the next.
 Buffer* take_buffer(size_t bytes);
@@ -20,7 +20,8 @@ Buffer* take_buffer(size_t bytes);
 void grow_buffer(Buffer& buffer, size_t bytes);
 // Gives the end of a buffer back if so many bytes are less than half of it.
 void trim_buffer(Buffer& buffer, size_t bytes) noexcept;
-// The last ones of moderate size are kept, marked so that the system takes their memory whenever it needs some.
+// The last ones of moderate size are kept; those of a huge page or more are marked, so that the system takes their memory
+// whenever it needs some.
 void give_buffer(Buffer* buffer) noexcept;
 
 }  // namespace bertnli

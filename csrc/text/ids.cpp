@@ -35,7 +35,7 @@ void Ids::grow_to(size_t capacity) {
   const size_t bytes = capacity * sizeof(int32_t);
   if (buffer_ != nullptr) {
     grow_buffer(*buffer_, bytes);
-  } else if (bytes >= kLeastBuffer) {
+  } else if (bytes >= kHugePage) {
     buffer_ = take_buffer(bytes);
     if (size_ != 0) std::memcpy(buffer_->data, data_, size_ * sizeof(int32_t));
     std::free(data_);

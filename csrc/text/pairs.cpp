@@ -108,28 +108,37 @@ bool has_avx512() {
   return has;
 }
 
-// The same past the caches, for rows of whole cache lines: there is no wrong guess of where a row ends, and the stores
-// are few enough to wait for the memory while the next row is encoded.
-__attribute__((target("avx512f,avx512vl"))) void stream_dense_row(const int32_t* ids, size_t length, size_t first,
-                                                                  size_t width, int64_t pad, int64_t* out_ids,
-                                                                  int64_t* out_segments) {
+// The same, eight elements at a time, of which the width is a multiple: no loop ends where a row's tokens do, which the
+// processor would guess wrong. With `past`, past the caches, to whole cache lines: the stores are few enough to wait for
+// the memory while the next row is encoded.
+template <bool past>
+__attribute__((target("avx512f,avx512vl"))) void write_dense_eights(const int32_t* ids, size_t length, size_t first,
+                                                                   size_t width, int64_t pad, int64_t* out_ids,
+                                                                   int64_t* out_segments) {
   const __m512i pads = _mm512_set1_epi64(pad), eight = _mm512_set1_epi64(8);
   const __m512i lengths = _mm512_set1_epi64(static_cast<int64_t>(length));
   const __m512i firsts = _mm512_set1_epi64(static_cast<int64_t>(first));
+  const auto store = [](int64_t* to, __m512i line) __attribute__((target("avx512f,avx512vl"))) {
+    if constexpr (past) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), line);
+    } else {
+      _mm512_storeu_si512(to, line);
+    }
+  };
   __m512i at = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
   for (size_t k = 0; k < width; k += 8, at = _mm512_add_epi64(at, eight)) {
     const __mmask8 tokens = _mm512_cmplt_epi64_mask(at, lengths);
     const __mmask8 seconds = _mm512_mask_cmpge_epi64_mask(tokens, at, firsts);
-    const __m512i line = _mm512_mask_cvtepi32_epi64(pads, tokens, _mm256_maskz_loadu_epi32(tokens, ids + k));
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(out_ids + k), line);
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(out_segments + k), _mm512_maskz_set1_epi64(seconds, 1));
+    store(out_ids + k, _mm512_mask_cvtepi32_epi64(pads, tokens, _mm256_maskz_loadu_epi32(tokens, ids + k)));
+    store(out_segments + k, _mm512_maskz_set1_epi64(seconds, 1));
   }
 }
 
 #else
 
 bool has_avx512() { return false; }
-void stream_dense_row(const int32_t*, size_t, size_t, size_t, int64_t, int64_t*, int64_t*) {}
+template <bool>
+void write_dense_eights(const int32_t*, size_t, size_t, size_t, int64_t, int64_t*, int64_t*) {}
 
 #endif
 
@@ -290,14 +299,14 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
   // A batch is wanted in the caches, by whoever asked for it.
   const size_t n = job.first.size, max_len = job.max_len;
   const bool streams = n * max_len > kMostCached / (2 * sizeof(int64_t));
-  const bool lines = streams && has_avx512() && max_len % 8 == 0 &&
-                     (reinterpret_cast<uintptr_t>(ids) | reinterpret_cast<uintptr_t>(segments)) % 64 == 0;
+  const auto places = reinterpret_cast<uintptr_t>(ids) | reinterpret_cast<uintptr_t>(segments);
+  const bool eights = has_avx512() && max_len % 8 == 0 && (!streams || places % 64 == 0);
   const int64_t pad = job.tokenizer.special.pad;
   Pieces pieces(n, part_count(n, job.threads), job.take);
   pieces.run([&](Pieces::Turn& turn) {
     JobWriter writer(job);
     Ids& row = writer.ids;
-    const size_t near = streams && !lines ? max_len : 0;
+    const size_t near = streams && !eights ? max_len : 0;
     std::vector<int64_t> near_ids(near, pad), near_segments(near);
     size_t last = 0;  // what lies behind the last row's tokens is padding already
     while (turn.next()) {
@@ -312,8 +321,9 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
         }
         const size_t first = writer.write(i), length = row.size() - at;
         int64_t *const to_ids = ids + i * max_len, *const to_segments = segments + i * max_len;
-        if (lines) {
-          stream_dense_row(row.data() + at, length, first, max_len, pad, to_ids, to_segments);
+        if (eights) {
+          const auto write = streams ? write_dense_eights<true> : write_dense_eights<false>;
+          write(row.data() + at, length, first, max_len, pad, to_ids, to_segments);
         } else if (streams) {
           write_dense_row(row.data() + at, length, first, std::max(length, std::exchange(last, length)), pad,
                           near_ids.data(), near_segments.data());
