@@ -142,11 +142,13 @@ void write_dense_eights(const int32_t*, size_t, size_t, size_t, int64_t, int64_t
 
 #endif
 
-// About how many ids come of `all` rows if `rows` of them have so many bytes: more than of any usual text, and for huge
-// inputs a beginning.
-size_t guess(size_t bytes, size_t rows, size_t all) {
-  const double ids = (static_cast<double>(bytes) / 3 + 3 * static_cast<double>(rows)) / static_cast<double>(rows);
-  return static_cast<size_t>(std::min(ids * static_cast<double>(all) + 64, static_cast<double>(size_t{1} << 28)));
+// More ids than come of any usual text of so many rows and bytes.
+size_t guess(size_t bytes, size_t rows) { return bytes / 3 + 3 * rows + 64; }
+
+// As many ids as come of `all` rows where so many came of the first `rows`, and some; for huge inputs a beginning.
+size_t foresee(size_t ids, size_t rows, size_t all) {
+  const double most = static_cast<double>(ids) / static_cast<double>(rows) * static_cast<double>(all) * 1.125;
+  return static_cast<size_t>(std::min(most, static_cast<double>(size_t{1} << 28)));
 }
 
 size_t text_bytes(const Texts& texts, size_t begin, size_t end) {
@@ -170,7 +172,7 @@ void append(Ids& to, const Ids& from) {
 // place; others wait in memory that is used again until whoever has the turn appends them.
 class InOrder {
  public:
-  explicit InOrder(int64_t* offsets) : offsets_(offsets) { offsets_[0] = 0; }
+  InOrder(int64_t* offsets, size_t rows) : offsets_(offsets), rows_(rows) { offsets_[0] = 0; }
   // Before a piece that begins at this row: sets where its ids go. True if that is behind all ids before.
   template <class Reserve>
   bool begin(size_t row, Ids& ids, const Reserve& reserve) {
@@ -193,6 +195,7 @@ class InOrder {
     if (in_place) {
       all_ = std::move(ids);
       count(begin, end);
+      if (begin == 0) all_.reserve(foresee(all_.size(), end, rows_));
     } else {
       waiting_.emplace(begin, Waiting{end, std::move(ids)});
       if (busy_) return;
@@ -224,6 +227,7 @@ class InOrder {
   }
 
   int64_t* const offsets_;
+  const size_t rows_;
   std::mutex mutex_;
   bool busy_ = false;  // a thread has the turn: all_ is its own
   size_t joined_ = 0;  // rows whose ids are in their place
@@ -271,7 +275,7 @@ struct EncodingSink final : PairSink {
 
 Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
   const size_t n = job.first.size;
-  InOrder all(offsets);
+  InOrder all(offsets, n);
   Pieces pieces(n, part_count(n, job.threads), job.take);
   pieces.run([&](Pieces::Turn& turn) {
     JobWriter writer(job);
@@ -281,7 +285,7 @@ Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
       const bool in_place = all.begin(begin, ids, [&] {
         size_t bytes = text_bytes(job.first, begin, end);
         if (job.second != nullptr) bytes += text_bytes(*job.second, begin, end);
-        return guess(bytes, end, n);
+        return guess(bytes, end);
       });
       writer.begin(begin, end);
       for (size_t i = begin; i < end; ++i) {
