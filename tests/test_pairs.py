@@ -565,6 +565,7 @@ def test_dataset_with_each_kind_of_vocabulary():
 
 @pytest.mark.parametrize("workers", [None, "fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # (of one processor)
 def test_stock_loader_gives_the_books_batches(workers):
     dataset, items = book_items()
     options = {"num_workers": 2, "multiprocessing_context": workers} if workers else {}

@@ -18,7 +18,7 @@ namespace bertnli {
 namespace {
 
 constexpr size_t kStep = kLeastBuffer;
-constexpr size_t kMostKept = size_t{1} << 29;        // bytes, of those that are marked
+constexpr size_t kMostKept = size_t{1} << 29;       // bytes, of those that are marked
 constexpr size_t kMostSmallKept = size_t{1} << 23;  // of those that are not
 
 std::array<std::atomic<Buffer*>, 32> kept{};  // no lock, which a fork could leave taken

@@ -11,7 +11,7 @@ void ChunkCache::insert(const ChunkKey& k, size_t h, const int32_t* ids, size_t 
   // The length, in hi, is never 0 in a full slot. Whoever came first is most likely the more frequent, and stays.
   Slot& slot = buckets_[h].slots[buckets_[h].slots[0].key.hi != 0];
   slot.key = k;
-  std::copy_n(ids, n, slot.ids);
+  for (size_t i = 0; i < kMaxIds; ++i) slot.ids[i] = i < n ? ids[i] : 0;  // (too few for a call)
   slot.count = static_cast<int32_t>(n);
 }
 

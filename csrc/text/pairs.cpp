@@ -109,12 +109,12 @@ bool has_avx512() {
 }
 
 // The same, eight elements at a time, of which the width is a multiple: no loop ends where a row's tokens do, which the
-// processor would guess wrong. With `past`, past the caches, to whole cache lines: the stores are few enough to wait for
-// the memory while the next row is encoded.
+// processor would guess wrong. With `past`, past the caches, to whole cache lines: the stores are few enough to wait
+// for the memory while the next row is encoded.
 template <bool past>
 __attribute__((target("avx512f,avx512vl"))) void write_dense_eights(const int32_t* ids, size_t length, size_t first,
-                                                                   size_t width, int64_t pad, int64_t* out_ids,
-                                                                   int64_t* out_segments) {
+                                                                    size_t width, int64_t pad, int64_t* out_ids,
+                                                                    int64_t* out_segments) {
   const __m512i pads = _mm512_set1_epi64(pad), eight = _mm512_set1_epi64(8);
   const __m512i lengths = _mm512_set1_epi64(static_cast<int64_t>(length));
   const __m512i firsts = _mm512_set1_epi64(static_cast<int64_t>(first));

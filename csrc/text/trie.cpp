@@ -38,6 +38,7 @@ Trie::Trie(const VocabItems& vocab) : nodes_(512) {
     for (size_t k = 0; k < children.size(); ++k) {
       const size_t c = base + children[k].first;
       nodes_[c].check = t.node;
+      nodes_[static_cast<size_t>(t.node)].children |= 1u << children[k].first % 32;
       const size_t last = k + 1 < children.size() ? children[k + 1].second : t.last;
       todo.push_back({static_cast<int32_t>(c), children[k].second, last, t.depth + 1});
     }

@@ -25,6 +25,10 @@ class Trie {
     for (size_t i = 0; i < prefix.size() && n != kNone; ++i) n = child(n, static_cast<unsigned char>(prefix[i]));
     return n;
   }
+  // Whether it may have such a child: most answers without a look at where the child would be.
+  bool may_go_on(int32_t n, unsigned char b) const {
+    return (nodes_[static_cast<size_t>(n)].children >> b % 32 & 1) != 0;
+  }
   int32_t id(int32_t n) const { return nodes_[static_cast<size_t>(n)].id; }
 
   // Where the ASCII bytes a and b lead from a node, and the longest token among the prefixes "", a and ab. A zero b
@@ -47,6 +51,7 @@ class Trie {
  private:
   struct Node {
     int32_t base = 0, check = kNone, id = -1;
+    uint32_t children = 0;  // bit b % 32 for each child's byte b
   };
   std::vector<Node> nodes_;
 };

@@ -19,10 +19,10 @@ class SpanTrace {
 
   void character(size_t k, int32_t source) { sources_[std::min(k, kMaxWordChars)] = source; }  // (beyond: the last one)
   void piece(size_t end) { ends_[pieces_++] = static_cast<uint16_t>(end); }
-  // The word's tokens: its pieces, or one for the whole.
-  void end_word(std::string_view word, size_t chars, bool known) {
+  // The word's tokens: its pieces, or one for the whole where they do not reach its end.
+  void end_word(std::string_view word, size_t chars) {
     size_t first = 0, byte = 0, k = 0;
-    if (known) {
+    if (pieces_ != 0 && ends_[pieces_ - 1] == word.size()) {
       for (size_t i = 0; i < pieces_; ++i) {
         for (; byte < ends_[i]; ++byte) k += (static_cast<unsigned char>(word[byte]) & 0xC0) != 0x80;
         token(sources_[first], sources_[k - 1] + 1);
@@ -67,8 +67,8 @@ WordPieceTokenizer::WordPieceTokenizer(const VocabItems& vocab, SpecialIds ids, 
       ascii_(lowercase) {}
 
 template <class OnPiece>
-bool WordPieceTokenizer::encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const {
-  const size_t before = out.size();
+int32_t* WordPieceTokenizer::encode_word(std::string_view word, int32_t* out, const OnPiece& on_piece) const {
+  int32_t* to = out;
   for (size_t pos = 0; pos < word.size();) {
     int32_t node = pos == 0 ? Trie::kRoot : continuation_, best = -1;
     size_t best_end = pos, i = pos;
@@ -81,22 +81,23 @@ bool WordPieceTokenizer::encode_word(std::string_view word, Ids& out, const OnPi
       node = i < word.size() && start.may_go_on(static_cast<unsigned char>(word[i])) ? start.node : Trie::kNone;
     }
     for (; i < word.size() && node != Trie::kNone; ++i) {
-      node = trie_.child(node, static_cast<unsigned char>(word[i]));
+      const auto c = static_cast<unsigned char>(word[i]);
+      if (!trie_.may_go_on(node, c)) break;
+      node = trie_.child(node, c);
       if (node != Trie::kNone && trie_.id(node) >= 0) {
         best = trie_.id(node);
         best_end = i + 1;
       }
     }
     if (best < 0) {  // one piece is missing: the whole word is unknown
-      out.resize_down(before);
-      out.push(special.unk);
-      return false;
+      *out = special.unk;
+      return out + 1;
     }
-    out.push(best);
+    *to++ = best;
     pos = best_end;
     on_piece(pos);
   }
-  return true;
+  return to;
 }
 
 // Collects the characters of a word, and encodes it as it ends.
@@ -121,16 +122,15 @@ class WordPieceTokenizer::PieceWriter {
   }
   void end_word() {
     if (chars_ == 0) return;
-    bool known = false;
     if (chars_ > kMaxWordChars) {
       out_.push(tokenizer_.special.unk);
     } else {
       word_[size_] = '\0';
-      known = tokenizer_.encode_word({word_, size_}, out_, [&]([[maybe_unused]] size_t end) {
+      out_.end_at(tokenizer_.encode_word({word_, size_}, out_.room(size_), [&]([[maybe_unused]] size_t end) {
         if constexpr (kTraced) trace_.piece(end);
-      });
+      }));
     }
-    if constexpr (kTraced) trace_.end_word({word_, size_}, chars_, known);
+    if constexpr (kTraced) trace_.end_word({word_, size_}, chars_);
     chars_ = size_ = 0;
     clip();
   }
@@ -161,21 +161,18 @@ class WordPieceTokenizer::PieceWriter {
 
 // A chunk of at most 100 characters, all of them ASCII. False, and nothing is appended, where one is not.
 bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) const {
-  const size_t before = out.size();
+  int32_t* to = out.room(chunk.size());
   char word[kMaxWordChars + 1];
   size_t size = 0;
   const auto end_word = [&] {
     if (size == 0) return;
     word[size] = '\0';
-    encode_word({word, size}, out, [](size_t) {});
+    to = encode_word({word, size}, to, [](size_t) {});
     size = 0;
   };
   for (size_t i = 0; i < chunk.size(); ++i) {
     const auto b = static_cast<unsigned char>(chunk[i]);
-    if (b >= 0x80) {
-      out.resize_down(before);
-      return false;
-    }
+    if (b >= 0x80) return false;
     const uint8_t a = ascii_[b];
     if (a > AsciiTable::kPunctuation) {
       word[size++] = static_cast<char>(a);
@@ -184,7 +181,7 @@ bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) co
       if (a == AsciiTable::kSpace) continue;
       const auto* literal = b == '[' ? literal_at(literals_, chunk.substr(i)) : nullptr;
       if (literal != nullptr) {
-        out.push(literal->second);
+        *to++ = literal->second;
         i += literal->first.size() - 1;
       } else {
         word[size++] = static_cast<char>(b);
@@ -193,6 +190,7 @@ bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) co
     }
   }
   end_word();
+  out.end_at(to);
   return true;
 }
 

@@ -20,10 +20,10 @@ class WordPieceTokenizer : public Tokenizer {
  private:
   template <class Trace>
   class PieceWriter;
-  // Appends the pieces of a word, which has a zero byte behind it, and calls on_piece(end of the piece in bytes) for
-  // each; where one is missing, takes them back, appends [UNK] and returns false.
+  // Writes the pieces of a word, which has a zero byte behind it, and calls on_piece(end of the piece in bytes) for
+  // each, or [UNK] alone where one is missing. Returns where they end; there is room for one a byte.
   template <class OnPiece>
-  bool encode_word(std::string_view word, Ids& out, const OnPiece& on_piece) const;
+  int32_t* encode_word(std::string_view word, int32_t* out, const OnPiece& on_piece) const;
   bool encode_ascii_chunk(std::string_view chunk, Ids& out) const;
 
   Trie trie_;
