@@ -364,10 +364,7 @@ def part_batch() -> dict[str, Any]:
         }
         few = {32: 16, 512: 2}[size]  # of tokenizers
         out[f"{size} pairs, 16 in a row"] = measure(
-            {
-                name: (n, in_a_row(work, n))
-                for (name, work), n in zip(works.items(), (16, 16, few), strict=True)
-            },
+            {name: (n, in_a_row(work, n)) for (name, work), n in zip(works.items(), (16, 16, few), strict=True)},
             21,
         )
         turns = {name: itertools.cycle(range(16)) for name in works}
