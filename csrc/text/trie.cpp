@@ -53,15 +53,13 @@ Trie::Starts::Starts(const Trie& trie, int32_t from) : table_(128 * 128) {
     for (unsigned b = 0; b < 128; ++b) {
       Start& start = table_[a * 128 + b];
       const auto token = [&](int32_t node, uint32_t size) {
-        if (trie.id(node) >= 0) start.id = trie.id(node), start.size = size;
+        if (trie.id(node) >= 0) start.token = static_cast<uint32_t>(trie.id(node)) * 4 + size;
       };
       token(first, 1);
-      if (b != 0) start.node = trie.child(first, static_cast<unsigned char>(b));
-      if (start.node == kNone) continue;
-      token(start.node, 2);
-      for (unsigned c = 0; c < 256; ++c) {
-        if (trie.child(start.node, static_cast<unsigned char>(c)) != kNone) start.children |= 1u << c % 32;
-      }
+      const int32_t second = b != 0 ? trie.child(first, static_cast<unsigned char>(b)) : kNone;
+      if (second == kNone) continue;
+      token(second, 2);
+      start.place = trie.place(second);
     }
   }
 }

@@ -11,33 +11,45 @@ namespace bertnli {
 
 using VocabItems = std::vector<std::pair<std::string, int32_t>>;  // no two tokens equal, ids from 0
 
-// A double-array trie over bytes: child(n, b) is base[n] + b where check says so.
+// A double-array trie over bytes: the child b of node n is base[n] + b where check says so.
 class Trie {
  public:
   explicit Trie(const VocabItems& items);
   static constexpr int32_t kRoot = 0, kNone = -1;
+  // A node, or none, and what says where its children are: most that are not there need no look at the nodes.
+  struct Place {
+    int32_t node = kNone, base = 0;
+    uint32_t children = 0;  // bit b % 32 for each child's byte b
+    bool may_go_on(unsigned char b) const { return (children >> b % 32 & 1) != 0; }
+  };
+  Place place(int32_t n) const {
+    if (n == kNone) return {};
+    const Node& node = nodes_[static_cast<size_t>(n)];
+    return {n, node.base, node.children};
+  }
+  // Of a place that may go on.
+  int32_t child(const Place& at, unsigned char b) const {
+    const auto c = static_cast<size_t>(at.base + b);  // every base has 256 nodes behind it
+    return nodes_[c].check == at.node ? static_cast<int32_t>(c) : kNone;
+  }
   int32_t child(int32_t n, unsigned char b) const {
-    const auto c = static_cast<size_t>(nodes_[static_cast<size_t>(n)].base + b);  // every base has 256 nodes behind it
-    return nodes_[c].check == n ? static_cast<int32_t>(c) : kNone;
+    const Place at = place(n);
+    return at.may_go_on(b) ? child(at, b) : kNone;
   }
   int32_t find(std::string_view prefix) const {
     int32_t n = kRoot;
     for (size_t i = 0; i < prefix.size() && n != kNone; ++i) n = child(n, static_cast<unsigned char>(prefix[i]));
     return n;
   }
-  // Whether it may have such a child: most answers without a look at where the child would be.
-  bool may_go_on(int32_t n, unsigned char b) const {
-    return (nodes_[static_cast<size_t>(n)].children >> b % 32 & 1) != 0;
-  }
   int32_t id(int32_t n) const { return nodes_[static_cast<size_t>(n)].id; }
 
-  // Where the ASCII bytes a and b lead from a node, and the longest token among the prefixes "", a and ab. A zero b
-  // means that nothing follows a.
+  // Where the ASCII bytes a and b lead from a node, and the longest token among the prefixes "", a and ab: its id times
+  // 4, and its size, or 0 where there is none. A zero b means that nothing follows a.
   struct Start {
-    int32_t node = kNone, id = -1;
-    uint32_t size = 0;      // of the token
-    uint32_t children = 0;  // bit c % 32 for each child c of the node
-    bool may_go_on(unsigned char c) const { return (children >> c % 32 & 1) != 0; }
+    Place place;
+    uint32_t token = 0;
+    int32_t id() const { return static_cast<int32_t>(token / 4); }
+    uint32_t size() const { return token % 4; }
   };
   class Starts {
    public:
@@ -51,7 +63,7 @@ class Trie {
  private:
   struct Node {
     int32_t base = 0, check = kNone, id = -1;
-    uint32_t children = 0;  // bit b % 32 for each child's byte b
+    uint32_t children = 0;
   };
   std::vector<Node> nodes_;
 };

@@ -70,24 +70,27 @@ template <class OnPiece>
 int32_t* WordPieceTokenizer::encode_word(std::string_view word, int32_t* out, const OnPiece& on_piece) const {
   int32_t* to = out;
   for (size_t pos = 0; pos < word.size();) {
-    int32_t node = pos == 0 ? Trie::kRoot : continuation_, best = -1;
+    Trie::Place at;
+    int32_t best = -1;
     size_t best_end = pos, i = pos;
     const auto a = static_cast<unsigned char>(word[pos]), b = static_cast<unsigned char>(word.data()[pos + 1]);
     if ((a | b) < 0x80) {  // most pieces end here, and what follows would be a wait for the trie's nodes
       const Trie::Start& start = (pos == 0 ? starts_ : continuations_).of(a, b);
-      best = start.id;
-      best_end += start.size;
+      if (start.size() != 0) best = start.id();
+      best_end += start.size();
       i += 2;
-      node = i < word.size() && start.may_go_on(static_cast<unsigned char>(word[i])) ? start.node : Trie::kNone;
+      at = start.place;
+    } else {
+      at = trie_.place(pos == 0 ? Trie::kRoot : continuation_);
     }
-    for (; i < word.size() && node != Trie::kNone; ++i) {
-      const auto c = static_cast<unsigned char>(word[i]);
-      if (!trie_.may_go_on(node, c)) break;
-      node = trie_.child(node, c);
-      if (node != Trie::kNone && trie_.id(node) >= 0) {
+    for (; i < word.size() && at.may_go_on(static_cast<unsigned char>(word[i])); ++i) {
+      const int32_t node = trie_.child(at, static_cast<unsigned char>(word[i]));
+      if (node == Trie::kNone) break;
+      if (trie_.id(node) >= 0) {
         best = trie_.id(node);
         best_end = i + 1;
       }
+      at = trie_.place(node);
     }
     if (best < 0) {  // one piece is missing: the whole word is unknown
       *out = special.unk;
