@@ -31,6 +31,19 @@ struct Bytes16 {
 struct ChunkKey {
   uint64_t lo = 0, hi = 0;
   bool operator==(const ChunkKey&) const = default;
+  size_t size() const { return hi >> 56; }
+  // Whether all bytes are ASCII letters and digits.
+  bool is_alphanumeric() const {
+    const size_t n = size();
+    return ((lo | hi) & kHigh) == 0 && alphanumeric(lo) == (kMasks.lo[n] & kHigh) &&
+           alphanumeric(hi << 8 >> 8) == (kMasks.hi[n] & kHigh);
+  }
+  // Writes letters in lower case, digits as they are, and zeros behind them.
+  void write_lower(char* to) const {
+    const size_t n = size();
+    const uint64_t words[2] = {(lo | 0x20 * kOnes) & kMasks.lo[n], (hi | 0x20 * kOnes) & kMasks.hi[n]};
+    std::memcpy(to, words, sizeof words);
+  }
 
   static constexpr size_t kMaxSize = 15;
   // Of the first `size` of these bytes.
@@ -39,6 +52,15 @@ struct ChunkKey {
   }
 
  private:
+  static constexpr uint64_t kHigh = 0x8080808080808080u, kOnes = kHigh / 0x80;
+  // The high bits of the bytes that are letters or digits, of eight below 0x80.
+  static uint64_t alphanumeric(uint64_t x) {
+    const auto from = [](uint64_t bytes, unsigned char c) {
+      return bytes + (0x80u - c) * kOnes;
+    };  // high bit: at least c
+    const uint64_t low = x | 0x20 * kOnes;
+    return ((from(low, 'a') & ~from(low, 'z' + 1)) | (from(x, '0') & ~from(x, '9' + 1))) & kHigh;
+  }
   struct Masks {
     uint64_t lo[16], hi[16];
     constexpr Masks() : lo(), hi() {

@@ -93,7 +93,7 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
       }
       out.end_at(to);
       const size_t before = out.size();
-      const size_t got = encode_chunk({start, n}, {}, out);  // at most 15 bytes: no limit is needed
+      const size_t got = encode_short_chunk({start, n}, key, out);  // at most 15 bytes: no limit is needed
       if (got <= ChunkCache::kMaxIds) cache.insert(key, h, out.data() + before, got);
     } else {
       out.end_at(to);

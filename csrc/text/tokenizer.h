@@ -71,6 +71,10 @@ class Tokenizer {
   // Appends the ids of one raw chunk, stopping once `limit` ids of it are there and count_all is false (ids beyond
   // limit are then not stored); returns their number.
   virtual size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const = 0;
+  // The same without a limit for one that has a key.
+  virtual size_t encode_short_chunk(std::string_view chunk, const ChunkKey&, Ids& out) const {
+    return encode_chunk(chunk, {}, out);
+  }
 
  private:
   template <class Separators>

@@ -207,6 +207,15 @@ size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids
   return words.count();
 }
 
+size_t WordPieceTokenizer::encode_short_chunk(std::string_view chunk, const ChunkKey& key, Ids& out) const {
+  if (!lowercase_ || !key.is_alphanumeric()) return encode_chunk(chunk, {}, out);
+  char word[16];
+  key.write_lower(word);
+  const size_t before = out.size();
+  out.end_at(encode_word({word, chunk.size()}, out.room(chunk.size()), [](size_t) {}));
+  return out.size() - before;
+}
+
 void WordPieceTokenizer::encode_spans(std::string_view text, std::string_view, Spans& out) const {
   PieceWriter<SpanTrace> words(*this, {}, out.ids, SpanTrace(out));
   Normalizer(ascii_, literals_, lowercase_, words).run(text);

@@ -142,6 +142,24 @@ void chunk_cache_never_lies() {
   }
 }
 
+void keys_know_letters_and_digits() {
+  for (size_t size = 1; size <= ChunkKey::kMaxSize; ++size) {
+    for (size_t at = 0; at < size; ++at) {
+      for (int c = 0; c < 256; ++c) {
+        std::string s(size, "aZ09"[(size + at) % 4]);
+        s[at] = static_cast<char>(c);
+        const bool is = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        CHECK(key_of(s).is_alphanumeric() == is);
+        if (!is) continue;
+        char lower[16];
+        key_of(s).write_lower(lower);
+        for (char& b : s) b = b >= 'A' && b <= 'Z' ? static_cast<char>(b + 32) : b;
+        CHECK(s.append(16 - size, '\0') == std::string_view(lower, 16));
+      }
+    }
+  }
+}
+
 VocabItems random_vocab(std::string_view alphabet, size_t n) {
   std::map<std::string, int32_t> items;
   while (items.size() < n) {
@@ -605,6 +623,7 @@ int main() {
   ids_grow_and_move();
   blocks_equal_loops();
   chunk_cache_never_lies();
+  keys_know_letters_and_digits();
   vocabularies_equal_maps();
   ascii_table();
   normalizer();
