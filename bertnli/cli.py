@@ -26,7 +26,7 @@ from bertnli.inference import evaluate, predict
 from bertnli.model import SIZES, BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
-from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
+from bertnli.reader import SNLI_LABELS, Columns, PairData, class_names, read_pairs, snli_file
 from bertnli.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, spaced
 from bertnli.train import Epoch, History, fit
 
@@ -487,7 +487,8 @@ def _source(
             "--cache keeps pairs of files in SNLI's layout only, of a model of words their parses: without "
             "--text-columns, to be classified"
         )
-    return _PairFile(snli_file(path, split), a.columns or columns, tuple(names or SNLI_LABELS), a.cache)
+    path = snli_file(path, split)
+    return _PairFile(path, a.columns or columns, class_names(path, names), a.cache)
 
 
 def _read(
@@ -516,7 +517,7 @@ def _read(
 
 
 def _read_pairs(path: Path, split: str, columns: Columns, names: Sequence[str] | None = None) -> PairData:
-    return read_pairs(snli_file(path, split), columns, names or SNLI_LABELS)
+    return read_pairs(snli_file(path, split), columns, names)
 
 
 def _columns(tokenizer: Tokenizer) -> Columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -117,18 +118,55 @@ class PairData:
 
 
 def read_pairs(
-    path: str | os.PathLike[str], columns: Columns = "parse", label_names: Sequence[str] = SNLI_LABELS
+    path: str | os.PathLike[str], columns: Columns = "parse", label_names: Sequence[str] | None = None
 ) -> PairData:
     """Read one file of labelled pairs.
 
     `.jsonl`, `.json-lines`, `.ndjson` and `.json` hold one JSON object a line; anything else is tab-separated text with
-    a header. The label is `gold_label` or `label`: a name of `label_names` or an index into it. `columns="parse"` takes
-    the words from `sentence1_binary_parse` and `sentence2_binary_parse` (official SNLI), `columns="text"` reads
+    a header. The label is `gold_label` or `label`: a name of `label_names` or an index into it; None means SNLI's
+    names, and that a file with numbers for labels is refused, since corpora differ in their order. `columns="parse"`
+    takes the words from `sentence1_binary_parse` and `sentence2_binary_parse` (official SNLI), `columns="text"` reads
     `sentence1` and `sentence2` (or `premise` and `hypothesis`) as they are.
 
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
     """
-    return PairData(*_read(Path(path), columns, tuple(label_names), strict_labels=True))
+    path = Path(path)
+    return PairData(*_read(path, columns, class_names(path, label_names), strict_labels=True))
+
+
+def class_names(path: Path, label_names: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes of a file of labelled pairs: those given, or SNLI's. Raises ValueError where none are given and the
+    file's first label is a number."""
+    if label_names is not None:
+        return tuple(label_names)
+    found = _first_label(path) if path.is_file() else None
+    if found is not None and found[1].isdecimal():
+        raise ValueError(
+            f"{path}:{found[0]}: the label is the number {found[1]}; say which classes the numbers stand for, from 0 "
+            "on, with label_names (--labels): Hugging Face's SNLI has entailment,neutral,contradiction"
+        )
+    return SNLI_LABELS
+
+
+def _first_label(path: Path) -> tuple[int, str] | None:
+    """The line and the label of the first row that has one; None where it is not found in a few short lines."""
+    with path.open("rb") as file:
+        lines = (file.readline(1 << 16).decode(errors="replace").rstrip("\r\n") for _ in range(100))
+        header = None if path.suffix.lower() in JSON_LINES else next(lines).split("\t")
+        for number, line in enumerate(lines, 1 if header is None else 2):
+            row = _json_object(line) if header is None else dict(zip(header, line.split("\t"), strict=False))
+            label = str(row.get("gold_label", row.get("label", "")))
+            if label not in ("", "-", "-1", "None"):
+                return number, label
+    return None
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}  # the reader says what is wrong with it
+    return row if isinstance(row, dict) else {}
 
 
 def _read(

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bertnli import _text
-from bertnli.reader import Texts, read_pairs, read_snli
+from bertnli.reader import SNLI_LABELS, Texts, read_pairs, read_snli
+from bertnli.tokenizer import WordPieceTokenizer
 
 COLUMNS = [
     "gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse",
@@ -129,12 +130,33 @@ def test_mixed_line_ends_as_python_reads_them(tmp_path):
 
 def test_other_headers(tmp_path):
     tsv = write(tmp_path / "a.tsv", "premise\tlabel\thypothesis\np1\t1\th1\n p  2 \tneutral\th2\nx\t-1\ty\n")
-    data = read_pairs(tsv, columns="text")
+    data = read_pairs(tsv, columns="text", label_names=SNLI_LABELS)
     assert data.premises == ["p1", " p  2 "]
     assert data.hypotheses == ["h1", "h2"]
     assert (data.labels, data.dropped) == ([1, 2], 1)
     jsonl = write(tmp_path / "a.jsonl", '{"premise": "a", "hypothesis": "b", "label": 1, "x": [{"y": null}, -1.5e3]}\n')
     assert read_pairs(jsonl, columns="text", label_names=("no", "yes")).labels == [1]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
+def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path, name):
+    rows = [("p", "h", -1), ("p", "h", 1), ("q", "h", 0)]
+    lines = [f"{premise}\t{label}\t{hypothesis}" for premise, hypothesis, label in rows]
+    if name.endswith("jsonl"):
+        lines = [json.dumps(dict(zip(("premise", "hypothesis", "label"), row, strict=True))) for row in rows]
+    else:
+        lines.insert(0, "premise\tlabel\thypothesis")
+    path = write(tmp_path / name, "\n".join(lines))
+    line = lines.index(next(line for line in lines if "1" in line.replace("-1", ""))) + 1
+    for read in (
+        read_pairs,
+        WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "p", "h", "q"]).encode_file,
+    ):
+        with pytest.raises(ValueError, match=rf"{name}:{line}: the label is the number 1; .*label_names \(--labels\)"):
+            read(path, columns="text")
+        found = read(path, columns="text", label_names=("entailment", "neutral", "contradiction"))
+        assert list(found.labels) == [1, 0]
+        assert found.dropped == 1
 
 
 def test_the_annotators_columns_may_be_missing(tmp_path):
@@ -148,7 +170,7 @@ def test_the_annotators_columns_may_be_missing(tmp_path):
         (row() + "\nneutral\t( a )\n", r"x\.txt:3: expected 14 tab-separated columns, found 2"),
         (row() + "\n" + row() + "\tmore", r"x\.txt:3: expected 14 tab-separated columns, found 15"),
         (row("Neutral"), r"x\.txt:2: unknown label 'Neutral'; the known ones are entailment, contradiction, neutral"),
-        (row("7"), r"x\.txt:2: unknown label '7'"),
+        (row("7"), r"x\.txt:2: the label is the number 7"),
         (row().encode() + b"\n" + row().encode() + b"\xff", r"x\.txt:3: expected UTF-8 text.* position"),
     ],
 )
@@ -197,7 +219,7 @@ def test_json_strings_equal_pythons(tmp_path):
                    ensure_ascii=bool(i % 2))
         for i, t in enumerate(texts)
     ]  # fmt: skip
-    data = read_pairs(write(tmp_path / "x.jsonl", "\n".join(rows)), columns="text")
+    data = read_pairs(write(tmp_path / "x.jsonl", "\n".join(rows)), columns="text", label_names=SNLI_LABELS)
     assert data.premises == texts
     assert data.hypotheses == [t[::-1] for t in texts]
 
