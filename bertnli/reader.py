@@ -123,10 +123,10 @@ def read_pairs(
     """Read one file of labelled pairs.
 
     `.jsonl`, `.json-lines`, `.ndjson` and `.json` hold one JSON object a line; anything else is tab-separated text with
-    a header. The label is `gold_label` or `label`: a name of `label_names` or an index into it; None means SNLI's
-    names, and that a file with numbers for labels is refused, since corpora differ in their order. `columns="parse"`
-    takes the words from `sentence1_binary_parse` and `sentence2_binary_parse` (official SNLI), `columns="text"` reads
-    `sentence1` and `sentence2` (or `premise` and `hypothesis`) as they are.
+    a header. The label is `gold_label` or `label`: a name of `label_names` or, where no name is a number, an index into
+    it; None means SNLI's names, and that a file with numbers for labels is refused, since corpora differ in their
+    order. `columns="parse"` takes the words from `sentence1_binary_parse` and `sentence2_binary_parse` (official SNLI),
+    `columns="text"` reads `sentence1` and `sentence2` (or `premise` and `hypothesis`) as they are.
 
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
     """

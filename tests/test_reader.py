@@ -138,6 +138,13 @@ def test_other_headers(tmp_path):
     assert read_pairs(jsonl, columns="text", label_names=("no", "yes")).labels == [1]
 
 
+def test_classes_called_by_numbers_have_no_indices(tmp_path):
+    path = write(tmp_path / "a.tsv", "premise\tlabel\thypothesis\np\t2\th\nq\t1\th\n")
+    assert read_pairs(path, columns="text", label_names=("1", "2")).labels == [1, 0]
+    with pytest.raises(ValueError, match=r"a\.tsv:3: unknown label '1'; the known ones are 2, 3, none"):
+        read_pairs(path, columns="text", label_names=("2", "3", "none"))
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
 def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path, name):
     rows = [("p", "h", -1), ("p", "h", 1), ("q", "h", 0)]

@@ -132,10 +132,19 @@ class PairParser {
     }
     if (name.empty() || name == "-" || name == "-1") return false;
     if (!options_.strict_labels) return false;
-    const char* end = name.data() + name.size();
-    const auto parsed = std::from_chars(name.data(), end, id);
-    if (parsed.ec == std::errc() && parsed.ptr == end && id >= 0 && id < static_cast<int64_t>(names.size()))
+    // An index, but where a class is called by a number too nobody could tell.
+    const auto is_number = [](std::string_view text, int64_t& value) {
+      const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+      return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
+    };
+    const auto called_by_number = [&](const std::string& known) {
+      int64_t value;
+      return is_number(known, value);
+    };
+    if (is_number(name, id) && id >= 0 && id < static_cast<int64_t>(names.size()) &&
+        std::none_of(names.begin(), names.end(), called_by_number)) {
       return true;
+    }
     throw ErrorAt{where, "unknown label " + quoted(name) + "; the known ones are " + join(names)};
   }
 
