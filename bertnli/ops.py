@@ -69,7 +69,7 @@ def varlen_attention(
 
     Dropout keeps the weight of (sequence, head, query, key) and divides it by 1 - p if and only if
 
-        Philox4x32-10(counter, key)[j % 4] >= max(1, floor(dropout_p * 2**32))
+        Philox4x32-7(counter, key)[j % 4] >= max(1, floor(dropout_p * 2**32))
         counter = (sequence, head, query, j // 4)      key = (seed[0] mod 2**32, seed[1] mod 2**32)
 
     where query and key j count from 0 within the sequence. The mask therefore depends on nothing else: not on the
@@ -195,7 +195,7 @@ def _dropout_words(like: Tensor, seed: Tensor) -> Tensor:
         for axis, n in enumerate(shape)
     ]
     key = [seed[0] & low, seed[1] & low]
-    for _ in range(10):
+    for _ in range(7):
         # Products of 32-bit numbers wrap in int64, but their 64 bits are right.
         first, second = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
         counter = [
@@ -234,7 +234,7 @@ def add_norm(
 
     Dropout keeps the element (t, c) and divides it by 1 - p if and only if
 
-        Philox4x32-10(counter, key)[c % 4] >= max(1, floor(dropout_p * 2**32))
+        Philox4x32-7(counter, key)[c % 4] >= max(1, floor(dropout_p * 2**32))
         counter = (t, 2**32 - 1, 0, c // 4)      key = (seed[0] mod 2**32, seed[1] mod 2**32)
 
     Raises RuntimeError that names the argument where a shape, dtype or dropout_p does not fit; ValueError for a seed

@@ -1,4 +1,4 @@
-"""Philox4x32-10, the counter-based generator of every dropout mask, in Triton.
+"""Philox4x32-7, the counter-based generator of every dropout mask, in Triton.
 
 Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The CPU kernels and bertnli/ops.py use the same
 counters, so a mask is the same on every device, bit for bit.
@@ -22,7 +22,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     m1 = tl.full((), _MULTIPLIER_1, tl.uint32)
     w0 = tl.full((), _WEYL_0, tl.uint32)
     w1 = tl.full((), _WEYL_1, tl.uint32)
-    for _ in tl.static_range(10):
+    for _ in tl.static_range(7):
         high_0, low_0 = tl.umulhi(c0, c0 * 0 + m0), c0 * m0
         high_1, low_1 = tl.umulhi(c2, c2 * 0 + m1), c2 * m1
         c0 = high_1 ^ c1 ^ k0

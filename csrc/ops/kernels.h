@@ -14,11 +14,12 @@ namespace bertnli {
 
 enum class Type { f32, bf16, f64 };
 
-// Keep an element iff its word of Philox4x32-10 is at least `threshold`, and multiply it by `keep_scale`.
+// Keep an element iff its word of Philox4x32-7 is at least `threshold`, and multiply it by `keep_scale`. (Seven rounds
+// are the fewest that pass every test of BigCrush: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.)
 struct Dropout {
-  uint32_t threshold = 0;     // 0 keeps all
-  uint32_t keys[10][2] = {};  // of each round; the first is the seed
-  double keep_scale = 1;      // 1 / (1 - p)
+  uint32_t threshold = 0;    // 0 keeps all
+  uint32_t keys[7][2] = {};  // of each round; the first is the seed
+  double keep_scale = 1;     // 1 / (1 - p)
 };
 
 // ---- variable-length attention ----

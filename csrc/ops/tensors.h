@@ -36,7 +36,7 @@ inline Dropout checked_dropout(double p, const std::optional<at::Tensor>& seed, 
   const int64_t* words = dense.const_data_ptr<int64_t>();
   Dropout dropout;
   dropout.threshold = std::max<uint32_t>(1, uint32_t(p * 4294967296.0));  // below 2^32, since p is below 1
-  for (uint32_t round = 0; round < 10; round++) {
+  for (uint32_t round = 0; round < 7; round++) {
     dropout.keys[round][0] = uint32_t(words[0]) + round * 0x9E3779B9;
     dropout.keys[round][1] = uint32_t(words[1]) + round * 0xBB67AE85;
   }
