@@ -29,6 +29,7 @@ class Tokenizer:
         json_lines: bool,
         parse: bool,
         strict_labels: bool,
+        indices: bool,
         label_names: list[str],
         max_len: int,
         truncation: str,
@@ -52,7 +53,13 @@ class WordPieceTokenizer(Tokenizer):
     ) -> None: ...
 
 def read_pairs(
-    path: str, json_lines: bool, parse: bool, strict_labels: bool, label_names: list[str], num_threads: int
+    path: str,
+    json_lines: bool,
+    parse: bool,
+    strict_labels: bool,
+    indices: bool,
+    label_names: list[str],
+    num_threads: int,
 ) -> tuple[npt.NDArray[np.uint8], _Int64, _Int64, _Int64, _Int64, list[int], int]: ...
 def digest_file(path: str) -> str: ...
 def extract_text(parse: str) -> str: ...

@@ -26,7 +26,7 @@ from bertnli.inference import evaluate, predict
 from bertnli.model import SIZES, BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
-from bertnli.reader import SNLI_LABELS, Columns, PairData, class_names, read_pairs, snli_file
+from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
 from bertnli.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, spaced
 from bertnli.train import Epoch, History, fit
 
@@ -266,6 +266,7 @@ def _train(a: argparse.Namespace) -> None:
     torch.manual_seed(a.seed)
     started = time.perf_counter()
     trained: Head | None = None
+    names: Sequence[str] | None = a.labels
     if a.scratch:
         task = a.task or "classification"
         columns: Columns = "parse" if a.vocab == "words" else "text"
@@ -286,6 +287,7 @@ def _train(a: argparse.Namespace) -> None:
             found = _read(a, task, a.train, "train", _columns(tokenizer), None).label_names
             names = names if set(found) <= set(names) else None  # other classes than the checkpoint's: the data's own
         train = _source(a, task, a.train, "train", _columns(tokenizer), names)
+    unnamed = names is None and task == "classification" and not a.text_columns  # SNLI's layout, and so its classes
     if trained is not None and (trained.task, trained.label_names or ()) == (task, train.label_names):
         model = trained
     else:
@@ -311,7 +313,7 @@ def _train(a: argparse.Namespace) -> None:
     dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
     dev = None
     if dev_path is not None:
-        dev = _source(a, task, dev_path, "dev", _columns(tokenizer), train.label_names or None)
+        dev = _source(a, task, dev_path, "dev", _columns(tokenizer), None if unnamed else train.label_names or None)
     train_data, count, dropped = _encode(a, model, tokenizer, train, a.limit)
     dev_data, dev_count, dev_dropped = (None, 0, 0) if dev is None else _encode(a, model, tokenizer, dev)
     pairs = pairs_of(train_data, "train")
@@ -467,12 +469,16 @@ class _PairFile:
 
     path: Path
     columns: Columns
-    label_names: tuple[str, ...]
+    names: Sequence[str] | None
     cache: Path
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return SNLI_LABELS if self.names is None else tuple(self.names)
 
     def encode(self, tokenizer: Tokenizer, max_len: int, truncation: Truncation) -> EncodedPairs:
         return tokenizer.encode_file(
-            self.path, max_len, truncation, columns=self.columns, label_names=self.label_names, cache=self.cache
+            self.path, max_len, truncation, columns=self.columns, label_names=self.names, cache=self.cache
         )
 
 
@@ -487,8 +493,7 @@ def _source(
             "--cache keeps pairs of files in SNLI's layout only, of a model of words their parses: without "
             "--text-columns, to be classified"
         )
-    path = snli_file(path, split)
-    return _PairFile(path, a.columns or columns, class_names(path, names), a.cache)
+    return _PairFile(snli_file(path, split), a.columns or columns, names, a.cache)
 
 
 def _read(

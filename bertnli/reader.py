@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -130,51 +129,15 @@ def read_pairs(
 
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
     """
-    path = Path(path)
-    return PairData(*_read(path, columns, class_names(path, label_names), strict_labels=True))
-
-
-def class_names(path: Path, label_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes of a file of labelled pairs: those given, or SNLI's. Raises ValueError where none are given and the
-    file's first label is a number."""
-    if label_names is not None:
-        return tuple(label_names)
-    found = _first_label(path) if path.is_file() else None
-    if found is not None and found[1].isdecimal():
-        raise ValueError(
-            f"{path}:{found[0]}: the label is the number {found[1]}; say which classes the numbers stand for, from 0 "
-            "on, with label_names (--labels): Hugging Face's SNLI has entailment,neutral,contradiction"
-        )
-    return SNLI_LABELS
-
-
-def _first_label(path: Path) -> tuple[int, str] | None:
-    """The line and the label of the first row that has one; None where it is not found in a few short lines."""
-    with path.open("rb") as file:
-        lines = (file.readline(1 << 16).decode(errors="replace").rstrip("\r\n") for _ in range(100))
-        header = None if path.suffix.lower() in JSON_LINES else next(lines).split("\t")
-        for number, line in enumerate(lines, 1 if header is None else 2):
-            row = _json_object(line) if header is None else dict(zip(header, line.split("\t"), strict=False))
-            label = str(row.get("gold_label", row.get("label", "")))
-            if label not in ("", "-", "-1", "None"):
-                return number, label
-    return None
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}  # the reader says what is wrong with it
-    return row if isinstance(row, dict) else {}
+    return PairData(*_read(Path(path), columns, label_names))
 
 
 def _read(
-    path: Path, columns: str, label_names: tuple[str, ...], strict_labels: bool
+    path: Path, columns: str, label_names: Sequence[str] | None, strict_labels: bool = True
 ) -> tuple[Texts, Texts, list[int], tuple[str, ...], int]:
     options = read_options(path, columns, label_names, strict_labels)
     arena, *bounds, labels, dropped = _text.read_pairs(**options, num_threads=torch.get_num_threads())
-    return Texts(arena, *bounds[:2]), Texts(arena, *bounds[2:]), labels, label_names, dropped
+    return Texts(arena, *bounds[:2]), Texts(arena, *bounds[2:]), labels, tuple(options["label_names"]), dropped
 
 
 class ReadOptions(TypedDict):
@@ -184,11 +147,17 @@ class ReadOptions(TypedDict):
     json_lines: bool
     parse: bool
     strict_labels: bool
+    indices: bool
     label_names: list[str]
 
 
-def read_options(path: Path, columns: str, label_names: Sequence[str], strict_labels: bool = True) -> ReadOptions:
-    """The options of a file, checked. Raises ValueError for other columns, FileNotFoundError, IsADirectoryError."""
+def read_options(
+    path: Path, columns: str, label_names: Sequence[str] | None, strict_labels: bool = True
+) -> ReadOptions:
+    """The options of a file, checked; label_names as `read_pairs` has it.
+
+    Raises ValueError for other columns, FileNotFoundError, IsADirectoryError.
+    """
     if columns not in ("parse", "text"):
         raise ValueError(f"columns must be 'parse' or 'text', not {columns!r}")
     if path.is_dir():
@@ -200,7 +169,8 @@ def read_options(path: Path, columns: str, label_names: Sequence[str], strict_la
         "json_lines": path.suffix.lower() in JSON_LINES,
         "parse": columns == "parse",
         "strict_labels": strict_labels,
-        "label_names": list(label_names),
+        "indices": label_names is not None,
+        "label_names": list(SNLI_LABELS if label_names is None else label_names),
     }
 
 
@@ -239,5 +209,5 @@ def read_snli(
     if split not in ("train", "dev", "test"):
         raise ValueError(f"split must be 'train', 'dev' or 'test', not {split!r}")
     path = snli_file(data_dir, split)
-    premises, hypotheses, labels, *_ = _read(path, columns, SNLI_LABELS, strict_labels=False)
+    premises, hypotheses, labels, *_ = _read(path, columns, None, strict_labels=False)
     return premises, hypotheses, labels

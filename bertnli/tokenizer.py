@@ -22,7 +22,7 @@ from torch import Tensor
 from bertnli import _text
 from bertnli.files import atomic_path
 from bertnli.pairs import EncodedPairs, as_labels, as_tensors
-from bertnli.reader import Columns, ReadOptions, Texts, class_names, read_options
+from bertnli.reader import Columns, ReadOptions, Texts, read_options
 
 _CACHE = 1  # of encode_file: to be raised when what files are encoded to changes
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
@@ -228,7 +228,7 @@ class Tokenizer(ABC):
         """
         self._check_special()
         path, max_len = Path(path), operator.index(max_len)
-        options = read_options(path, columns or self._columns, class_names(path, label_names))
+        options = read_options(path, columns or self._columns, label_names)
         encode = functools.partial(self._encode_file, options, max_len, truncation, _threads(num_threads))
         if cache is None:
             return encode()

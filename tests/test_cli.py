@@ -66,6 +66,37 @@ def test_train_from_a_checkpoint(
     assert (tmp_path / "new" / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_numbers_in_a_dev_file_are_refused_until_classes_are_named(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: bool
+) -> None:
+    """Trained from scratch the classes are SNLI's; a checkpoint with classes, or --labels, says what numbers are."""
+    lines = (corpus / "snli_1.0_dev.txt").read_text().splitlines(keepends=True)
+    index = {name: str(i) for i, name in enumerate(LABELS)}
+    numbered = [lines[0], *(index.get(line.split("\t")[0], "-") + line[line.index("\t") :] for line in lines[1:])]
+    dev = tmp_path / "dev.txt"
+    dev.write_text("".join(numbered))
+    arguments: list[object] = [
+        "--train",
+        corpus / "snli_1.0_train.txt",
+        "--dev",
+        dev,
+        "--epochs",
+        1,
+        "--limit",
+        8,
+        "--quiet",
+    ]
+    if cache:
+        arguments += ["--cache", tmp_path / "cache"]
+    scratch: list[object] = ["--scratch", "bert.small", "--min-freq", 1]
+    status, _, err = run("train", *scratch, *arguments, "--output", tmp_path / "a", capsys=capsys)
+    assert (status, "dev.txt:2: the label is the number" in err) == (2, True), err
+    for more in ([*scratch, "--labels", ",".join(LABELS)], ["--model", trained]):
+        status, _, err = run("train", *more, *arguments, "--output", tmp_path / "b", capsys=capsys)
+        assert status == 0, err
+
+
 def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run("evaluate", "--model", trained, "--data", corpus, "--json", capsys=capsys)
     assert status == 0

@@ -147,7 +147,7 @@ def test_classes_called_by_numbers_have_no_indices(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
 def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path, name):
-    rows = [("p", "h", -1), ("p", "h", 1), ("q", "h", 0)]
+    rows = [("p", "h", -1), ("p", "h", "neutral"), ("p", "h", 1), ("q", "h", 0)]
     lines = [f"{premise}\t{label}\t{hypothesis}" for premise, hypothesis, label in rows]
     if name.endswith("jsonl"):
         lines = [json.dumps(dict(zip(("premise", "hypothesis", "label"), row, strict=True))) for row in rows]
@@ -162,7 +162,7 @@ def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path, name):
         with pytest.raises(ValueError, match=rf"{name}:{line}: the label is the number 1; .*label_names \(--labels\)"):
             read(path, columns="text")
         found = read(path, columns="text", label_names=("entailment", "neutral", "contradiction"))
-        assert list(found.labels) == [1, 0]
+        assert list(found.labels) == [1, 1, 0]
         assert found.dropped == 1
 
 

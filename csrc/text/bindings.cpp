@@ -319,12 +319,12 @@ std::string lower_by_python(std::string_view text) {
 }
 
 py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bool json_lines, bool parse,
-                         bool strict_labels, std::vector<std::string> label_names, int64_t max_len,
+                         bool strict_labels, bool indices, std::vector<std::string> label_names, int64_t max_len,
                          const std::string& truncation, int threads) {
   check_max_len(max_len, true);
   RowOptions rows{tokenizer, static_cast<size_t>(max_len), rule_of(truncation), parse};
   if (tokenizer.wants_lowered()) rows.lower = lower_by_python;
-  const ReadOptions read{json_lines, parse, strict_labels, std::move(label_names), threads};
+  const ReadOptions read{json_lines, parse, strict_labels, indices, std::move(label_names), threads};
   EncodedFile file;
   {
     py::gil_scoped_release free_gil;
@@ -450,12 +450,12 @@ py::tuple gather_dense_py(const Array<int32_t>& ids, const Array<int64_t>& offse
   return out.arrays();
 }
 
-py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bool strict_labels,
+py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bool strict_labels, bool indices,
                         std::vector<std::string> label_names, int threads) {
   PairTable table;
   {
     py::gil_scoped_release free_gil;
-    table = read_pairs(path, {json_lines, parse, strict_labels, std::move(label_names), threads});
+    table = read_pairs(path, {json_lines, parse, strict_labels, indices, std::move(label_names), threads});
   }
   Array<uint8_t> arena(static_cast<py::ssize_t>(table.arena.size()),
                        reinterpret_cast<const uint8_t*>(table.arena.data()));
@@ -488,8 +488,8 @@ PYBIND11_MODULE(_text, m) {
       .def("encode_dense", &encode_dense_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
            py::arg("truncation"), py::arg("num_threads"))
       .def("encode_file", &encode_file_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
-           py::arg("strict_labels"), py::arg("label_names"), py::arg("max_len"), py::arg("truncation"),
-           py::arg("num_threads"))
+           py::arg("strict_labels"), py::arg("indices"), py::arg("label_names"), py::arg("max_len"),
+           py::arg("truncation"), py::arg("num_threads"))
       .def("encode_spans", &encode_spans_py, py::arg("texts"), py::arg("num_threads"));
   py::class_<WordTokenizer, Tokenizer>(m, "WordTokenizer")
       .def(py::init([](const VocabItems& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk) {
@@ -504,7 +504,7 @@ PYBIND11_MODULE(_text, m) {
            py::arg("vocab"), py::arg("pad"), py::arg("cls"), py::arg("sep"), py::arg("unk"), py::arg("literals"),
            py::arg("lowercase"));
   m.def("read_pairs", &read_pairs_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
-        py::arg("strict_labels"), py::arg("label_names"), py::arg("num_threads"));
+        py::arg("strict_labels"), py::arg("indices"), py::arg("label_names"), py::arg("num_threads"));
   m.def(
       "digest_file",
       [](const std::string& path) {

@@ -18,13 +18,17 @@ namespace bertnli {
 namespace {
 
 constexpr size_t kStep = kLeastBuffer;
-constexpr size_t kMostKept = size_t{1} << 29;       // bytes, of those that are marked
-constexpr size_t kMostSmallKept = size_t{1} << 23;  // of those that are not
 
-std::array<std::atomic<Buffer*>, 32> kept{};  // no lock, which a fork could leave taken
-std::atomic<size_t> kept_bytes{0}, small_kept_bytes{0};
+// Buffers that wait to be used again. No lock, which a fork could leave taken.
+struct Kept {
+  const size_t most;  // bytes, in all
+  std::array<std::atomic<Buffer*>, 32> slots{};
+  std::atomic<size_t> bytes{0};
+};
+Kept small_ones{size_t{1} << 23}, large_ones{size_t{1} << 29};
 
-bool is_small(const Buffer& buffer) { return buffer.bytes < kHugePage; }
+bool is_small(size_t bytes) { return bytes < kHugePage; }
+Kept& kept_like(size_t bytes) { return is_small(bytes) ? small_ones : large_ones; }
 
 // Whole huge pages where there is one to fill.
 size_t rounded(size_t bytes) {
@@ -66,12 +70,13 @@ bool put_into(std::atomic<Buffer*>& slot, Buffer* buffer) {
 
 Buffer* take_buffer(size_t bytes) {
   bytes = rounded(bytes);
-  for (auto& slot : kept) {
+  Kept& kept = kept_like(bytes);
+  for (auto& slot : kept.slots) {
     Buffer* buffer = take_from(slot);
     if (buffer == nullptr) continue;
     const bool fits = buffer->bytes >= bytes && buffer->bytes / 2 <= bytes;
     if (!fits && put_into(slot, buffer)) continue;
-    (is_small(*buffer) ? small_kept_bytes : kept_bytes) -= buffer->bytes;
+    kept.bytes -= buffer->bytes;
     if (fits) return buffer;
     unmap(buffer);
   }
@@ -99,32 +104,20 @@ void trim_buffer(Buffer& buffer, size_t bytes) noexcept {
 }
 
 void give_buffer(Buffer* buffer) noexcept {
-  if (is_small(*buffer)) {
-    if ((small_kept_bytes += buffer->bytes) <= kMostSmallKept) {
-      for (auto& slot : kept) {
-        if (put_into(slot, buffer)) return;
-      }
-    }
-    small_kept_bytes -= buffer->bytes;
-    return unmap(buffer);
+  Kept& kept = kept_like(buffer->bytes);
+  if (buffer->bytes > kept.most / 2) return unmap(buffer);
+  if (!is_small(buffer->bytes) && madvise(buffer->data, buffer->bytes, MADV_FREE) != 0) return unmap(buffer);
+  size_t all = kept.bytes += buffer->bytes;
+  const auto give_up = [&](Buffer* old) {
+    if (old == nullptr) return;
+    all = kept.bytes -= old->bytes;
+    unmap(old);
+  };
+  for (auto& slot : kept.slots) {
+    if (all > kept.most) give_up(take_from(slot));
+    if (all <= kept.most && put_into(slot, buffer)) return;
   }
-  if (buffer->bytes > kMostKept / 2 || madvise(buffer->data, buffer->bytes, MADV_FREE) != 0) return unmap(buffer);
-  size_t all = kept_bytes += buffer->bytes;
-  for (auto& slot : kept) {
-    if (all > kMostKept) {
-      if (Buffer* old = take_from(slot)) {
-        if (is_small(*old)) {
-          small_kept_bytes -= old->bytes;
-        } else {
-          all = kept_bytes -= old->bytes;
-        }
-        unmap(old);
-      }
-    }
-    if (put_into(slot, buffer)) return;
-  }
-  kept_bytes -= buffer->bytes;
-  unmap(buffer);
+  give_up(kept.slots[0].exchange(buffer, std::memory_order_acq_rel));  // all are taken
 }
 
 #else

@@ -21,8 +21,8 @@ Buffer* take_buffer(size_t bytes);
 void grow_buffer(Buffer& buffer, size_t bytes);
 // Gives the end of a buffer back if so many bytes are less than half of it.
 void trim_buffer(Buffer& buffer, size_t bytes) noexcept;
-// The last ones of moderate size are kept; those of a huge page or more are marked, so that the system takes their
-// memory whenever it needs some.
+// The last ones of moderate size are kept: a few megabytes of small ones, and many of larger ones, which are marked, so
+// that the system takes their memory whenever it needs some.
 void give_buffer(Buffer* buffer) noexcept;
 
 }  // namespace bertnli

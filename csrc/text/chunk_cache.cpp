@@ -1,6 +1,5 @@
 #include "chunk_cache.h"
 
-#include <algorithm>
 #include <bit>
 
 namespace bertnli {

@@ -55,12 +55,10 @@ struct ChunkKey {
   static constexpr uint64_t kHigh = 0x8080808080808080u, kOnes = kHigh / 0x80;
   // The high bits of the bytes that are letters or digits, of eight below 0x80.
   static uint64_t alphanumeric(uint64_t x) {
-    const auto from = [](uint64_t bytes, unsigned char c) {
-      return bytes + (0x80u - c) * kOnes;
-    };  // high bit: at least c
     const uint64_t low = x | 0x20 * kOnes;
-    return ((from(low, 'a') & ~from(low, 'z' + 1)) | (from(x, '0') & ~from(x, '9' + 1))) & kHigh;
+    return ((least(low, 'a') & ~least(low, 'z' + 1)) | (least(x, '0') & ~least(x, '9' + 1))) & kHigh;
   }
+  static uint64_t least(uint64_t x, unsigned char c) { return x + (0x80u - c) * kOnes; }  // high bits: at least c
   struct Masks {
     uint64_t lo[16], hi[16];
     constexpr Masks() : lo(), hi() {

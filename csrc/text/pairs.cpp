@@ -142,8 +142,10 @@ void write_dense_eights(const int32_t*, size_t, size_t, size_t, int64_t, int64_t
 
 #endif
 
-// More ids than come of any usual text of so many rows and bytes.
-size_t guess(size_t bytes, size_t rows) { return bytes / 3 + 3 * rows + 64; }
+// More ids than come of any usual text of so many rows, a piece at most, and bytes.
+size_t guess(size_t bytes, size_t rows, size_t max_len) {
+  return std::min(bytes / 3 + 3 * rows, rows * std::min(max_len, size_t{1} << 20)) + 64;
+}
 
 // As many ids as come of `all` rows where so many came of the first `rows`, and some; for huge inputs a beginning.
 size_t foresee(size_t ids, size_t rows, size_t all) {
@@ -195,7 +197,7 @@ class InOrder {
     if (in_place) {
       all_ = std::move(ids);
       count(begin, end);
-      if (begin == 0) all_.reserve(foresee(all_.size(), end, rows_));
+      if (begin == 0 && end < rows_) all_.reserve(foresee(all_.size(), end, rows_));
     } else {
       waiting_.emplace(begin, Waiting{end, std::move(ids)});
       if (busy_) return;
@@ -285,7 +287,7 @@ Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
       const bool in_place = all.begin(begin, ids, [&] {
         size_t bytes = text_bytes(job.first, begin, end);
         if (job.second != nullptr) bytes += text_bytes(*job.second, begin, end);
-        return guess(bytes, end);
+        return guess(bytes, end, job.max_len);
       });
       writer.begin(begin, end);
       for (size_t i = begin; i < end; ++i) {

@@ -132,18 +132,21 @@ class PairParser {
     }
     if (name.empty() || name == "-" || name == "-1") return false;
     if (!options_.strict_labels) return false;
-    // An index, but where a class is called by a number too nobody could tell.
     const auto is_number = [](std::string_view text, int64_t& value) {
       const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
       return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
     };
-    const auto called_by_number = [&](const std::string& known) {
+    const auto called_by_number = [&](const std::string& known) {  // then nobody could tell an index
       int64_t value;
       return is_number(known, value);
     };
-    if (is_number(name, id) && id >= 0 && id < static_cast<int64_t>(names.size()) &&
-        std::none_of(names.begin(), names.end(), called_by_number)) {
-      return true;
+    if (is_number(name, id) && std::none_of(names.begin(), names.end(), called_by_number)) {
+      if (!options_.indices) {
+        throw ErrorAt{where, "the label is the number " + std::string(name) +
+                                 "; say which classes the numbers stand for, from 0 on, with label_names (--labels): "
+                                 "Hugging Face's SNLI has entailment,neutral,contradiction"};
+      }
+      if (id >= 0 && id < static_cast<int64_t>(names.size())) return true;
     }
     throw ErrorAt{where, "unknown label " + quoted(name) + "; the known ones are " + join(names)};
   }

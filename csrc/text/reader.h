@@ -14,6 +14,7 @@ struct ReadOptions {
   bool json_lines = false;
   bool parse = true;          // the binary-parse columns; else the sentences
   bool strict_labels = true;  // an unknown label is an error; else its row is dropped
+  bool indices = true;        // a label may be an index into label_names
   std::vector<std::string> label_names;
   int threads = 1;
 };

@@ -43,8 +43,8 @@ class Trie {
   }
   int32_t id(int32_t n) const { return nodes_[static_cast<size_t>(n)].id; }
 
-  // Where the ASCII bytes a and b lead from a node, and the longest token among the prefixes "", a and ab: its id times
-  // 4, and its size, or 0 where there is none. A zero b means that nothing follows a.
+  // Where the ASCII bytes a and b lead from a node, and the longer token of a and ab: its id times 4, and its size, or
+  // 0 where there is none. A zero b means that nothing follows a.
   struct Start {
     Place place;
     uint32_t token = 0;

@@ -22,7 +22,7 @@ class WordPieceTokenizer : public Tokenizer {
   template <class Trace>
   class PieceWriter;
   // Writes the pieces of a word, which has a zero byte behind it, and calls on_piece(end of the piece in bytes) for
-  // each, or [UNK] alone where one is missing. Returns where they end; there is room for one a byte.
+  // each; where one is missing, [UNK] over those before it. Returns where they end; there is room for one a byte.
   template <class OnPiece>
   int32_t* encode_word(std::string_view word, int32_t* out, const OnPiece& on_piece) const;
   bool encode_ascii_chunk(std::string_view chunk, Ids& out) const;

@@ -26,8 +26,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const std::string path = "/proc/self/fd/" + std::to_string(fd);
   demand(ftruncate(fd, 0) == 0, "ftruncate");
   demand(pwrite(fd, data + 1, size - 1, 0) == static_cast<ssize_t>(size - 1), "pwrite");
-  ReadOptions read{
-      (data[0] & 1) != 0, (data[0] & 2) != 0, (data[0] & 4) != 0, {"entailment", "neutral"}, 1 + data[0] % 3};
+  ReadOptions read{(data[0] & 1) != 0, (data[0] & 2) != 0,        (data[0] & 4) != 0,
+                   (data[0] & 8) != 0, {"entailment", "neutral"}, 1 + data[0] % 3};
   RowOptions rows{tokenizer, 3 + static_cast<size_t>(data[0] >> 4), Truncation::kLongestFirst, read.parse};
   std::string errors[2];
   PairTable table;
