@@ -444,14 +444,15 @@ import resource, sys
 from bertnli.reader import SNLI_LABELS
 from bertnli.tokenizer import Vocab, WordTokenizer
 words = WordTokenizer(Vocab(["w1 w2".split()], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
-words.encode_file(sys.argv[1], columns="text", num_threads=2)
+options = dict(columns="text", num_threads=2, label_names=SNLI_LABELS)
+words.encode_file(sys.argv[1], **options)
 with open("/proc/self/status") as file:
     data = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (data + (48 << 20),) * 2)
 try:
     open(sys.argv[2], "rb").read()
 except MemoryError:
-    pairs = words.encode_file(sys.argv[2], columns="text", num_threads=2)
+    pairs = words.encode_file(sys.argv[2], **options)
     print(len(pairs), pairs.ids.sum().item(), pairs.labels.sum().item())
 """
 
