@@ -77,16 +77,8 @@ def test_numbers_in_a_dev_file_are_refused_until_classes_are_named(
     dev = tmp_path / "dev.txt"
     dev.write_text("".join(numbered))
     arguments: list[object] = [
-        "--train",
-        corpus / "snli_1.0_train.txt",
-        "--dev",
-        dev,
-        "--epochs",
-        1,
-        "--limit",
-        8,
-        "--quiet",
-    ]
+        "--train", corpus / "snli_1.0_train.txt", "--dev", dev, "--epochs", 1, "--limit", 8, "--quiet",
+    ]  # fmt: skip
     if cache:
         arguments += ["--cache", tmp_path / "cache"]
     scratch: list[object] = ["--scratch", "bert.small", "--min-freq", 1]

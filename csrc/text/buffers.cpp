@@ -17,8 +17,6 @@ namespace bertnli {
 
 namespace {
 
-constexpr size_t kStep = kLeastBuffer;
-
 // Buffers that wait to be used again. No lock, which a fork could leave taken.
 struct Kept {
   const size_t most;  // bytes, in all
@@ -33,7 +31,7 @@ Kept& kept_like(size_t bytes) { return is_small(bytes) ? small_ones : large_ones
 // Whole huge pages where there is one to fill.
 size_t rounded(size_t bytes) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
-  const size_t unit = bytes >= kHugePage ? kHugePage : kStep;
+  const size_t unit = bytes >= kHugePage ? kHugePage : kLeastBuffer;
   return (bytes + unit - 1) & ~(unit - 1);
 }
 

@@ -91,16 +91,6 @@ void finish_streams() {
 #endif
 }
 
-// One dense row: ids widened, padding, segments.
-void write_dense_row(const int32_t* ids, size_t length, size_t first, size_t width, int64_t pad, int64_t* out_ids,
-                     int64_t* out_segments) {
-  for (size_t k = 0; k < length; ++k) out_ids[k] = ids[k];
-  std::fill(out_ids + length, out_ids + width, pad);
-  std::fill(out_segments, out_segments + first, 0);
-  std::fill(out_segments + first, out_segments + length, 1);
-  std::fill(out_segments + length, out_segments + width, 0);
-}
-
 #if defined(__SSE2__) && defined(__GNUC__)
 
 bool has_avx512() {
@@ -108,9 +98,9 @@ bool has_avx512() {
   return has;
 }
 
-// The same, eight elements at a time, of which the width is a multiple: no loop ends where a row's tokens do, which the
-// processor would guess wrong. With `past`, past the caches, to whole cache lines: the stores are few enough to wait
-// for the memory while the next row is encoded.
+// One dense row, as write_dense_row has it, eight elements at a time, of which the width is a multiple: no loop ends
+// where a row's tokens do, which the processor would guess wrong. With `past`, past the caches, to whole cache lines:
+// the stores are few enough to wait for the memory while the next row is encoded.
 template <bool past>
 __attribute__((target("avx512f,avx512vl"))) void write_dense_eights(const int32_t* ids, size_t length, size_t first,
                                                                     size_t width, int64_t pad, int64_t* out_ids,
@@ -141,6 +131,19 @@ template <bool>
 void write_dense_eights(const int32_t*, size_t, size_t, size_t, int64_t, int64_t*, int64_t*) {}
 
 #endif
+
+// One dense row: ids widened, padding, segments.
+void write_dense_row(const int32_t* ids, size_t length, size_t first, size_t width, int64_t pad, int64_t* out_ids,
+                     int64_t* out_segments) {
+  if (width % 8 == 0 && has_avx512()) {
+    return write_dense_eights<false>(ids, length, first, width, pad, out_ids, out_segments);
+  }
+  for (size_t k = 0; k < length; ++k) out_ids[k] = ids[k];
+  std::fill(out_ids + length, out_ids + width, pad);
+  std::fill(out_segments, out_segments + first, 0);
+  std::fill(out_segments + first, out_segments + length, 1);
+  std::fill(out_segments + length, out_segments + width, 0);
+}
 
 // More ids than come of any usual text of so many rows, a piece at most, and bytes.
 size_t guess(size_t bytes, size_t rows, size_t max_len) {
@@ -306,13 +309,13 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
   const size_t n = job.first.size, max_len = job.max_len;
   const bool streams = n * max_len > kMostCached / (2 * sizeof(int64_t));
   const auto places = reinterpret_cast<uintptr_t>(ids) | reinterpret_cast<uintptr_t>(segments);
-  const bool eights = has_avx512() && max_len % 8 == 0 && (!streams || places % 64 == 0);
+  const bool lines = streams && has_avx512() && max_len % 8 == 0 && places % 64 == 0;
   const int64_t pad = job.tokenizer.special.pad;
   Pieces pieces(n, part_count(n, job.threads), job.take);
   pieces.run([&](Pieces::Turn& turn) {
     JobWriter writer(job);
     Ids& row = writer.ids;
-    const size_t near = streams && !eights ? max_len : 0;
+    const size_t near = streams && !lines ? max_len : 0;
     std::vector<int64_t> near_ids(near, pad), near_segments(near);
     size_t last = 0;  // what lies behind the last row's tokens is padding already
     while (turn.next()) {
@@ -327,9 +330,8 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
         }
         const size_t first = writer.write(i), length = row.size() - at;
         int64_t *const to_ids = ids + i * max_len, *const to_segments = segments + i * max_len;
-        if (eights) {
-          const auto write = streams ? write_dense_eights<true> : write_dense_eights<false>;
-          write(row.data() + at, length, first, max_len, pad, to_ids, to_segments);
+        if (lines) {
+          write_dense_eights<true>(row.data() + at, length, first, max_len, pad, to_ids, to_segments);
         } else if (streams) {
           write_dense_row(row.data() + at, length, first, std::max(length, std::exchange(last, length)), pad,
                           near_ids.data(), near_segments.data());
