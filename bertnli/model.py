@@ -359,11 +359,14 @@ class BERTEncoder(nn.Module):
             x = x[:tokens]
         elif not len(self.blks):
             x = x[rows]
-        return x.to(self.token_embedding.weight.dtype) if self._matrix_dtype == torch.bfloat16 else x
+        return x.to(self.token_embedding.weight.dtype)
 
     @property
     def _matrix_dtype(self) -> torch.dtype:
-        """Of the layers' matrices and of what lies between them: bfloat16 copies, within `train.lazily`."""
+        """Of the layers' matrices and of what lies between them: bfloat16 copies, of `train.lazily` or of autocast on
+        a GPU, where float32 between them would be written, read and cast at every product."""
+        if self.token_embedding.weight.is_cuda and torch.is_autocast_enabled("cuda"):
+            return torch.get_autocast_dtype("cuda")
         block = cast(EncoderBlock, self.blks[0]) if len(self.blks) else None
         return self.token_embedding.weight.dtype if block is None else block.attention.W_q.weight.dtype
 

@@ -3,8 +3,10 @@
 A program has a tile of one sequence and one key/value head. The tile's rows are the pairs (query, head) of all query
 heads that read this key/value head, so shared keys are loaded once and fill the tensor cores even where a sequence has
 one query. Up to 128 rows and keys one tile holds the whole sequence: forward is one softmax, and one backward program
-computes the scores once and writes all three gradients. Longer sequences loop: forward over blocks of keys with a
-running maximum, backward in one kernel for the queries and one for the keys and values.
+computes the scores once and writes all three gradients. There is a launch for each size of tile, 32, 64 and 128, whose
+programs leave to the others what is not of their size: a batch's longest pair is often twice as long as most, and a
+tile twice as wide is four times the work. Longer sequences loop: forward over blocks of keys with a running maximum,
+backward in one kernel for the queries and one for the keys and values.
 
 Widths above 256 bytes' worth of tile are cut into chunks; scores are summed over them and each chunk of an output
 has a program of its own (a loop where one tile is the whole sequence).
@@ -80,6 +82,13 @@ def _rows(first, kv_head, queries, GROUP: tl.constexpr, M: tl.constexpr):
 
 
 @triton.jit
+def _of_this_size(queries, keys, GROUP: tl.constexpr, ABOVE: tl.constexpr, N: tl.constexpr):
+    """Whether a tile of N rows and keys is the smallest that holds the sequence, where the next has ABOVE."""
+    longest = tl.maximum(queries * GROUP, keys)
+    return (longest > ABOVE) & (longest <= N)
+
+
+@triton.jit
 def _kept(b, head, query, first_key, seed, N: tl.constexpr, BELOW: tl.constexpr):
     """The documented mask of rows (query, head) and N keys: bool [rows, N]."""
     group = first_key // 4 + tl.arange(0, N // 4)
@@ -96,13 +105,17 @@ def _forward(
     q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
     q_t, q_h, k_t, k_h, v_t, v_h, kv_heads, scale, keep_scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, WHOLE: tl.constexpr, BELOW: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, WHOLE: tl.constexpr, BELOW: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, kv_head = tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads
     first_row, first_v = tl.program_id(1) * M, tl.program_id(2) * CHUNK_V
     q_begin, k_begin = tl.load(cu_q + b), tl.load(cu_k + b)
     queries, keys = tl.load(cu_q + b + 1) - q_begin, tl.load(cu_k + b + 1) - k_begin
-    if first_row >= queries * GROUP:
+    here = first_row < queries * GROUP
+    if ABOVE >= 0:
+        here = here & _of_this_size(queries, keys, GROUP, ABOVE, N)
+    if not here:
         return
     query, head, valid = _rows(first_row, kv_head, queries, GROUP, M)
     token = q_begin.to(tl.int64) + query
@@ -164,12 +177,15 @@ def _backward_whole(
     dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
     o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, BELOW: tl.constexpr, HAS_DSUM: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, BELOW: tl.constexpr, HAS_DSUM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All gradients of one sequence and key/value head that fit one tile."""
     b, kv_head = tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads
     q_begin, k_begin = tl.load(cu_q + b), tl.load(cu_k + b)
     queries, keys = tl.load(cu_q + b + 1) - q_begin, tl.load(cu_k + b + 1) - k_begin
+    if not _of_this_size(queries, keys, GROUP, ABOVE, M if M > N else N):
+        return
     query, head, valid = _rows(0, kv_head, queries, GROUP, M)
     token = q_begin.to(tl.int64) + query
     row = token * (kv_heads * GROUP) + head
@@ -344,21 +360,24 @@ class _Plan:
         self.whole_keys = keys <= longest and keys * bytes_of_a_row <= budget
         self.whole = self.whole_keys and rows <= longest and rows * bytes_of_a_row <= budget
         most_rows = _power(min(longest if width <= 128 else 64, budget // bytes_of_a_row // 2))
-        # forward: M rows by N keys; backward: the whole tile, or BM rows by BN keys
         self.m = rows if self.whole else min(rows, most_rows)
         self.n = keys if self.whole_keys else min(64, most_rows)
-        self.bm, self.bn = (rows, keys) if self.whole else (min(rows, 64, most_rows), min(keys, 64, most_rows))
-        self.row_blocks = triton.cdiv(max_q * self.group, self.m)
-        self.backward_row_blocks, self.key_blocks = (
-            triton.cdiv(max_q * self.group, self.bm),
-            triton.cdiv(max_k, self.bn),
+        # Where a tile holds the whole sequence, its rows, its keys and those of the next smaller one, for each launch.
+        sizes = [n for n in (32, 64) if rows == keys > n]
+        self.whole_tiles = (
+            [(n, n, above) for n, above in zip([*sizes, rows], [0, *sizes], strict=True)]
+            if sizes
+            else [(rows, keys, -1)]
         )
-        self.warps, self.backward_warps = (
-            min(8, max(1, max(m * n, max(m, n) * max(self.chunk, self.chunk_v)) * q.element_size() // 2048))
-            for m, n in ((self.m, self.n), (self.bm, self.bn))
-        )
+        self.bm, self.bn = min(rows, 64, most_rows), min(keys, 64, most_rows)
+        self.element_size, self.rows, self.keys = q.element_size(), max_q * self.group, max_k
         # Loops are pipelined where a block is one chunk: every chunk would have buffers of its own.
         self.stages = 1 if width > min(self.chunk, self.chunk_v) else 2
+
+    def warps(self, m: int, n: int) -> int:
+        """Of a program whose tile has m rows and n keys."""
+        elements = max(m * n, max(m, n) * max(self.chunk, self.chunk_v))
+        return min(8, max(1, elements * self.element_size // 2048))
 
     def constants(self, q: Tensor, v: Tensor, dropout_p: float) -> dict[str, Any]:
         # Three products in tf32 are as exact as one in float32, whose unrolled loops do not fit the registers.
@@ -464,13 +483,14 @@ def forward(
     weight_sum, lse = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(2))
     if len(cu_k) > 1 and q.numel():
         plan = _Plan(q, k, v, max_q, max_k)
-        grid = ((len(cu_k) - 1) * k.size(1), plan.row_blocks, triton.cdiv(v.size(2), plan.chunk_v))
-        _forward[grid](
-            q, k, v, out, weight_sum, lse, cu_q, cu_k, cu_k if seed is None else seed.contiguous(),
-            *_strides(q, k, v), k.size(1), scale, 1 / (1 - dropout_p),
-            **plan.constants(q, v, dropout_p), M=plan.m, N=plan.n, WHOLE=plan.whole_keys,
-            num_warps=plan.warps, num_stages=1 if plan.whole_keys else plan.stages,
-        )  # fmt: skip
+        constants = plan.constants(q, v, dropout_p) | dict(WHOLE=plan.whole_keys)
+        for m, n, above in plan.whole_tiles if plan.whole else [(plan.m, plan.n, -1)]:
+            grid = (len(cu_k) - 1) * k.size(1), triton.cdiv(plan.rows, m), triton.cdiv(v.size(2), plan.chunk_v)
+            _forward[grid if above < 0 else (grid[0], 1, grid[2])](
+                q, k, v, out, weight_sum, lse, cu_q, cu_k, cu_k if seed is None else seed.contiguous(),
+                *_strides(q, k, v), k.size(1), scale, 1 / (1 - dropout_p), **constants, M=m, N=n, ABOVE=above,
+                num_warps=plan.warps(m, n), num_stages=1 if plan.whole_keys else plan.stages,
+            )  # fmt: skip
     return out, weight_sum, lse
 
 
@@ -495,24 +515,25 @@ def backward_into(
     plan, batch, kv_heads = _Plan(q, k, v, max_q, max_k), len(cu_k) - 1, k.size(1)
     seed = cu_k if seed is None else seed.contiguous()
     numbers = (kv_heads, scale, 1 / (1 - dropout_p))
-    constants = plan.constants(q, v, dropout_p) | dict(
-        M=plan.bm, N=plan.bn, HAS_DSUM=dweight_sum is not None, num_warps=plan.backward_warps
-    )
+    constants = plan.constants(q, v, dropout_p) | dict(HAS_DSUM=dweight_sum is not None)
     if plan.whole:
-        _backward_whole[(batch * kv_heads,)](
-            dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
-            *_strides(dout, q, k, v, dq, dk, dv), *numbers, **constants, num_stages=1,
-        )  # fmt: skip
+        for m, n, above in plan.whole_tiles:
+            _backward_whole[(batch * kv_heads,)](
+                dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
+                *_strides(dout, q, k, v, dq, dk, dv), *numbers, **constants, M=m, N=n, ABOVE=above,
+                num_warps=plan.warps(m, n), num_stages=1,
+            )  # fmt: skip
         return
+    constants |= dict(M=plan.bm, N=plan.bn, num_warps=plan.warps(plan.bm, plan.bn), num_stages=plan.stages)
     delta = torch.empty_like(lse)
     chunks, chunks_v = triton.cdiv(q.size(2), plan.chunk), triton.cdiv(v.size(2), plan.chunk_v)
-    _backward_queries[(batch * kv_heads, plan.backward_row_blocks, chunks)](
+    _backward_queries[(batch * kv_heads, triton.cdiv(plan.rows, plan.bm), chunks)](
         dout, dsum, q, k, v, out, weight_sum, lse, delta, dq, cu_q, cu_k, seed,
-        *_strides(dout, q, k, v, dq), *numbers, **constants, num_stages=plan.stages,
+        *_strides(dout, q, k, v, dq), *numbers, **constants,
     )  # fmt: skip
-    _backward_keys[(batch * kv_heads, plan.key_blocks, max(chunks, chunks_v))](
+    _backward_keys[(batch * kv_heads, triton.cdiv(plan.keys, plan.bn), max(chunks, chunks_v))](
         dout, dsum, q, k, v, lse, delta, dk, dv, cu_q, cu_k, seed,
-        *_strides(dout, q, k, v, dk, dv), *numbers, **constants, num_stages=plan.stages,
+        *_strides(dout, q, k, v, dk, dv), *numbers, **constants,
     )  # fmt: skip
 
 
