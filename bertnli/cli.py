@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_reading(sub)
     _add_cache(sub)
     _add_training(sub)
-    sub.add_argument("--cuda-graphs", action="store_true", help="steps as CUDA graphs, for small batches on a GPU")
+    graphs = argparse.BooleanOptionalAction
+    sub.add_argument("--cuda-graphs", action=graphs, help="steps as CUDA graphs, the default where they are possible")
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, gradual, or a number of layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
     sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="with --scratch: the tokens")

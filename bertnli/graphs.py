@@ -21,15 +21,16 @@ _SIZES = 16  # between a number of tokens or sequences and its double: at most 6
 Step = Callable[[PackedBatch, Tensor], tuple[Tensor, ...]]
 
 
-def check_capturable(model: Head, device: torch.device, processes: int, accumulate: int) -> None:
-    """Raise ValueError where the steps of a training run cannot be captured."""
+def obstacle(model: Head, device: torch.device, processes: int, accumulate: int) -> str | None:
+    """Why the steps of a training run cannot be captured; None where they can."""
     if model.ignored is None:
-        raise ValueError(f"cuda_graphs needs a head with labels that its loss ignores; {type(model).__name__} has none")
+        return f"cuda_graphs needs a head with labels that its loss ignores; {type(model).__name__} has none"
     if device.type != "cuda" or processes > 1 or accumulate > 1:
-        raise ValueError(
+        return (
             f"cuda_graphs is for one process on a CUDA device and whole steps; found {processes} on {device.type!r}, "
             f"accumulate={accumulate}"
         )
+    return None
 
 
 def in_a_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch:

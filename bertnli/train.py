@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bertnli.batching import PackedBatch, cut, ragged_index
 from bertnli.distributed import added_up, dealt, of_rank_0, rank_and_size
 from bertnli.files import atomic_path
-from bertnli.graphs import CapturedSteps, check_capturable, in_a_bucket
+from bertnli.graphs import CapturedSteps, in_a_bucket, obstacle
 from bertnli.heads import Head
 from bertnli.inference import check_labels, evaluate, in_batches
 from bertnli.model import BERTEncoder
@@ -75,7 +75,7 @@ def fit(
     max_grad_norm: float | None = 1.0,
     freeze: str | int | None = None,
     precision: str = "fp32",
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = None,
     seed: int = 0,
     keep_best: bool = True,
     device: torch.device | str | None = None,
@@ -97,8 +97,9 @@ def fit(
                     layers, nothing in the last. What is frozen runs in eval mode and has no backward pass
     precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
                     float32 weights behind, statistics and sums; elsewhere matrix products by autocast
-    cuda_graphs     on a GPU, for small batches, whose kernels take less time than their launches: steps are captured as
-                    CUDA graphs, one for each of few sizes that batches are padded to (see bertnli/graphs.py)
+    cuda_graphs     steps are captured as CUDA graphs, one for each of few sizes that batches are padded to, since their
+                    launches often take longer than their kernels (see bertnli/graphs.py). None does so where it is
+                    possible: in one process on a GPU, without `accumulate`
     seed            orders the pairs and draws the dropout; equal seeds give equal runs
     keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
     progress        a bar with loss, accuracy, pairs/s and time left, where the output is a terminal
@@ -137,8 +138,11 @@ def fit(
     model.to(device)
 
     rank, ranks = rank_and_size()
-    if cuda_graphs:
-        check_capturable(model, device, ranks, accumulate)
+    why_not = obstacle(model, device, ranks, accumulate)
+    if cuda_graphs and why_not is not None:
+        raise ValueError(why_not)
+    if cuda_graphs is None:
+        cuda_graphs = why_not is None
     lengths = train.lengths
 
     def steps_of(epoch: int) -> list[Tensor]:

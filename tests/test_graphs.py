@@ -147,7 +147,7 @@ class OnCPU(CapturedSteps):
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCPU]:
-    monkeypatch.setattr(train, "check_capturable", lambda *_: None)
+    monkeypatch.setattr(train, "obstacle", lambda *_: None)
     monkeypatch.setattr(train, "CapturedSteps", OnCPU)
     monkeypatch.setattr(OnCPU, "made", [])
     return OnCPU
@@ -169,8 +169,8 @@ def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], opt
     """Losses, accuracy and weights of a run in float64 against those of one that pads and repeats nothing."""
     data, arguments = data_for(head), dict(epochs=2, lr=1e-3, weight_decay=0.1, progress=False) | options
     plain, net = (model(head).double() for _ in range(2))
-    wanted = fit(plain, data, **arguments)
-    found = fit(net, data, cuda_graphs=True, **arguments)
+    wanted = fit(plain, data, cuda_graphs=False, **arguments)
+    found = fit(net, data, **arguments)  # where steps can be repeated they are
     assert found.losses == pytest.approx(wanted.losses, rel=1e-7)
     assert [e.train_accuracy for e in found.epochs] == [e.train_accuracy for e in wanted.epochs]
     for a, b in zip(net.parameters(), plain.parameters(), strict=True):
@@ -198,7 +198,7 @@ def test_a_run_is_continued_with_graphs_or_without(on_cpu: type[OnCPU], tmp_path
             raise Stop
 
     options = dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
-    wanted = fit(model().double(), pairs(), **options).losses  # type: ignore[arg-type]
+    wanted = fit(model().double(), pairs(), cuda_graphs=False, **options).losses  # type: ignore[arg-type]
     for first in (False, True):
         file = tmp_path / f"{first}.pt"
         with pytest.raises(Stop):
@@ -217,7 +217,7 @@ def test_where_nothing_can_be_captured_steps_run_as_they_are(
 
     monkeypatch.setattr(on_cpu, "_captured", fail)
     net = model().double()
-    wanted = fit(copy.deepcopy(net), pairs(), epochs=1, batch_size=9, progress=False).losses
+    wanted = fit(copy.deepcopy(net), pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=False).losses
     with pytest.warns(UserWarning, match="run one by one: operation not permitted") as warned:
         losses = fit(net, pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=True).losses
     assert losses == pytest.approx(wanted, rel=1e-7)
@@ -229,11 +229,11 @@ def test_what_cannot_be_captured_is_refused() -> None:
         fit(model(), pairs(), cuda_graphs=True)
     own = model()
     own.ignored = None  # type: ignore[misc]
-    with pytest.raises(ValueError, match="labels that its loss ignores; BERTClassifier has none"):
-        train.check_capturable(own, torch.device("cuda"), 1, 1)
+    gpu = torch.device("cuda")
+    assert "labels that its loss ignores; BERTClassifier has none" in str(train.obstacle(own, gpu, 1, 1))
     for processes, accumulate in ((2, 1), (1, 2)):
-        with pytest.raises(ValueError, match="whole steps"):
-            train.check_capturable(model(), torch.device("cuda"), processes, accumulate)
+        assert "whole steps" in str(train.obstacle(model(), gpu, processes, accumulate))
+    assert train.obstacle(model(), gpu, 1, 1) is None
 
 
 # ---- on a GPU ----
@@ -243,8 +243,8 @@ def test_what_cannot_be_captured_is_refused() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_captured_steps_are_the_eager_ones(precision: str) -> None:
     options = dict(epochs=3, batch_size=9, lr=1e-3, progress=False, device="cuda", precision=precision)
-    wanted = fit(model(), pairs(), **options).losses  # type: ignore[arg-type]
-    losses = fit(model(), pairs(), cuda_graphs=True, **options).losses  # type: ignore[arg-type]
+    wanted = fit(model(), pairs(), cuda_graphs=False, **options).losses  # type: ignore[arg-type]
+    losses = fit(model(), pairs(), **options).losses  # type: ignore[arg-type]
     assert losses == pytest.approx(wanted, abs=1e-3 if precision == "fp32" else 3e-2)
     assert losses[0] > losses[-1]
 

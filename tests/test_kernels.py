@@ -129,6 +129,28 @@ def test_attention_mask_is_that_of_the_cpu_bit_for_bit(dtype: torch.dtype) -> No
     assert 0.7 < float((out[5:95, :, :90] != 0).double().mean()) < 0.8
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_attention_of_a_large_batch_has_tiles_of_several_sizes(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among 300 sequences, more than are looked at together, some of each size."""
+    generator = torch.Generator().manual_seed(0)
+    lens = torch.randint(0, 34, (300,), generator=generator) * (torch.arange(300) % 10 == 0)
+    lens[[3, 150, 151, 299]] = 60
+    lens[[0, 255, 256]] = torch.tensor([64 if dtype == torch.float32 else 128, 32, 33])
+    lengths, p, seed = lens.tolist(), 0.2, torch.tensor([7, 8])
+    *inputs, dout = (random(int(lens.sum()), 2, 16, dtype=dtype, seed=i) for i in range(4))
+    masks = [dropout_mask(b, 2, n, n, p, seed) for b, n in enumerate(lengths)]
+    expected = with_gradients(
+        lambda *x: attention_by_loop(*x, lengths, lengths, masks=masks)[0], [x.double() for x in inputs], dout.double()
+    )
+    monkeypatch.setattr(attention, "_CROWD", 0)
+    out, _, *gradients = run_attention(*inputs, lengths, lengths, dout, None, p, seed)
+    for a, b in zip([out, *gradients], expected, strict=True):
+        tolerance = 5e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * max(1, float(b.abs().max())))
+
+
 def test_attention_of_4096_tokens() -> None:
     tokens = 4096 if DEVICE.type == "cuda" else 700  # the interpreter takes a second for every 4 million scores
     q, k, v, dout = (random(tokens, 1, 32, seed=i) for i in range(4))
@@ -244,10 +266,20 @@ def run_add_norm(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
-@pytest.mark.parametrize("width", [1, 37, 256, 768])
+@pytest.mark.parametrize("width", [2, 37, 256, 768])
 def test_add_norm_is_as_exact_as_pytorch(width: int, dtype: torch.dtype) -> None:
     inputs, dout = test_ops.add_norm_inputs(19, width, dtype)
     assert_as_exact_as_pytorch(run_add_norm(*inputs, dout), test_ops.plain_add_norm, inputs, dout)
+
+
+def test_add_norm_of_one_column() -> None:
+    """Its norm is 0 whatever x and y are, but for roundings that the inverse deviation, 1 / sqrt(eps), multiplies."""
+    inputs, dout = test_ops.add_norm_inputs(19, 1, torch.float32)
+    out, dx, dy, dweight, dbias, dy_bias = run_add_norm(*inputs, dout)
+    torch.testing.assert_close(out, inputs[3].expand_as(out), rtol=0, atol=1e-4)
+    torch.testing.assert_close(dbias, dout.sum(0))
+    for zero in (dx, dy, dweight, dy_bias):
+        torch.testing.assert_close(zero, torch.zeros_like(zero), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("width", [37, 256])
@@ -380,7 +412,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {launch["kernel"] for launch in found} == {
         *("_forward", "_backward_whole", "_backward_queries", "_backward_keys"),
-        *("_add_norm", "_add_norm_backward", "_bias_act", "_bias_act_backward"),
+        *("_add_norm", "_add_norm_backward", "_bias_act", "_bias_act_backward", "_column_sums"),
         *("_embed", "_embed_norm", "_embed_norm_backward"),
     }
     for launch in found:

@@ -3,10 +3,10 @@
 A program has a tile of one sequence and one key/value head. The tile's rows are the pairs (query, head) of all query
 heads that read this key/value head, so shared keys are loaded once and fill the tensor cores even where a sequence has
 one query. Up to 128 rows and keys one tile holds the whole sequence: forward is one softmax, and one backward program
-computes the scores once and writes all three gradients. There is a launch for each size of tile, 32, 64 and 128, whose
-programs leave to the others what is not of their size: a batch's longest pair is often twice as long as most, and a
-tile twice as wide is four times the work. Longer sequences loop: forward over blocks of keys with a running maximum,
-backward in one kernel for the queries and one for the keys and values.
+computes the scores once and writes all three gradients. A large batch has a launch for each size of tile, 32, 64 and
+128, which takes the sequences of its size: the longest pair is often twice as long as most, and a tile twice as wide is
+four times the work. Longer sequences loop: forward over blocks of keys with a running maximum, backward in one kernel
+for the queries and one for the keys and values.
 
 Widths above 256 bytes' worth of tile are cut into chunks; scores are summed over them and each chunk of an output
 has a program of its own (a loop where one tile is the whole sequence).
@@ -26,6 +26,9 @@ from bertnli.kernels.philox import kept
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+_RANKED = tl.constexpr(256)  # sequences that a program looks at together for those of its size
+_PROGRAMS = 512  # over a tile's rows: how many of its programs a multiprocessor gets
+_CROWD = 1 << 22  # scores in the tiles of a batch from which on its sequences get tiles of several sizes
 
 
 # ---- tiles ----
@@ -82,10 +85,22 @@ def _rows(first, kv_head, queries, GROUP: tl.constexpr, M: tl.constexpr):
 
 
 @triton.jit
-def _of_this_size(queries, keys, GROUP: tl.constexpr, ABOVE: tl.constexpr, N: tl.constexpr):
-    """Whether a tile of N rows and keys is the smallest that holds the sequence, where the next has ABOVE."""
+def _of_a_size(cu_q, cu_k, begin, sequences, GROUP: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr):
+    """Of _RANKED sequences from `begin` on, those with more than ABOVE and at most SIZE rows or keys: each one's number
+    among them, from 1, 0 for the others; and how many there are."""
+    b = begin + tl.arange(0, _RANKED)
+    mask = b < sequences
+    queries = tl.load(cu_q + b + 1, mask=mask, other=0) - tl.load(cu_q + b, mask=mask, other=0)
+    keys = tl.load(cu_k + b + 1, mask=mask, other=0) - tl.load(cu_k + b, mask=mask, other=0)
     longest = tl.maximum(queries * GROUP, keys)
-    return (longest > ABOVE) & (longest <= N)
+    chosen = ((longest > ABOVE) & (longest <= SIZE)).to(tl.int32)
+    return tl.cumsum(chosen, 0) * chosen, tl.sum(chosen, 0)
+
+
+@triton.jit
+def _numbered(rank, number):
+    """Which of the sequences has this number."""
+    return tl.sum(tl.where(rank == number, tl.arange(0, _RANKED), 0), 0)
 
 
 @triton.jit
@@ -103,20 +118,43 @@ def _kept(b, head, query, first_key, seed, N: tl.constexpr, BELOW: tl.constexpr)
 @triton.jit
 def _forward(
     q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
-    q_t, q_h, k_t, k_h, v_t, v_h, kv_heads, scale, keep_scale,
+    q_t, q_h, k_t, k_h, v_t, v_h, sequences, kv_heads, scale, keep_scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, WHOLE: tl.constexpr, BELOW: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    b, kv_head = tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads
-    first_row, first_v = tl.program_id(1) * M, tl.program_id(2) * CHUNK_V
+    if ABOVE < 0:
+        b, kv_head = tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads
+        first_row = tl.program_id(1) * M
+        if first_row < (tl.load(cu_q + b + 1) - tl.load(cu_q + b)) * GROUP:
+            _forward_tile(
+                b, kv_head, first_row, q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
+                q_t, q_h, k_t, k_h, v_t, v_h, kv_heads, scale, keep_scale,
+                GROUP, D, D_V, CHUNK, CHUNK_V, M, N, WHOLE, BELOW, PRECISION,
+            )  # fmt: skip
+    else:
+        for begin in range(0, sequences, _RANKED):
+            rank, count = _of_a_size(cu_q, cu_k, begin, sequences, GROUP, ABOVE, N)
+            for i in range(tl.program_id(0), count * kv_heads, tl.num_programs(0)):
+                _forward_tile(
+                    begin + _numbered(rank, i // kv_heads + 1), i % kv_heads, 0,
+                    q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
+                    q_t, q_h, k_t, k_h, v_t, v_h, kv_heads, scale, keep_scale,
+                    GROUP, D, D_V, CHUNK, CHUNK_V, M, N, WHOLE, BELOW, PRECISION,
+                )  # fmt: skip
+
+
+@triton.jit
+def _forward_tile(
+    b, kv_head, first_row, q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
+    q_t, q_h, k_t, k_h, v_t, v_h, kv_heads, scale, keep_scale,
+    GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, WHOLE: tl.constexpr, BELOW: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """M rows of one sequence and key/value head, and chunk number program_id(2) of the output's width."""
+    first_v = tl.program_id(2) * CHUNK_V
     q_begin, k_begin = tl.load(cu_q + b), tl.load(cu_k + b)
     queries, keys = tl.load(cu_q + b + 1) - q_begin, tl.load(cu_k + b + 1) - k_begin
-    here = first_row < queries * GROUP
-    if ABOVE >= 0:
-        here = here & _of_this_size(queries, keys, GROUP, ABOVE, N)
-    if not here:
-        return
     query, head, valid = _rows(first_row, kv_head, queries, GROUP, M)
     token = q_begin.to(tl.int64) + query
     q_offsets = token * q_t + head * q_h
@@ -175,17 +213,40 @@ def _slopes(
 @triton.jit
 def _backward_whole(
     dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
-    o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
+    o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, sequences, kv_heads, scale, keep_scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, BELOW: tl.constexpr, HAS_DSUM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
+    if ABOVE < 0:
+        _backward_tile(
+            tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads,
+            dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
+            o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
+            GROUP, D, D_V, CHUNK, CHUNK_V, M, N, BELOW, HAS_DSUM, PRECISION,
+        )  # fmt: skip
+    else:
+        for begin in range(0, sequences, _RANKED):
+            rank, count = _of_a_size(cu_q, cu_k, begin, sequences, GROUP, ABOVE, N)
+            for i in range(tl.program_id(0), count * kv_heads, tl.num_programs(0)):
+                _backward_tile(
+                    begin + _numbered(rank, i // kv_heads + 1), i % kv_heads,
+                    dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed, o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h,
+                    dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
+                    GROUP, D, D_V, CHUNK, CHUNK_V, M, N, BELOW, HAS_DSUM, PRECISION,
+                )  # fmt: skip
+
+
+@triton.jit
+def _backward_tile(
+    b, kv_head, dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
+    o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
+    GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, BELOW: tl.constexpr, HAS_DSUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """All gradients of one sequence and key/value head that fit one tile."""
-    b, kv_head = tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads
     q_begin, k_begin = tl.load(cu_q + b), tl.load(cu_k + b)
     queries, keys = tl.load(cu_q + b + 1) - q_begin, tl.load(cu_k + b + 1) - k_begin
-    if not _of_this_size(queries, keys, GROUP, ABOVE, M if M > N else N):
-        return
     query, head, valid = _rows(0, kv_head, queries, GROUP, M)
     token = q_begin.to(tl.int64) + query
     row = token * (kv_heads * GROUP) + head
@@ -348,29 +409,34 @@ def _backward_keys(
 class _Plan:
     """Sizes of one call's tiles: what both passes decide from shapes alone, never from values on the device."""
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, max_q: int, max_k: int) -> None:
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, sequences: int, max_q: int, max_k: int) -> None:
         width = max(q.size(2), v.size(2))
-        self.group = q.size(1) // k.size(1)
-        half = q.element_size() == 2  # float32's three products need the registers
+        self.group, self.element_size = q.size(1) // k.size(1), q.element_size()
+        half = self.element_size == 2  # float32's three products need the registers
         most = 256 if half else 64  # columns of a chunk
         self.chunk, self.chunk_v = (_chunk(n, most) for n in (q.size(2), v.size(2)))
-        bytes_of_a_row = max(self.chunk, self.chunk_v) * q.element_size()
+        bytes_of_a_row = max(self.chunk, self.chunk_v) * self.element_size
         longest, budget = (128, _tile_bytes(q.device)) if half else (64, 16 << 10)
         rows, keys = _power(max_q * self.group), _power(max_k)
         self.whole_keys = keys <= longest and keys * bytes_of_a_row <= budget
         self.whole = self.whole_keys and rows <= longest and rows * bytes_of_a_row <= budget
         most_rows = _power(min(longest if width <= 128 else 64, budget // bytes_of_a_row // 2))
+        # forward: M rows by N keys; backward: the whole tile, or BM rows by BN keys
         self.m = rows if self.whole else min(rows, most_rows)
         self.n = keys if self.whole_keys else min(64, most_rows)
-        # Where a tile holds the whole sequence, its rows, its keys and those of the next smaller one, for each launch.
-        sizes = [n for n in (32, 64) if rows == keys > n]
-        self.whole_tiles = (
-            [(n, n, above) for n, above in zip([*sizes, rows], [0, *sizes], strict=True)]
-            if sizes
-            else [(rows, keys, -1)]
-        )
         self.bm, self.bn = min(rows, 64, most_rows), min(keys, 64, most_rows)
-        self.element_size, self.rows, self.keys = q.element_size(), max_q * self.group, max_k
+        self.row_blocks = triton.cdiv(max_q * self.group, self.m)
+        self.backward_row_blocks = triton.cdiv(max_q * self.group, self.bm)
+        self.key_blocks = triton.cdiv(max_k, self.bn)
+        # Rows, keys, those of the next smaller tile (-1 where there is but one size), and programs of each launch.
+        tiles = sequences * k.size(1)
+        self.launches = [(self.m, self.n, -1, tiles)]
+        if self.whole and rows == keys > 32 and tiles * rows * keys > _CROWD:
+            smaller = [n for n in (32, 64) if n < rows]
+            self.launches = [
+                (n, n, above, min(tiles, multiprocessors(q.device) * _PROGRAMS // n))
+                for n, above in zip([*smaller, rows], [0, *smaller], strict=True)
+            ]
         # Loops are pipelined where a block is one chunk: every chunk would have buffers of its own.
         self.stages = 1 if width > min(self.chunk, self.chunk_v) else 2
 
@@ -397,6 +463,11 @@ def _chunk(width: int, most: int) -> int:
     if _power(width) <= most:
         return _power(width)
     return most if width % most == 0 else min(most, 128)
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @functools.cache
@@ -482,14 +553,14 @@ def forward(
     out = q.new_empty((*q.shape[:2], v.size(2)))
     weight_sum, lse = (q.new_empty(q.shape[:2], dtype=torch.float32) for _ in range(2))
     if len(cu_k) > 1 and q.numel():
-        plan = _Plan(q, k, v, max_q, max_k)
+        plan = _Plan(q, k, v, len(cu_k) - 1, max_q, max_k)
         constants = plan.constants(q, v, dropout_p) | dict(WHOLE=plan.whole_keys)
-        for m, n, above in plan.whole_tiles if plan.whole else [(plan.m, plan.n, -1)]:
-            grid = (len(cu_k) - 1) * k.size(1), triton.cdiv(plan.rows, m), triton.cdiv(v.size(2), plan.chunk_v)
-            _forward[grid if above < 0 else (grid[0], 1, grid[2])](
+        constants["num_stages"] = 1 if plan.whole_keys else plan.stages
+        for m, n, above, programs in plan.launches:
+            _forward[(programs, plan.row_blocks, triton.cdiv(v.size(2), plan.chunk_v))](
                 q, k, v, out, weight_sum, lse, cu_q, cu_k, cu_k if seed is None else seed.contiguous(),
-                *_strides(q, k, v), k.size(1), scale, 1 / (1 - dropout_p), **constants, M=m, N=n, ABOVE=above,
-                num_warps=plan.warps(m, n), num_stages=1 if plan.whole_keys else plan.stages,
+                *_strides(q, k, v), len(cu_k) - 1, k.size(1), scale, 1 / (1 - dropout_p),
+                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n), **constants,
             )  # fmt: skip
     return out, weight_sum, lse
 
@@ -512,26 +583,27 @@ def backward_into(
         return
     q, k, v, dout, cu_q, cu_k = _dense(q), _dense(k), _dense(v), _dense(dout), cu_q.contiguous(), cu_k.contiguous()
     dsum = lse if dweight_sum is None else dweight_sum.float().contiguous()
-    plan, batch, kv_heads = _Plan(q, k, v, max_q, max_k), len(cu_k) - 1, k.size(1)
+    batch, kv_heads = len(cu_k) - 1, k.size(1)
+    plan = _Plan(q, k, v, batch, max_q, max_k)
     seed = cu_k if seed is None else seed.contiguous()
     numbers = (kv_heads, scale, 1 / (1 - dropout_p))
     constants = plan.constants(q, v, dropout_p) | dict(HAS_DSUM=dweight_sum is not None)
     if plan.whole:
-        for m, n, above in plan.whole_tiles:
-            _backward_whole[(batch * kv_heads,)](
+        for m, n, above, programs in plan.launches:
+            _backward_whole[(programs,)](
                 dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
-                *_strides(dout, q, k, v, dq, dk, dv), *numbers, **constants, M=m, N=n, ABOVE=above,
-                num_warps=plan.warps(m, n), num_stages=1,
+                *_strides(dout, q, k, v, dq, dk, dv), batch, *numbers,
+                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n), num_stages=1, **constants,
             )  # fmt: skip
         return
     constants |= dict(M=plan.bm, N=plan.bn, num_warps=plan.warps(plan.bm, plan.bn), num_stages=plan.stages)
     delta = torch.empty_like(lse)
     chunks, chunks_v = triton.cdiv(q.size(2), plan.chunk), triton.cdiv(v.size(2), plan.chunk_v)
-    _backward_queries[(batch * kv_heads, triton.cdiv(plan.rows, plan.bm), chunks)](
+    _backward_queries[(batch * kv_heads, plan.backward_row_blocks, chunks)](
         dout, dsum, q, k, v, out, weight_sum, lse, delta, dq, cu_q, cu_k, seed,
         *_strides(dout, q, k, v, dq), *numbers, **constants,
     )  # fmt: skip
-    _backward_keys[(batch * kv_heads, triton.cdiv(plan.keys, plan.bn), max(chunks, chunks_v))](
+    _backward_keys[(batch * kv_heads, plan.key_blocks, max(chunks, chunks_v))](
         dout, dsum, q, k, v, lse, delta, dk, dv, cu_q, cu_k, seed,
         *_strides(dout, q, k, v, dk, dv), *numbers, **constants,
     )  # fmt: skip

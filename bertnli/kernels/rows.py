@@ -1,13 +1,12 @@
 """The operators that go row by row, in Triton: dropout + residual + LayerNorm, bias + activation, embedding sums.
 
 All are bound by memory: each reads its inputs once and writes its outputs once. Sums over rows (the gradients of
-vectors) are taken by a fixed number of programs, each over its own rows in order, and added up afterwards: no atomics,
-so equal inputs give equal gradients.
+vectors) are taken by a fixed number of programs, each over its own rows in order, and added up by a kernel of their
+own: no atomics, so equal inputs give equal gradients.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertnli.kernels.attention import below, check, check_dropout
+from bertnli.kernels.attention import below, check, check_dropout, multiprocessors
 from bertnli.kernels.philox import kept
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -151,27 +150,17 @@ def add_norm_backward(
     rows, width = x.shape
     dx, dy = torch.empty_like(x), torch.empty_like(y)
     r, w, warps = _tile(width)
-    sums = x.new_zeros((0 if rows == 0 else _programs(x.device, triton.cdiv(rows, r)), 3, width), dtype=torch.float32)
+    sums = x.new_empty((0 if rows == 0 else _programs(x.device, triton.cdiv(rows, r)), 3, width), dtype=torch.float32)
     if rows:
         _add_norm_backward[(len(sums),)](
             dout.contiguous(), x, y, weight if y_bias is None else y_bias.contiguous(), weight.contiguous(),
             mean.contiguous(), rstd.contiguous(), dx, dy, sums, mean if seed is None else seed.contiguous(),
             rows, width, 1 / (1 - dropout_p), R=r, W=w, num_warps=warps, **constants,
         )  # fmt: skip
-    dweight, dbias, dy_bias = sums.sum(0)
-    none = x.new_empty(0, dtype=torch.float32)
-    return (
-        dx,
-        dy,
-        none if y_bias is None else _own(dy_bias, y_bias),
-        _own(dweight, weight),
-        _own(dbias, bias),
-    )
-
-
-def _own(row: Tensor, like: Tensor) -> Tensor:
-    """A tensor of its own, since an operator's outputs must not share memory."""
-    return row.to(like.dtype, copy=True)
+    dy_bias = x.new_empty(0, dtype=torch.float32) if y_bias is None else torch.empty_like(y_bias)
+    dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+    _add_up(sums, dweight, dbias, *([] if y_bias is None else [dy_bias]))
+    return dx, dy, dy_bias, dweight, dbias
 
 
 def _checked_add_norm(
@@ -204,8 +193,9 @@ def _integral(x, GELU: tl.constexpr):
         integral = 0.5 * (1 + tl.erf(x * 0.7071067811865476))
         slope = tl.exp(-0.5 * x * x) * 0.3989422804014327
     else:
-        integral = 1 / (1 + tl.exp(-1.5957691216057308 * x * (1 + 0.044715 * x * x)))
-        slope = integral * (1 - integral) * (1 + 0.134145 * x * x) * 1.5957691216057308
+        odds = tl.exp(tl.minimum(-1.5957691216057308 * x * (1 + 0.044715 * x * x), 80.0))
+        integral = 1 / (1 + odds)  # 1 - integral would cancel
+        slope = integral * (integral * odds) * (1 + 0.134145 * x * x) * 1.5957691216057308
     return integral, slope
 
 
@@ -271,17 +261,17 @@ def bias_act_backward(dout: Tensor, x: Tensor, bias: Tensor, kind: str) -> tuple
     _check_bias_act(x, bias, kind)
     _check_like(dout, x)
     x, (rows, width) = x.contiguous(), x.shape
-    dx = torch.empty_like(x)
-    if not x.numel():
-        return dx, torch.zeros_like(bias)
+    dx, dbias = torch.empty_like(x), torch.empty_like(bias)
     r, w, warps = _tile(min(width, 128))
     blocks = triton.cdiv(width, w)
-    programs = _programs(x.device, triton.cdiv(rows, r), blocks)
-    sums = x.new_empty((programs, width), dtype=torch.float32)
-    _bias_act_backward[(programs, blocks)](
-        dout.contiguous(), x, bias.contiguous(), dx, sums, rows, width, R=r, W=w, KIND=kind, num_warps=warps
-    )
-    return dx, sums.sum(0).to(bias.dtype)
+    programs = _programs(x.device, triton.cdiv(rows, r), blocks) if x.numel() else 0
+    sums = x.new_empty((programs, 1, width), dtype=torch.float32)
+    if programs:
+        _bias_act_backward[(programs, blocks)](
+            dout.contiguous(), x, bias.contiguous(), dx, sums, rows, width, R=r, W=w, KIND=kind, num_warps=warps
+        )
+    _add_up(sums, dbias)
+    return dx, dbias
 
 
 def _check_bias_act(x: Tensor, bias: Tensor, kind: str) -> None:
@@ -473,11 +463,42 @@ def embed_norm_backward(
             mean if seed is None else seed.contiguous(), *sizes, 1 / (1 - dropout_p),
             R=r, W=w, BELOW=below(dropout_p), num_warps=warps,
         )  # fmt: skip
-    dweight, dbias = sums.sum(0)
-    return dz, _own(dweight, weight), _own(dbias, bias)
+    dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+    _add_up(sums, dweight, dbias)
+    return dz, dweight, dbias
 
 
 # ---- shared ----
+
+
+@triton.jit
+def _column_sums(sums, first, second, third, rows, vectors, width, R: tl.constexpr, W: tl.constexpr):
+    """The sums over sums [rows, vectors, width] of vector number program_id(1)."""
+    columns, vector = tl.program_id(0) * W + tl.arange(0, W), tl.program_id(1)
+    there = columns < width
+    total = tl.zeros([R, W], tl.float32)
+    for begin in range(0, rows, R):
+        row = begin + tl.arange(0, R)
+        offsets = (row * vectors + vector)[:, None] * width + columns[None, :]
+        total += tl.load(sums + offsets, mask=(row < rows)[:, None] & there[None, :], other=0.0)
+    result = tl.sum(total, 0)
+    if vector == 0:
+        tl.store(first + columns, result.to(first.dtype.element_ty), mask=there)
+    elif vector == 1:
+        tl.store(second + columns, result.to(second.dtype.element_ty), mask=there)
+    else:
+        tl.store(third + columns, result.to(third.dtype.element_ty), mask=there)
+
+
+def _add_up(sums: Tensor, *vectors: Tensor) -> None:
+    """Write the sums of `sums`, float [programs, >= len(vectors), width], over the programs, into one to three vectors;
+    zeros where there are no programs."""
+    rows, stride, width = sums.shape
+    if width:
+        outputs = (*vectors, vectors[0], vectors[0])[:3]
+        _column_sums[(triton.cdiv(width, 32), len(vectors))](
+            sums, *outputs, rows, stride, width, R=32, W=32, num_warps=4
+        )
 
 
 def _tile(width: int) -> tuple[int, int, int]:
@@ -489,12 +510,7 @@ def _tile(width: int) -> tuple[int, int, int]:
 
 def _programs(device: torch.device, most: int, beside: int = 1) -> int:
     """How many programs share the rows: enough to fill the device four times, times `beside` others each."""
-    return min(most, max(1, _multiprocessors(device) * 4 // beside))
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return min(most, max(1, multiprocessors(device) * 4 // beside))
 
 
 def _check_type(op: str, x: Tensor, name: str) -> None:
