@@ -440,10 +440,10 @@ class _Plan:
         # Loops are pipelined where a block is one chunk: every chunk would have buffers of its own.
         self.stages = 1 if width > min(self.chunk, self.chunk_v) else 2
 
-    def warps(self, m: int, n: int) -> int:
+    def warps(self, m: int, n: int, most: int) -> int:
         """Of a program whose tile has m rows and n keys."""
         elements = max(m * n, max(m, n) * max(self.chunk, self.chunk_v))
-        return min(8, max(1, elements * self.element_size // 2048))
+        return min(most, max(1, elements * self.element_size // 2048))
 
     def constants(self, q: Tensor, v: Tensor, dropout_p: float) -> dict[str, Any]:
         # Three products in tf32 are as exact as one in float32, whose unrolled loops do not fit the registers.
@@ -560,7 +560,7 @@ def forward(
             _forward[(programs, plan.row_blocks, triton.cdiv(v.size(2), plan.chunk_v))](
                 q, k, v, out, weight_sum, lse, cu_q, cu_k, cu_k if seed is None else seed.contiguous(),
                 *_strides(q, k, v), len(cu_k) - 1, k.size(1), scale, 1 / (1 - dropout_p),
-                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n), **constants,
+                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n, 4), **constants,
             )  # fmt: skip
     return out, weight_sum, lse
 
@@ -593,10 +593,10 @@ def backward_into(
             _backward_whole[(programs,)](
                 dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
                 *_strides(dout, q, k, v, dq, dk, dv), batch, *numbers,
-                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n), num_stages=1, **constants,
+                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n, 8), num_stages=1, **constants,
             )  # fmt: skip
         return
-    constants |= dict(M=plan.bm, N=plan.bn, num_warps=plan.warps(plan.bm, plan.bn), num_stages=plan.stages)
+    constants |= dict(M=plan.bm, N=plan.bn, num_warps=plan.warps(plan.bm, plan.bn, 8), num_stages=plan.stages)
     delta = torch.empty_like(lse)
     chunks, chunks_v = triton.cdiv(q.size(2), plan.chunk), triton.cdiv(v.size(2), plan.chunk_v)
     _backward_queries[(batch * kv_heads, plan.backward_row_blocks, chunks)](
