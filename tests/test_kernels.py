@@ -337,6 +337,17 @@ def test_embed_is_as_exact_as_pytorch(dtype: torch.dtype) -> None:
     assert [len(t) for t in only] == [0, 2, 0]
 
 
+@pytest.mark.parametrize(("rows_of_table", "highest"), [(1, 1), (16, 16), (150, 150), (512, 40)])
+def test_gradients_of_small_tables(rows_of_table: int, highest: int) -> None:
+    """Of blocks of rows that all tokens, some or none read."""
+    tokens, width = 700, 100
+    ids = torch.arange(tokens, dtype=torch.int32) * 7 % highest
+    dout = random(tokens, width)
+    expected = torch.zeros(rows_of_table, width, dtype=torch.float64).index_add_(0, ids, dout.double())
+    found = rows.embed_backward(dout.to(DEVICE), *[ids.to(DEVICE)] * 3, 1, rows_of_table, 1, False, True, False)[1]
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_embed_norm_is_that_of_the_cpu(dtype: torch.dtype) -> None:
     """Equal masks, bit for bit, and equal results."""
@@ -413,7 +424,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     assert {launch["kernel"] for launch in found} == {
         *("_forward", "_backward_whole", "_backward_queries", "_backward_keys"),
         *("_add_norm", "_add_norm_backward", "_bias_act", "_bias_act_backward", "_column_sums"),
-        *("_embed", "_embed_norm", "_embed_norm_backward"),
+        *("_embed", "_embed_norm", "_embed_norm_backward", "_sums_by_row", "_found_sums"),
     }
     for launch in found:
         assert launch["shared"] <= 227 << 10, launch

@@ -401,14 +401,82 @@ def embed(
     return out
 
 
+@triton.jit
+def _sums_by_row(
+    dout, ids, sums, found, tokens, width, table_rows, P: tl.constexpr, T: tl.constexpr, W: tl.constexpr
+):  # fmt: skip
+    """Each program's sums, float [parts, table_rows, width], of the rows of `dout` whose ids lie in a block of P, over
+    its part of the tokens; `found` [blocks, parts] says whether there were any, else nothing is written."""
+    block, part, parts = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
+    columns, place = tl.program_id(1) * W + tl.arange(0, W), block * P + tl.arange(0, P)
+    there = columns < width
+    total = tl.zeros([P, W], tl.float32)
+    some = 0
+    for first in range(part * T, tokens, parts * T):
+        token = first + tl.arange(0, T)
+        i = tl.load(ids + token, mask=token < tokens, other=-1)
+        inside = (i >= block * P) & (i < block * P + P)
+        if tl.max(inside.to(tl.int32), 0) > 0:
+            some = 1
+            offsets = token.to(tl.int64)[:, None] * width + columns[None, :]
+            d = tl.load(dout + offsets, mask=inside[:, None] & there[None, :], other=0.0).to(tl.float32)
+            # Of tf32's three products two are with zeros: a row's sum is as exact as in float32.
+            total = tl.dot((place[:, None] == i[None, :]).to(tl.float32), d, total, input_precision="tf32x3")
+    if some > 0:
+        offsets = (part * table_rows + place).to(tl.int64)[:, None] * width + columns[None, :]
+        tl.store(sums + offsets, total, mask=(place < table_rows)[:, None] & there[None, :])
+    if tl.program_id(1) == 0:
+        tl.store(found + block * parts + part, some)
+
+
+@triton.jit
+def _found_sums(sums, found, out, width, table_rows, parts, P: tl.constexpr, W: tl.constexpr):
+    block = tl.program_id(0)
+    columns, place = tl.program_id(1) * W + tl.arange(0, W), block * P + tl.arange(0, P)
+    mask = (place < table_rows)[:, None] & (columns < width)[None, :]
+    total = tl.zeros([P, W], tl.float32)
+    for part in range(parts):
+        offsets = (part * table_rows + place).to(tl.int64)[:, None] * width + columns[None, :]
+        some = tl.load(found + block * parts + part) + place * 0 > 0
+        total += tl.load(sums + offsets, mask=mask & some[:, None], other=0.0)
+    offsets = place.to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(out + offsets, total.to(out.dtype.element_ty), mask=mask)
+
+
+def _small_table_gradient(dout: Tensor, ids: Tensor, rows: int) -> Tensor:
+    """What `embedding_dense_backward` gives, without a sort: for tables of few rows, each of which many tokens read."""
+    tokens, width = dout.shape
+    out = dout.new_empty((rows, width))
+    p, w = (64 if rows > 16 else 16), 64
+    blocks, columns = triton.cdiv(rows, p), triton.cdiv(width, w)
+    # As many parts as the first block needs to fill the device: it may be the only one that is found.
+    parts = max(1, min(triton.cdiv(tokens, 64), 2 * multiprocessors(dout.device) // columns))
+    sums = dout.new_empty((parts, rows, width), dtype=torch.float32)
+    found = ids.new_empty((blocks, parts))
+    _sums_by_row[(blocks, columns, parts)](dout, ids, sums, found, tokens, width, rows, P=p, T=64, W=w, num_warps=4)
+    _found_sums[(blocks, columns)](sums, found, out, width, rows, parts, P=p, W=w, num_warps=4)
+    return out
+
+
 def embed_backward(
     dout: Tensor, input_ids: Tensor, segment_ids: Tensor, positions: Tensor, *rows_and_wanted: int
 ) -> tuple[Tensor, ...]:
-    """The operator `bertnli::embed_backward`, by PyTorch's kernel: it sorts the ids and adds up without atomics."""
+    """The operator `bertnli::embed_backward`. The token table's by PyTorch's kernel, which sorts the ids and adds up
+    without atomics."""
     rows, wanted = rows_and_wanted[:3], rows_and_wanted[3:]
+    dout = dout.contiguous()
+
+    def gradient(ids: Tensor, n: int, large: bool) -> Tensor:
+        if large or not (n and dout.numel()):
+            found: Tensor = torch.ops.aten.embedding_dense_backward(dout, ids, n, -1, False)
+            return found
+        return _small_table_gradient(dout, ids.contiguous(), n)
+
     return tuple(
-        torch.ops.aten.embedding_dense_backward(dout, ids, n, -1, False) if want else dout.new_empty((0, dout.size(1)))
-        for ids, n, want in zip((input_ids, segment_ids, positions), rows, wanted, strict=True)
+        gradient(ids, n, large) if want else dout.new_empty((0, dout.size(1)))
+        for ids, n, want, large in zip(
+            (input_ids, segment_ids, positions), rows, wanted, (True, False, False), strict=True
+        )
     )
 
 
