@@ -59,10 +59,10 @@ def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -
     print(json.dumps(found), flush=True)
 
 
-def attend(heads: int, kv_heads: int, width: int, keys: int, dtype: torch.dtype) -> None:
+def attend(heads: int, kv_heads: int, width: int, keys: int, dtype: torch.dtype, sequences: int = 1) -> None:
     queries = 1 if kv_heads < heads else keys
     q, k = torch.zeros(queries, heads, width, dtype=dtype), torch.zeros(keys, kv_heads, width, dtype=dtype)
-    cu_q, cu_k = (torch.tensor([0, n], dtype=torch.int32) for n in (queries, keys))
+    cu_q, cu_k = (torch.full((sequences + 1,), n, dtype=torch.int32) for n in (queries, keys))
     rest = (cu_q, cu_k, queries, keys, 0.1, 0.125, torch.tensor([1, 2]))
     results = attention.forward(q, k, k, *rest)
     attention.backward(results[0], None if kv_heads == heads else results[1], q, k, k, *results, *rest)
@@ -72,6 +72,7 @@ def main() -> None:
     JITFunction.run = compile_only
     bf16, fp32 = torch.bfloat16, torch.float32
     attend(12, 12, 64, 64, bf16)
+    attend(12, 12, 64, 128, bf16, sequences=512)
     attend(12, 12, 64, 500, bf16)
     attend(12, 1, 768, 64, bf16)
     attend(12, 12, 32, 64, fp32)

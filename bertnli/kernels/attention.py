@@ -27,7 +27,6 @@ from bertnli.kernels.philox import kept
 _LOG2E = tl.constexpr(1.4426950408889634)
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 _RANKED = tl.constexpr(256)  # sequences that a program looks at together for those of its size
-_PROGRAMS = 512  # over a tile's rows: how many of its programs a multiprocessor gets
 _CROWD = 1 << 22  # scores in the tiles of a batch from which on its sequences get tiles of several sizes
 
 
@@ -85,6 +84,12 @@ def _rows(first, kv_head, queries, GROUP: tl.constexpr, M: tl.constexpr):
 
 
 @triton.jit
+def _is_of_size(rows, keys, ABOVE: tl.constexpr, SIZE: tl.constexpr):
+    longest = tl.maximum(rows, keys)
+    return (longest > ABOVE) & (longest <= SIZE)
+
+
+@triton.jit
 def _of_a_size(cu_q, cu_k, begin, sequences, GROUP: tl.constexpr, ABOVE: tl.constexpr, SIZE: tl.constexpr):
     """Of _RANKED sequences from `begin` on, those with more than ABOVE and at most SIZE rows or keys: each one's number
     among them, from 1, 0 for the others; and how many there are."""
@@ -92,8 +97,7 @@ def _of_a_size(cu_q, cu_k, begin, sequences, GROUP: tl.constexpr, ABOVE: tl.cons
     mask = b < sequences
     queries = tl.load(cu_q + b + 1, mask=mask, other=0) - tl.load(cu_q + b, mask=mask, other=0)
     keys = tl.load(cu_k + b + 1, mask=mask, other=0) - tl.load(cu_k + b, mask=mask, other=0)
-    longest = tl.maximum(queries * GROUP, keys)
-    chosen = ((longest > ABOVE) & (longest <= SIZE)).to(tl.int32)
+    chosen = _is_of_size(queries * GROUP, keys, ABOVE, SIZE).to(tl.int32)
     return tl.cumsum(chosen, 0) * chosen, tl.sum(chosen, 0)
 
 
@@ -120,13 +124,17 @@ def _forward(
     q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
     q_t, q_h, k_t, k_h, v_t, v_h, sequences, kv_heads, scale, keep_scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, WHOLE: tl.constexpr, BELOW: tl.constexpr,
-    PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, RANKED: tl.constexpr, WHOLE: tl.constexpr,
+    BELOW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    if ABOVE < 0:
+    if not RANKED:
         b, kv_head = tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads
         first_row = tl.program_id(1) * M
-        if first_row < (tl.load(cu_q + b + 1) - tl.load(cu_q + b)) * GROUP:
+        rows, keys = (tl.load(cu_q + b + 1) - tl.load(cu_q + b)) * GROUP, tl.load(cu_k + b + 1) - tl.load(cu_k + b)
+        here = first_row < rows
+        if ABOVE >= 0:
+            here = here & _is_of_size(rows, keys, ABOVE, N)
+        if here:
             _forward_tile(
                 b, kv_head, first_row, q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
                 q_t, q_h, k_t, k_h, v_t, v_h, kv_heads, scale, keep_scale,
@@ -215,16 +223,18 @@ def _backward_whole(
     dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
     o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, sequences, kv_heads, scale, keep_scale,
     GROUP: tl.constexpr, D: tl.constexpr, D_V: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, BELOW: tl.constexpr, HAS_DSUM: tl.constexpr,
-    PRECISION: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, ABOVE: tl.constexpr, RANKED: tl.constexpr, BELOW: tl.constexpr,
+    HAS_DSUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    if ABOVE < 0:
-        _backward_tile(
-            tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads,
-            dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
-            o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
-            GROUP, D, D_V, CHUNK, CHUNK_V, M, N, BELOW, HAS_DSUM, PRECISION,
-        )  # fmt: skip
+    if not RANKED:
+        b, kv_head = tl.program_id(0) // kv_heads, tl.program_id(0) % kv_heads
+        rows, keys = (tl.load(cu_q + b + 1) - tl.load(cu_q + b)) * GROUP, tl.load(cu_k + b + 1) - tl.load(cu_k + b)
+        if _is_of_size(rows, keys, ABOVE, M if M > N else N):
+            _backward_tile(
+                b, kv_head, dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed, o_t, o_h, q_t, q_h, k_t, k_h,
+                v_t, v_h, dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
+                GROUP, D, D_V, CHUNK, CHUNK_V, M, N, BELOW, HAS_DSUM, PRECISION,
+            )  # fmt: skip
     else:
         for begin in range(0, sequences, _RANKED):
             rank, count = _of_a_size(cu_q, cu_k, begin, sequences, GROUP, ABOVE, N)
@@ -428,15 +438,15 @@ class _Plan:
         self.row_blocks = triton.cdiv(max_q * self.group, self.m)
         self.backward_row_blocks = triton.cdiv(max_q * self.group, self.bm)
         self.key_blocks = triton.cdiv(max_k, self.bn)
-        # Rows, keys, those of the next smaller tile (-1 where there is but one size), and programs of each launch.
+        # Of each launch: programs, and M, N, ABOVE, RANKED (see the kernels).
         tiles = sequences * k.size(1)
-        self.launches = [(self.m, self.n, -1, tiles)]
+        self.launches = [(tiles, self.m, self.n, -1, False)]
         if self.whole and rows == keys > 32 and tiles * rows * keys > _CROWD:
-            smaller = [n for n in (32, 64) if n < rows]
-            self.launches = [
-                (n, n, above, min(tiles, multiprocessors(q.device) * _PROGRAMS // n))
-                for n, above in zip([*smaller, rows], [0, *smaller], strict=True)
-            ]
+            # A program of 128 keys has a multiprocessor nearly to itself. Such sequences are few: some programs look
+            # for them, where thousands would begin and end for nothing. Smaller ones are faster without that loop.
+            few = min(tiles, 4 * multiprocessors(q.device))
+            self.launches = [(tiles, 32, 32, 0, False), (tiles, 64, 64, 32, False), (few, 128, 128, 64, True)]
+            self.launches = self.launches[: 2 if rows == 64 else 3]
         # Loops are pipelined where a block is one chunk: every chunk would have buffers of its own.
         self.stages = 1 if width > min(self.chunk, self.chunk_v) else 2
 
@@ -471,13 +481,17 @@ def multiprocessors(device: torch.device) -> int:
 
 
 @functools.cache
-def _tile_bytes(device: torch.device) -> int:
-    """What one of a kernel's four input tiles may take of the shared memory of a multiprocessor."""
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have of a multiprocessor's memory."""
     if device.type != "cuda":
-        return 32 << 10
+        return 227 << 10
     index = torch.cuda.current_device() if device.index is None else device.index
-    shared = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
-    return 32 << 10 if shared >= 160 << 10 else 16 << 10
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+
+
+def _tile_bytes(device: torch.device) -> int:
+    """What one of a kernel's four input tiles may take of the shared memory."""
+    return 32 << 10 if shared_memory(device) >= 160 << 10 else 16 << 10
 
 
 def _checked(
@@ -556,11 +570,11 @@ def forward(
         plan = _Plan(q, k, v, len(cu_k) - 1, max_q, max_k)
         constants = plan.constants(q, v, dropout_p) | dict(WHOLE=plan.whole_keys)
         constants["num_stages"] = 1 if plan.whole_keys else plan.stages
-        for m, n, above, programs in plan.launches:
+        for programs, m, n, above, ranked in plan.launches:
             _forward[(programs, plan.row_blocks, triton.cdiv(v.size(2), plan.chunk_v))](
                 q, k, v, out, weight_sum, lse, cu_q, cu_k, cu_k if seed is None else seed.contiguous(),
                 *_strides(q, k, v), len(cu_k) - 1, k.size(1), scale, 1 / (1 - dropout_p),
-                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n, 4), **constants,
+                M=m, N=n, ABOVE=above, RANKED=ranked, num_warps=plan.warps(m, n, 8 if ranked else 4), **constants,
             )  # fmt: skip
     return out, weight_sum, lse
 
@@ -589,11 +603,11 @@ def backward_into(
     numbers = (kv_heads, scale, 1 / (1 - dropout_p))
     constants = plan.constants(q, v, dropout_p) | dict(HAS_DSUM=dweight_sum is not None)
     if plan.whole:
-        for m, n, above, programs in plan.launches:
+        for programs, m, n, above, ranked in plan.launches:
             _backward_whole[(programs,)](
                 dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed,
                 *_strides(dout, q, k, v, dq, dk, dv), batch, *numbers,
-                M=m, N=n, ABOVE=above, num_warps=plan.warps(m, n, 8), num_stages=1, **constants,
+                M=m, N=n, ABOVE=above, RANKED=ranked, num_warps=plan.warps(m, n, 8), num_stages=1, **constants,
             )  # fmt: skip
         return
     constants |= dict(M=plan.bm, N=plan.bn, num_warps=plan.warps(plan.bm, plan.bn, 8), num_stages=plan.stages)

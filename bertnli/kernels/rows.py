@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertnli.kernels.attention import below, check, check_dropout, multiprocessors
+from bertnli.kernels.attention import below, check, check_dropout, multiprocessors, shared_memory
 from bertnli.kernels.philox import kept
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -89,7 +89,7 @@ def _add_norm(
 @triton.jit
 def _add_norm_backward(
     dout, x, y, y_bias, weight, mean, rstd, dx, dy, sums, seed, rows, width, keep_scale,
-    R: tl.constexpr, W: tl.constexpr, HAS_BIAS: tl.constexpr, BELOW: tl.constexpr,
+    R: tl.constexpr, W: tl.constexpr, STAGES: tl.constexpr, HAS_BIAS: tl.constexpr, BELOW: tl.constexpr,
 ):  # fmt: skip
     """dx = dz, dy = mask dz.
 
@@ -99,7 +99,7 @@ def _add_norm_backward(
     there = columns < width
     scale = tl.load(weight + columns, mask=there, other=0.0).to(tl.float32)
     dweight, dbias, dy_bias = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
-    for first in range(tl.program_id(0) * R, rows, tl.num_programs(0) * R):
+    for first in tl.range(tl.program_id(0) * R, rows, tl.num_programs(0) * R, num_stages=STAGES):
         row = first + tl.arange(0, R)
         valid = row < rows
         z, keep, offsets, mask = _residual(
@@ -149,13 +149,14 @@ def add_norm_backward(
     _check_like(dout, x)
     rows, width = x.shape
     dx, dy = torch.empty_like(x), torch.empty_like(y)
-    r, w, warps = _tile(width)
-    sums = x.new_empty((0 if rows == 0 else _programs(x.device, triton.cdiv(rows, r)), 3, width), dtype=torch.float32)
+    tile = _backward_tile(x.device, width)
+    programs = _programs(x.device, triton.cdiv(rows, tile["R"])) if rows else 0
+    sums = x.new_empty((programs, 3, width), dtype=torch.float32)
     if rows:
-        _add_norm_backward[(len(sums),)](
+        _add_norm_backward[(programs,)](
             dout.contiguous(), x, y, weight if y_bias is None else y_bias.contiguous(), weight.contiguous(),
             mean.contiguous(), rstd.contiguous(), dx, dy, sums, mean if seed is None else seed.contiguous(),
-            rows, width, 1 / (1 - dropout_p), R=r, W=w, num_warps=warps, **constants,
+            rows, width, 1 / (1 - dropout_p), **tile, **constants,
         )  # fmt: skip
     dy_bias = x.new_empty(0, dtype=torch.float32) if y_bias is None else torch.empty_like(y_bias)
     dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
@@ -227,7 +228,7 @@ def _bias_act_backward(
     there = columns < width
     shift = tl.load(bias + columns, mask=there, other=0.0).to(tl.float32)
     dbias = tl.zeros([W], tl.float32)
-    for first in range(tl.program_id(0) * R, rows, tl.num_programs(0) * R):
+    for first in tl.range(tl.program_id(0) * R, rows, tl.num_programs(0) * R, num_stages=3):
         row = first + tl.arange(0, R)
         offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
         mask = (row < rows)[:, None] & there[None, :]
@@ -249,7 +250,7 @@ def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
     x, (rows, width) = x.contiguous(), x.shape
     out = torch.empty_like(x)
     if x.numel():
-        r, w, warps = _tile(min(width, 1024))
+        r, w, warps = 2, min(512, max(16, int(triton.next_power_of_2(width)))), 2
         _bias_act[(triton.cdiv(rows, r), triton.cdiv(width, w))](
             x, bias.contiguous(), out, rows, width, R=r, W=w, KIND=kind, num_warps=warps
         )
@@ -262,9 +263,9 @@ def bias_act_backward(dout: Tensor, x: Tensor, bias: Tensor, kind: str) -> tuple
     _check_like(dout, x)
     x, (rows, width) = x.contiguous(), x.shape
     dx, dbias = torch.empty_like(x), torch.empty_like(bias)
-    r, w, warps = _tile(min(width, 128))
+    r, w, warps = 8, min(128, max(16, int(triton.next_power_of_2(width)))), 2
     blocks = triton.cdiv(width, w)
-    programs = _programs(x.device, triton.cdiv(rows, r), blocks) if x.numel() else 0
+    programs = _programs(x.device, triton.cdiv(rows, r), 8, blocks) if x.numel() else 0
     sums = x.new_empty((programs, 1, width), dtype=torch.float32)
     if programs:
         _bias_act_backward[(programs, blocks)](
@@ -339,14 +340,15 @@ def _embed_norm(
 @triton.jit
 def _embed_norm_backward(
     dout, token, segment, position, ids, segments, positions, weight, mean, rstd, dz, sums, seed,
-    tokens, width, vocabulary, kinds, places, keep_scale, R: tl.constexpr, W: tl.constexpr, BELOW: tl.constexpr,
+    tokens, width, vocabulary, kinds, places, keep_scale,
+    R: tl.constexpr, W: tl.constexpr, STAGES: tl.constexpr, BELOW: tl.constexpr,
 ):  # fmt: skip
     """As _add_norm_backward, with dropout after the norm; sums float [programs, 2, width], dweight and dbias."""
     columns = tl.arange(0, W)
     there = columns < width
     scale = tl.load(weight + columns, mask=there, other=0.0).to(tl.float32)
     dweight, dbias = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
-    for first in range(tl.program_id(0) * R, tokens, tl.num_programs(0) * R):
+    for first in tl.range(tl.program_id(0) * R, tokens, tl.num_programs(0) * R, num_stages=STAGES):
         row = first + tl.arange(0, R)
         valid = row < tokens
         mask = valid[:, None] & there[None, :]
@@ -406,7 +408,7 @@ def _sums_by_row(
     dout, ids, sums, found, tokens, width, table_rows, P: tl.constexpr, T: tl.constexpr, W: tl.constexpr
 ):  # fmt: skip
     """Each program's sums, float [parts, table_rows, width], of the rows of `dout` whose ids lie in a block of P, over
-    its part of the tokens; `found` [blocks, parts] says whether there were any, else nothing is written."""
+    its part of the tokens; `found` int32 [blocks, parts] says whether there were any, else nothing is written."""
     block, part, parts = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
     columns, place = tl.program_id(1) * W + tl.arange(0, W), block * P + tl.arange(0, P)
     there = columns < width
@@ -429,20 +431,6 @@ def _sums_by_row(
         tl.store(found + block * parts + part, some)
 
 
-@triton.jit
-def _found_sums(sums, found, out, width, table_rows, parts, P: tl.constexpr, W: tl.constexpr):
-    block = tl.program_id(0)
-    columns, place = tl.program_id(1) * W + tl.arange(0, W), block * P + tl.arange(0, P)
-    mask = (place < table_rows)[:, None] & (columns < width)[None, :]
-    total = tl.zeros([P, W], tl.float32)
-    for part in range(parts):
-        offsets = (part * table_rows + place).to(tl.int64)[:, None] * width + columns[None, :]
-        some = tl.load(found + block * parts + part) + place * 0 > 0
-        total += tl.load(sums + offsets, mask=mask & some[:, None], other=0.0)
-    offsets = place.to(tl.int64)[:, None] * width + columns[None, :]
-    tl.store(out + offsets, total.to(out.dtype.element_ty), mask=mask)
-
-
 def _small_table_gradient(dout: Tensor, ids: Tensor, rows: int) -> Tensor:
     """What `embedding_dense_backward` gives, without a sort: for tables of few rows, each of which many tokens read."""
     tokens, width = dout.shape
@@ -454,7 +442,7 @@ def _small_table_gradient(dout: Tensor, ids: Tensor, rows: int) -> Tensor:
     sums = dout.new_empty((parts, rows, width), dtype=torch.float32)
     found = ids.new_empty((blocks, parts))
     _sums_by_row[(blocks, columns, parts)](dout, ids, sums, found, tokens, width, rows, P=p, T=64, W=w, num_warps=4)
-    _found_sums[(blocks, columns)](sums, found, out, width, rows, parts, P=p, W=w, num_warps=4)
+    _add_up(sums.view(parts, 1, rows * width), out, found=found, block=p * width)
     return out
 
 
@@ -522,14 +510,14 @@ def embed_norm_backward(
     )
     check_dropout(dropout_p, seed, token_table)
     dz = token_table.new_empty((tokens, width), dtype=torch.float32)
-    r, w, warps = _tile(width)
-    programs = _programs(dz.device, triton.cdiv(tokens, r)) if tokens else 0
+    tile = _backward_tile(dz.device, width)
+    programs = _programs(dz.device, triton.cdiv(tokens, tile["R"])) if tokens else 0
     sums = dz.new_empty((programs, 2, width))
     if tokens:
         _embed_norm_backward[(programs,)](
             dout.contiguous(), *inputs, weight.contiguous(), mean.contiguous(), rstd.contiguous(), dz, sums,
             mean if seed is None else seed.contiguous(), *sizes, 1 / (1 - dropout_p),
-            R=r, W=w, BELOW=below(dropout_p), num_warps=warps,
+            BELOW=below(dropout_p), **tile,
         )  # fmt: skip
     dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
     _add_up(sums, dweight, dbias)
@@ -540,15 +528,22 @@ def embed_norm_backward(
 
 
 @triton.jit
-def _column_sums(sums, first, second, third, rows, vectors, width, R: tl.constexpr, W: tl.constexpr):
-    """The sums over sums [rows, vectors, width] of vector number program_id(1)."""
+def _column_sums(
+    sums, found, first, second, third, rows, vectors, width, block, R: tl.constexpr, W: tl.constexpr,
+    HAS_FOUND: tl.constexpr,
+):  # fmt: skip
+    """The sums over sums [rows, vectors, width] of vector number program_id(1); with `found`, int32 [blocks, rows],
+    only of what it says is there in each block of columns."""
     columns, vector = tl.program_id(0) * W + tl.arange(0, W), tl.program_id(1)
     there = columns < width
     total = tl.zeros([R, W], tl.float32)
     for begin in range(0, rows, R):
         row = begin + tl.arange(0, R)
-        offsets = (row * vectors + vector)[:, None] * width + columns[None, :]
-        total += tl.load(sums + offsets, mask=(row < rows)[:, None] & there[None, :], other=0.0)
+        offsets = (row * vectors + vector).to(tl.int64)[:, None] * width + columns[None, :]
+        mask = (row < rows)[:, None] & there[None, :]
+        if HAS_FOUND:
+            mask = mask & (tl.load(found + (columns // block)[None, :] * rows + row[:, None], mask=mask, other=0) > 0)
+        total += tl.load(sums + offsets, mask=mask, other=0.0)
     result = tl.sum(total, 0)
     if vector == 0:
         tl.store(first + columns, result.to(first.dtype.element_ty), mask=there)
@@ -558,15 +553,20 @@ def _column_sums(sums, first, second, third, rows, vectors, width, R: tl.constex
         tl.store(third + columns, result.to(third.dtype.element_ty), mask=there)
 
 
-def _add_up(sums: Tensor, *vectors: Tensor) -> None:
-    """Write the sums of `sums`, float [programs, >= len(vectors), width], over the programs, into one to three vectors;
-    zeros where there are no programs."""
-    rows, stride, width = sums.shape
+def _add_up(sums: Tensor, *outputs: Tensor, found: Tensor | None = None, block: int = 1) -> None:
+    """Write the sums of `sums`, float [programs, n, width], over the programs into one to three tensors of `width`
+    elements; zeros where there are no programs. With `found`, int32 [blocks, programs], only of the blocks of so many
+    columns that it says a program has written."""
+    programs, stride, width = sums.shape
     if width:
-        outputs = (*vectors, vectors[0], vectors[0])[:3]
-        _column_sums[(triton.cdiv(width, 32), len(vectors))](
-            sums, *outputs, rows, stride, width, R=32, W=32, num_warps=4
-        )
+        _column_sums[(triton.cdiv(width, 32), len(outputs))](
+            sums, sums if found is None else found, *(*outputs, outputs[0], outputs[0])[:3], programs, stride, width,
+            block, R=32, W=32, HAS_FOUND=found is not None, num_warps=4,
+        )  # fmt: skip
+
+
+# Sizes of tiles, measured on an H100 with 12,833 tokens of widths 256 to 3,072. The backward kernels wait for memory
+# and for sums over a row: the fewer warps share a row the better, with the next rows' loads under way (num_stages).
 
 
 def _tile(width: int) -> tuple[int, int, int]:
@@ -576,9 +576,17 @@ def _tile(width: int) -> tuple[int, int, int]:
     return r, w, min(16, max(1, r * w // 512))
 
 
-def _programs(device: torch.device, most: int, beside: int = 1) -> int:
-    """How many programs share the rows: enough to fill the device four times, times `beside` others each."""
-    return min(most, max(1, multiprocessors(device) * 4 // beside))
+def _backward_tile(device: torch.device, width: int) -> dict[str, int]:
+    """As `_tile`, for a program that goes over many rows, sums within each and has three tiles in each stage."""
+    w = max(16, int(triton.next_power_of_2(width)))
+    r = max(1, min(4, 2048 // w))
+    stages = 3 if 3 * 3 * r * w * 4 <= shared_memory(device) * 3 // 4 else 1
+    return dict(R=r, W=w, STAGES=stages, num_warps=min(16, max(1, r * w // 1024)))
+
+
+def _programs(device: torch.device, most: int, each: int = 4, beside: int = 1) -> int:
+    """How many programs share the rows: `each` for a multiprocessor, times `beside` others."""
+    return min(most, max(1, multiprocessors(device) * each // beside))
 
 
 def _check_type(op: str, x: Tensor, name: str) -> None:
