@@ -1,6 +1,6 @@
 """Attention, row operators, training steps and inference on a GPU against PyTorch's own and Hugging Face.
 
-    python benchmarks/bench_gpu.py [--minutes 6] [--json FILE]
+    python benchmarks/bench_gpu.py [--minutes 6] [--json FILE] [--only models attention rows text]
     python benchmarks/bench_gpu.py --device cpu --tiny        the same code on small sizes, to test it
 
 Sequences have SNLI's lengths and random tokens; nothing is downloaded. Contestants' results are compared before they
@@ -8,16 +8,19 @@ are timed, in eval mode or without dropout. A round times each of them once; fig
 medians of their times over ours. What does not fit into the minutes is skipped and named, and so is what fails or
 differs, which makes the exit status 1. Row by row:
 
-    attention   ours against SDPA padded to the longest (with a mask), SDPA on nested tensors, torch.nn.attention.varlen
-                and FlexAttention over the packed tokens, forward and forward + backward, without and with dropout
-    rows        ours against torch.compile of PyTorch's expressions
-    step        a training step in bf16 autocast with fused AdamW: ours, launched and as a CUDA graph (its batch copied
-                from the host each time); Hugging Face with SDPA padded to 128, to the longest row in batches of similar
-                lengths, and compiled; memory beyond parameters, gradients and moments; `launch_ms` is how long the host
-                takes for a step of ours
-    logits      the same in inference
+    step        a training step in bf16 autocast with fused AdamW: ours as `fit` takes it, a CUDA graph to which the
+                batch is copied from the host each time, and launched kernel by kernel; Hugging Face with SDPA padded to
+                128, to the longest row, to the longest row in batches of similar lengths (a quarter of the batch each),
+                and compiled, with its own CUDA graphs where it says "graphs"; memory beyond parameters, gradients and
+                moments; `launch_ms` is how long the host takes for ours
+    logits      the same in inference; ours is launched kernel by kernel here
     fit         pairs a second in the second epoch of `fit`, and with every kernel launched by itself; `feed_ms` is how
                 long the host takes to gather a batch and send it off
+    attention   ours against SDPA padded to the longest (with a mask), SDPA on nested tensors, torch.nn.attention.varlen
+                and FlexAttention over the packed tokens, forward and forward + backward, without and with dropout, each
+                in a CUDA graph (or launched, which its name says then); "long": of 130 to 512 tokens a sequence
+    rows        ours against torch.compile of PyTorch's expressions, forward + backward, likewise
+    text        pairs a second from lists of str to ids on the host, which must keep up with `fit`
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ import contextlib
 import copy
 import json
 import platform
+import re
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -47,8 +52,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from bench_attention import MODELS, snli_lengths  # noqa: E402
 from oracles import PlainD2LClassifier  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, PackedBatch, fit, ops  # noqa: E402
+from bertnli import (  # noqa: E402
+    BERTClassifier,
+    BERTConfig,
+    BERTModel,
+    EncodedPairs,
+    PackedBatch,
+    WordPieceTokenizer,
+    fit,
+    ops,
+    read_pairs,
+)  # fmt: skip
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
+from bertnli.demo import write_demo_corpus  # noqa: E402
 from bertnli.graphs import CapturedSteps, in_a_bucket  # noqa: E402
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -126,8 +142,29 @@ class Bench:
         torch.cuda.synchronize()
         return statistics.median(times)
 
-    def compare(self, work: str, contestants: Contestants, **about: Any) -> None:
-        """Add a row: the seconds of "ours", the first contestant, and the others' ratios to it."""
+    def captured(self, run: Callable[[], Any]) -> Callable[[], Any] | None:
+        """`run` as a CUDA graph: its kernels without their launches. None where it cannot be captured."""
+        if self.device.type != "cuda":
+            return None
+        here, beside = torch.cuda.current_stream(), torch.cuda.Stream()
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            run()
+        here.wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(here), torch.cuda.graph(graph):
+                run()
+        except RuntimeError:
+            torch.cuda.synchronize()
+            return None
+        return graph.replay
+
+    def compare(self, work: str, contestants: Contestants, kernels: bool = False, **about: Any) -> None:
+        """Add a row: the seconds of "ours", the first contestant, and the others' ratios to it.
+
+        With `kernels`, each is a CUDA graph where it can be, and "launched" is in its name where it cannot.
+        """
         row: dict[str, Any] = {"work": work, **about}
         if self.late():
             row["skipped"] = "out of time"
@@ -140,7 +177,8 @@ class Bench:
                 try:
                     for _ in range(3):
                         run()
-                    ready[name] = run
+                    graph = self.captured(run) if kernels else None
+                    ready[name if graph or not kernels or name == "ours" else f"{name}, launched"] = graph or run
                 except Exception as error:  # a peer that this PyTorch or device lacks is named, not hidden
                     if name == "ours":
                         raise
@@ -152,7 +190,7 @@ class Bench:
                 for name, run in ready.items():
                     times[name].append(self.seconds(run, repeats))
             row["ours_ms"] = 1e3 * statistics.median(times["ours"])
-            if self.device.type == "cuda":
+            if self.device.type == "cuda" and not kernels:
                 row["launch_ms"] = 1e3 * self.launching(ready["ours"])
             for name in list(ready)[1:]:
                 row[name] = statistics.median(t / o for t, o in zip(times[name], times["ours"], strict=True))
@@ -167,11 +205,10 @@ def _line(error: Exception) -> str:
 # ---- attention ----
 
 
-def attention(bench: Bench, model: str, batch: int, train: bool, p: float, flex: bool) -> None:
-    heads, width = MODELS[model]
-    device, dtype = bench.device, torch.bfloat16
-    lens = sorted(snli_lengths(batch))
-    longest, total = max(lens), sum(lens)
+def attention(bench: Bench, model: str, lens: list[int], train: bool, p: float, flex: bool = False) -> None:
+    heads, width = MODELS.get(model, (8, 128))
+    device, dtype, batch = bench.device, torch.bfloat16, len(lens)
+    longest, total, scale = max(lens), sum(lens), width**-0.5
     cu = torch.tensor([0, *lens]).cumsum(0).to(torch.int32).to(device)
     qkv = torch.randn(total, 3, heads, width, device=device, dtype=dtype)
     dout = torch.randn(total, heads, width, device=device, dtype=dtype)
@@ -216,8 +253,12 @@ def attention(bench: Bench, model: str, batch: int, train: bool, p: float, flex:
 
         return varlen_attn(*x.unbind(1), cu, cu, longest, longest)
 
+    def ours(x: Tensor) -> Tensor:  # the kernels themselves, also where `ops` prefers torch.nn.attention.varlen
+        seed = torch.randint(0, 2**32, (2,), device=device) if p else None
+        return torch.ops.bertnli.varlen_attention_packed(x, cu, longest, p, scale, seed)[0]
+
     contestants: Contestants = {
-        "ours": through(lambda x: ops.varlen_attention_packed(x, cu, longest, p), qkv, dout),
+        "ours": through(ours, qkv, dout),
         "sdpa padded": through(sdpa, qkv_padded, dout_padded),
     }
     if p == 0:
@@ -245,6 +286,7 @@ def attention(bench: Bench, model: str, batch: int, train: bool, p: float, flex:
     bench.compare(
         "attention",
         contestants,
+        kernels=True,
         shape=model,
         batch=batch,
         tokens=total,
@@ -293,7 +335,7 @@ def row_operators(bench: Bench, tokens: int, width: int, inner: int) -> None:
             "torch.compile": both(torch.compile(plain, backend=bench.backend)),
             "eager": both(plain),
         }
-        bench.compare("rows", contestants, operator=name, tokens=tokens, width=width)
+        bench.compare("rows", contestants, kernels=True, operator=name, tokens=tokens, width=width)
 
 
 def _same(bench: Bench, found: Tensor, wanted: Tensor, tolerance: float, **about: Any) -> None:
@@ -381,8 +423,10 @@ class Model:
         return (torch.cuda.max_memory_allocated() - before - sum(sizes)) / 2**20
 
 
-def models(bench: Bench, shape: str, batches: list[int], compiled: set[int], vocab_size: int, **sizes: Any) -> None:
-    """Rows for training and inference of one shape; `compiled` are the batches at which the peer is compiled too."""
+def models(
+    bench: Bench, shape: str, batches: list[int], mode: str | None, vocab_size: int, **sizes: Any
+) -> None:  # fmt: skip
+    """Rows for training and inference of one shape; with a `mode` of torch.compile the peer is compiled too."""
     if bench.late():
         bench.add({"work": "step", "shape": shape, "skipped": "out of time"})
         return
@@ -439,9 +483,13 @@ def models(bench: Bench, shape: str, batches: list[int], compiled: set[int], voc
             f"{name} longest": (name, [padded(rows, int(lens[rows].max()))]),
             f"{name} buckets": (name, [padded(group, int(lens[group].max())) for group in groups]),
         }
-        if batch in compiled:
-            contestants["compiled"] = Model(bench, theirs, torch.compile(forward_peer, backend=bench.backend))
-            work[f"{name} 128 compiled"] = ("compiled", work[f"{name} 128"][1])
+        if mode is not None:
+            options = {} if bench.backend == "eager" else {"mode": mode}
+            contestants["compiled"] = Model(
+                bench, theirs, torch.compile(forward_peer, backend=bench.backend, **options)
+            )
+            label = f"{name} 128 compiled" + (", graphs" if mode == "reduce-overhead" else "")
+            work[label] = ("compiled", work[f"{name} 128"][1])
         ours.eval(), theirs.eval()
         wanted = contestants["ours"].logits(work["ours"][1]).float()
         for label in (f"{name} 128", f"{name} longest"):
@@ -457,7 +505,8 @@ def models(bench: Bench, shape: str, batches: list[int], compiled: set[int], voc
             about_step = {}
             if kind == "step" and device.type == "cuda" and not bench.late():
                 step, host = contestants["ours"].captured(config.max_len), data.batch(rows)
-                runs["graph"] = lambda step=step, host=host: step([(host, host.labels)])
+                runs["ours launched"] = runs["ours"]
+                runs["ours"] = lambda step=step, host=host: step([(host, host.labels)])
                 about_step["ours_mib"] = contestants["ours"].memory(work["ours"][1])
                 about_step[f"{name}_128_mib"] = contestants[name].memory(work[f"{name} 128"][1])
             bench.compare(kind, runs, **about, **about_step)
@@ -468,7 +517,7 @@ def fitting(bench: Bench, shape: str, batch: int, vocab_size: int, **sizes: Any)
     if bench.late():
         bench.add({"work": "fit", "shape": shape, "batch": batch, "skipped": "out of time"})
         return
-    data = random_pairs(20 * batch, vocab_size)
+    data = random_pairs((2 if batch < 16 else 60) * batch, vocab_size)
     config = BERTConfig.original(vocab_size, **sizes, max_len=512, pretraining_heads=False)
     row: dict[str, Any] = {"work": "fit", "shape": shape, "batch": batch}
     for name, options in {"pairs_per_second": {}, "launched": {"cuda_graphs": False}}.items():
@@ -481,11 +530,43 @@ def fitting(bench: Bench, shape: str, batch: int, vocab_size: int, **sizes: Any)
         )
         row[name] = round(history.epochs[1].pairs_per_second)
     times = []
-    for i in range(20):
+    for i in range(len(data) // batch):
         begun = time.perf_counter()
         data.batch(range(i * batch, (i + 1) * batch)).to(bench.device, non_blocking=True)
         times.append(time.perf_counter() - begun)
     bench.add(row | {"feed_ms": 1e3 * statistics.median(times)})
+
+
+# ---- text ----
+
+
+def text(bench: Bench, count: int) -> None:
+    """Sentences of the demo's corpus, WordPiece with its words as the vocabulary."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_demo_corpus(folder, train=count, dev=10, test=10)
+        data = read_pairs(Path(folder, "snli_1.0_train.txt"), columns="text")
+    words = sorted(
+        {word.lower() for text in (*data.premises, *data.hypotheses) for word in re.findall(r"\w+|\S", text)}
+    )
+    tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    premises, hypotheses = list(data.premises), list(data.hypotheses)
+    times = []
+    for _ in range(bench.rounds):
+        begun = time.perf_counter()
+        pairs = tokenizer.encode_pairs(premises, hypotheses, 128)
+        times.append(time.perf_counter() - begun)
+    bench.add(
+        {
+            "work": "text",
+            "pairs": len(pairs),
+            "tokens": len(pairs.ids),
+            "threads": torch.get_num_threads(),
+            "pairs_per_second": round(len(pairs) / statistics.median(times)),
+        }
+    )
+
+
+PARTS = ("models", "attention", "rows", "text")
 
 
 def main() -> int:
@@ -495,6 +576,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     device = torch.device(args.device)
@@ -507,26 +589,35 @@ def main() -> int:
     shapes = {"tiny": dict(num_hiddens=32, ffn_num_hiddens=64, num_heads=2, num_layers=2, dropout=0.1)}
     shapes = shapes if args.tiny else dict(reversed(SHAPES.items()))
     vocab_size, sizes = (100, [4]) if args.tiny else (30_522, [512, 64, 16])
-    for shape, settings in shapes.items():
+    for shape, settings in shapes.items() if "models" in args.only else ():
         bench.deadline = min(whole, time.monotonic() + 60 * args.minutes * 0.2)
         with bench.part(work="step", shape=shape):
-            models(bench, shape, sizes, {4} if args.tiny else set(), vocab_size, **settings)
+            models(bench, shape, sizes, "default" if args.tiny else None, vocab_size, **settings)
         for batch in sizes[:2]:
             with bench.part(work="fit", shape=shape, batch=batch):
                 fitting(bench, shape, batch, vocab_size, **settings)
     bench.deadline = whole
-    for model in ["MiniLM"] if args.tiny else list(MODELS):
+    for model in (["MiniLM"] if args.tiny else list(MODELS)) if "attention" in args.only else ():
         for batch in sizes:
             flex = not args.tiny and batch == 512 and model == "bert.base"
             for train, p in ((False, 0.0), (True, 0.0), (True, 0.1)):
                 with bench.part(work="attention", shape=model, batch=batch, dropout=p):
-                    attention(bench, model, batch, train, p, flex)
-    for tokens in [16] if args.tiny else [864, 13_800]:
+                    attention(bench, model, sorted(snli_lengths(batch)), train, p, flex)
+    for model in ("bert.base", "long, wide") if "attention" in args.only and not args.tiny else ():
+        long = torch.randint(130, 513, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+        for train, p in ((False, 0.0), (True, 0.0), (True, 0.1)):
+            with bench.part(work="attention", shape=model, dropout=p):
+                attention(bench, model, long, train, p)
+    for tokens in ([16] if args.tiny else [864, 13_800]) if "rows" in args.only else ():
         with bench.part(work="rows", tokens=tokens):
             row_operators(bench, tokens, *((32, 64) if args.tiny else (768, 3072)))
-    if not args.tiny:  # last, since PyTorch's compiler takes a minute for it
-        with bench.part(work="step", shape="bert.base"):
-            models(bench, "bert.base", [512], {512}, vocab_size, **SHAPES["bert.base"])
+    if "text" in args.only:
+        with bench.part(work="text"):
+            text(bench, 200 if args.tiny else 20_000)
+    if "models" in args.only and not args.tiny:  # last, since PyTorch's compiler takes a minute for it
+        for shape, batch, mode in (("bert.small", 64, "reduce-overhead"), ("bert.base", 512, "default")):
+            with bench.part(work="step", shape=shape):
+                models(bench, shape, [batch], mode, vocab_size, **SHAPES[shape])
     return bench.status
 
 
