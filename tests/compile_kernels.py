@@ -84,7 +84,7 @@ def main() -> None:
     rows.bias_act_backward(x.bfloat16(), x.bfloat16(), row, "gelu")
     ids = torch.zeros(64, dtype=torch.int32)
     rows.embed(x, x, x, ids, ids, ids)
-    rows.embed_backward(x, ids, ids, ids, 2, 2, 512, False, True, True)
+    rows.embed_backward(x, ids, ids, ids, 64, 2, 512, True, True, True)
     _, *statistics = rows.embed_norm(x, x, x, ids, ids, ids, row, row, 1e-12, *rest, bf16)
     rows.embed_norm_backward(x.bfloat16(), x, x, x, ids, ids, ids, row, row, *statistics, *rest)
 

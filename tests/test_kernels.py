@@ -337,16 +337,28 @@ def test_embed_is_as_exact_as_pytorch(dtype: torch.dtype) -> None:
     assert [len(t) for t in only] == [0, 2, 0]
 
 
-@pytest.mark.parametrize(("rows_of_table", "highest"), [(1, 1), (16, 16), (150, 150), (512, 40)])
-def test_gradients_of_small_tables(rows_of_table: int, highest: int) -> None:
-    """Of blocks of rows that all tokens, some or none read."""
-    tokens, width = 700, 100
-    ids = torch.arange(tokens, dtype=torch.int32) * 7 % highest
+@pytest.mark.parametrize("kinds", [1, 3, 6])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_gradients_of_tables(kinds: int, deterministic: bool) -> None:
+    """One row for all tokens, few or many of the segments', rows that no token reads; ids outside a table count not."""
+    tokens, width, sizes = 700, 150, (40, kinds, 90)
+    generator = torch.Generator().manual_seed(kinds)
+    ids = [torch.randint(0, n, (tokens,), generator=generator, dtype=torch.int32) for n in (30, kinds, 70)]
     dout = random(tokens, width)
-    expected = torch.zeros(rows_of_table, width, dtype=torch.float64).index_add_(0, ids, dout.double())
-    found = rows.embed_backward(dout.to(DEVICE), *[ids.to(DEVICE)] * 3, 1, rows_of_table, 1, False, True, False)[1]
-    tolerance = 1e-7 * float(dout.abs().sum(0).max())
-    torch.testing.assert_close(found.cpu().double(), expected, rtol=0, atol=tolerance)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        found = rows.embed_backward(*on_device(dout, *ids), *sizes, True, True, True)
+    finally:
+        torch.use_deterministic_algorithms(before)
+    for a, i, n in zip(found, ids, sizes, strict=True):
+        expected = torch.zeros(n, width, dtype=torch.float64).index_add_(0, i, dout.double())
+        torch.testing.assert_close(a.cpu().double(), expected, rtol=0, atol=1e-7 * float(dout.abs().sum(0).max()))
+    if not deterministic:
+        ids[0][5], ids[2][6] = 40, -1
+        outside = rows.embed_backward(*on_device(dout, *ids), *sizes, True, False, True)
+        assert [len(x) for x in outside] == [40, 0, 90]
+        assert all(x.isfinite().all() for x in outside)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -425,7 +437,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     assert {launch["kernel"] for launch in found} == {
         *("_forward", "_backward_whole", "_backward_queries", "_backward_keys"),
         *("_add_norm", "_add_norm_backward", "_bias_act", "_bias_act_backward", "_column_sums"),
-        *("_embed", "_embed_norm", "_embed_norm_backward", "_sums_by_row"),
+        *("_embed", "_embed_norm", "_embed_norm_backward", "_scatter"),
     }
     for launch in found:
         assert launch["shared"] <= 227 << 10, launch

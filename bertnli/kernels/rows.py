@@ -2,7 +2,7 @@
 
 All are bound by memory: each reads its inputs once and writes its outputs once. Sums over rows (the gradients of
 vectors) are taken by a fixed number of programs, each over its own rows in order, and added up by a kernel of their
-own: no atomics, so equal inputs give equal gradients.
+own, so equal inputs give equal gradients. Only the embedding tables' are summed by atomic additions.
 """
 
 from __future__ import annotations
@@ -404,68 +404,59 @@ def embed(
 
 
 @triton.jit
-def _sums_by_row(
-    dout, ids, sums, found, tokens, width, table_rows, P: tl.constexpr, T: tl.constexpr, W: tl.constexpr
+def _scatter(
+    dout, ids, segments, positions, token, segment, position, tokens, width, vocabulary, kinds, places,
+    R: tl.constexpr, W: tl.constexpr, FEW: tl.constexpr, TOKEN: tl.constexpr, SEGMENT: tl.constexpr,
+    POSITION: tl.constexpr,
 ):  # fmt: skip
-    """Each program's sums, float [parts, table_rows, width], of the rows of `dout` whose ids lie in a block of P, over
-    its part of the tokens; `found` int32 [blocks, parts] says whether there were any, else nothing is written."""
-    block, part, parts = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
-    columns, place = tl.program_id(1) * W + tl.arange(0, W), block * P + tl.arange(0, P)
-    there = columns < width
-    total = tl.zeros([P, W], tl.float32)
-    some = 0
-    for first in range(part * T, tokens, parts * T):
-        token = first + tl.arange(0, T)
-        i = tl.load(ids + token, mask=token < tokens, other=-1)
-        inside = (i >= block * P) & (i < block * P + P)
-        if tl.max(inside.to(tl.int32), 0) > 0:
-            some = 1
-            offsets = token.to(tl.int64)[:, None] * width + columns[None, :]
-            d = tl.load(dout + offsets, mask=inside[:, None] & there[None, :], other=0.0).to(tl.float32)
-            # Of tf32's three products two are with zeros: a row's sum is as exact as in float32.
-            total = tl.dot((place[:, None] == i[None, :]).to(tl.float32), d, total, input_precision="tf32x3")
-    if some > 0:
-        offsets = (part * table_rows + place).to(tl.int64)[:, None] * width + columns[None, :]
-        tl.store(sums + offsets, total, mask=(place < table_rows)[:, None] & there[None, :])
-    if tl.program_id(1) == 0:
-        tl.store(found + block * parts + part, some)
-
-
-def _small_table_gradient(dout: Tensor, ids: Tensor, rows: int) -> Tensor:
-    """What `embedding_dense_backward` gives, without a sort: for tables of few rows, each of which many tokens read."""
-    tokens, width = dout.shape
-    out = dout.new_empty((rows, width))
-    p, w = (64 if rows > 16 else 16), 64
-    blocks, columns = triton.cdiv(rows, p), triton.cdiv(width, w)
-    # As many parts as the first block needs to fill the device: it may be the only one that is found.
-    parts = max(1, min(triton.cdiv(tokens, 64), 2 * multiprocessors(dout.device) // columns))
-    sums = dout.new_empty((parts, rows, width), dtype=torch.float32)
-    found = ids.new_empty((blocks, parts))
-    _sums_by_row[(blocks, columns, parts)](dout, ids, sums, found, tokens, width, rows, P=p, T=64, W=w, num_warps=4)
-    _add_up(sums.view(parts, 1, rows * width), out, found=found, block=p * width)
-    return out
+    """Add the rows of `dout` to those of up to three tables, float; of the segments' where they are FEW, sums of the
+    tile's rows, since all tokens want the same two or three."""
+    row, columns = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * W + tl.arange(0, W)
+    valid, there = row < tokens, columns < width
+    mask = valid[:, None] & there[None, :]
+    d = tl.load(dout + row.to(tl.int64)[:, None] * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    if TOKEN:
+        i = tl.load(ids + row, mask=valid, other=0).to(tl.int64)
+        to = token + i[:, None] * width + columns[None, :]
+        tl.atomic_add(to, d, mask=mask & ((i >= 0) & (i < vocabulary))[:, None], sem="relaxed")
+    if POSITION:
+        i = tl.load(positions + row, mask=valid, other=0).to(tl.int64)
+        to = position + i[:, None] * width + columns[None, :]
+        tl.atomic_add(to, d, mask=mask & ((i >= 0) & (i < places))[:, None], sem="relaxed")
+    if SEGMENT:
+        i = tl.load(segments + row, mask=valid, other=0).to(tl.int64)
+        if FEW > 0:
+            for kind in tl.static_range(FEW):
+                total = tl.sum(tl.where((i == kind)[:, None], d, 0.0), 0)
+                tl.atomic_add(segment + kind * width + columns, total, mask=there, sem="relaxed")
+        else:
+            to = segment + i[:, None] * width + columns[None, :]
+            tl.atomic_add(to, d, mask=mask & ((i >= 0) & (i < kinds))[:, None], sem="relaxed")
 
 
 def embed_backward(
     dout: Tensor, input_ids: Tensor, segment_ids: Tensor, positions: Tensor, *rows_and_wanted: int
 ) -> tuple[Tensor, ...]:
-    """The operator `bertnli::embed_backward`. The token table's by PyTorch's kernel, which sorts the ids and adds up
-    without atomics."""
-    rows, wanted = rows_and_wanted[:3], rows_and_wanted[3:]
-    dout = dout.contiguous()
-
-    def gradient(ids: Tensor, n: int, large: bool) -> Tensor:
-        if large or not (n and dout.numel()):
-            found: Tensor = torch.ops.aten.embedding_dense_backward(dout, ids, n, -1, False)
-            return found
-        return _small_table_gradient(dout, ids.contiguous(), n)
-
-    return tuple(
-        gradient(ids, n, large) if want else dout.new_empty((0, dout.size(1)))
-        for ids, n, want, large in zip(
-            (input_ids, segment_ids, positions), rows, wanted, (True, False, False), strict=True
+    """The operator `bertnli::embed_backward`: by atomic additions, whose order and so whose last bits vary from run to
+    run; after `torch.use_deterministic_algorithms(True)` by PyTorch's kernel, which sorts the ids and takes five times
+    as long."""
+    rows, wanted, (tokens, width) = rows_and_wanted[:3], rows_and_wanted[3:], dout.shape
+    dout, ids = dout.contiguous(), [x.contiguous() for x in (input_ids, segment_ids, positions)]
+    if torch.are_deterministic_algorithms_enabled():
+        return tuple(
+            torch.ops.aten.embedding_dense_backward(dout, i, n, -1, False) if want else dout.new_empty((0, width))
+            for i, n, want in zip(ids, rows, wanted, strict=True)
         )
-    )
+    sums = [
+        dout.new_zeros((n if want else 0, width), dtype=torch.float32) for n, want in zip(rows, wanted, strict=True)
+    ]
+    if dout.numel() and any(wanted):
+        w = min(128, max(16, int(triton.next_power_of_2(width))))
+        _scatter[(triton.cdiv(tokens, 16), triton.cdiv(width, w))](
+            dout, *ids, *sums, tokens, width, *rows, R=16, W=w, FEW=rows[1] if rows[1] <= 3 else 0,
+            TOKEN=bool(wanted[0]), SEGMENT=bool(wanted[1]), POSITION=bool(wanted[2]), num_warps=4,
+        )  # fmt: skip
+    return tuple(x.to(dout.dtype) for x in sums)
 
 
 def embed_norm(
@@ -528,22 +519,15 @@ def embed_norm_backward(
 
 
 @triton.jit
-def _column_sums(
-    sums, found, first, second, third, rows, vectors, width, block, R: tl.constexpr, W: tl.constexpr,
-    HAS_FOUND: tl.constexpr,
-):  # fmt: skip
-    """The sums over sums [rows, vectors, width] of vector number program_id(1); with `found`, int32 [blocks, rows],
-    only of what it says is there in each block of columns."""
+def _column_sums(sums, first, second, third, rows, vectors, width, R: tl.constexpr, W: tl.constexpr):
+    """The sums over sums [rows, vectors, width] of vector number program_id(1)."""
     columns, vector = tl.program_id(0) * W + tl.arange(0, W), tl.program_id(1)
     there = columns < width
     total = tl.zeros([R, W], tl.float32)
     for begin in range(0, rows, R):
         row = begin + tl.arange(0, R)
-        offsets = (row * vectors + vector).to(tl.int64)[:, None] * width + columns[None, :]
-        mask = (row < rows)[:, None] & there[None, :]
-        if HAS_FOUND:
-            mask = mask & (tl.load(found + (columns // block)[None, :] * rows + row[:, None], mask=mask, other=0) > 0)
-        total += tl.load(sums + offsets, mask=mask, other=0.0)
+        offsets = (row * vectors + vector)[:, None] * width + columns[None, :]
+        total += tl.load(sums + offsets, mask=(row < rows)[:, None] & there[None, :], other=0.0)
     result = tl.sum(total, 0)
     if vector == 0:
         tl.store(first + columns, result.to(first.dtype.element_ty), mask=there)
@@ -553,16 +537,14 @@ def _column_sums(
         tl.store(third + columns, result.to(third.dtype.element_ty), mask=there)
 
 
-def _add_up(sums: Tensor, *outputs: Tensor, found: Tensor | None = None, block: int = 1) -> None:
-    """Write the sums of `sums`, float [programs, n, width], over the programs into one to three tensors of `width`
-    elements; zeros where there are no programs. With `found`, int32 [blocks, programs], only of the blocks of so many
-    columns that it says a program has written."""
+def _add_up(sums: Tensor, *vectors: Tensor) -> None:
+    """Write the sums of `sums`, float [programs, n, width], over the programs into one to three vectors; zeros where
+    there are no programs."""
     programs, stride, width = sums.shape
     if width:
-        _column_sums[(triton.cdiv(width, 32), len(outputs))](
-            sums, sums if found is None else found, *(*outputs, outputs[0], outputs[0])[:3], programs, stride, width,
-            block, R=32, W=32, HAS_FOUND=found is not None, num_warps=4,
-        )  # fmt: skip
+        _column_sums[(triton.cdiv(width, 32), len(vectors))](
+            sums, *(*vectors, vectors[0], vectors[0])[:3], programs, stride, width, R=32, W=32, num_warps=4
+        )
 
 
 # Sizes of tiles, measured on an H100 with 12,833 tokens of widths 256 to 3,072. The backward kernels wait for memory
