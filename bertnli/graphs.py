@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: a step's some hundred launches become one.
+"""Steps of training and inference as CUDA graphs: a step's some hundred launches become one.
 
 A graph repeats what was captured, with the same sizes and addresses. So batches are padded to one of few sizes, by
 sequences that the loss ignores; for each size there is a graph, whose inputs are copied to where it reads them.
@@ -25,6 +25,8 @@ def obstacle(model: Head, device: torch.device, processes: int, accumulate: int)
     """Why the steps of a training run cannot be captured; None where they can."""
     if model.ignored is None:
         return f"cuda_graphs needs a head with labels that its loss ignores; {type(model).__name__} has none"
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()):
+        return "cuda_graphs is for models without hooks, which would not be called again"
     if device.type != "cuda" or processes > 1 or accumulate > 1:
         return (
             f"cuda_graphs is for one process on a CUDA device and whole steps; found {processes} on {device.type!r}, "
@@ -44,10 +46,11 @@ def in_a_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch
 
 
 class CapturedSteps:
-    """`step` of batches in buckets: the first of each size runs as it is and is captured then, later ones are replayed.
+    """`step` of batches in buckets: the first of each size runs as it is, the second is captured, and it and later ones
+    are replayed.
 
-    step    whole training steps: from a batch and a number, float32 [], both on the GPU, tensors that it makes anew.
-            It must not wait for the GPU, and must leave parameters without gradients, as it found them
+    step    whole steps: from a batch and a number, float32 [], both on the GPU, tensors that it makes anew. It must not
+            wait for the GPU, and must leave parameters without gradients, as it found them
 
     This is PyTorch's recipe for the capture of whole networks: warm-up and capture on a stream of their own, the
     optimizer `capturable`, one pool of memory for all graphs. They may share it, though not replayed in the order of
@@ -61,7 +64,8 @@ class CapturedSteps:
         self.step, self.device = step, device
         self.fails = False
         self._number = torch.zeros((), device=device)
-        self._steps: dict[tuple[int, int, int], tuple[PackedBatch, tuple[Tensor, ...], Callable[[], None]]] = {}
+        # None: seen once
+        self._steps: dict[tuple[int, int, int], tuple[PackedBatch, tuple[Tensor, ...], Callable[[], None]] | None] = {}
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._pool = torch.cuda.graph_pool_handle()
@@ -70,20 +74,23 @@ class CapturedSteps:
         """What `step` gives for a batch from `in_a_bucket`, on the CPU."""
         sizes = len(batch.input_ids), len(batch), batch.max_seqlen
         self._number.fill_(number)
-        if sizes in self._steps:
-            inputs, outputs, replay = self._steps[sizes]
+        if (captured := self._steps.get(sizes)) is not None:
+            inputs, outputs, replay = captured
             inputs.copy_(batch)
-            replay()
-            return tuple(x.clone() for x in outputs)
-        inputs = batch.to(self.device, non_blocking=True)
-        found = self._warmed_up(inputs)
-        if not self.fails:
+        else:
+            inputs = batch.to(self.device, non_blocking=True)
+            if self.fails or sizes not in self._steps:
+                self._steps[sizes] = None
+                return self._warmed_up(inputs)
             try:
-                self._steps[sizes] = inputs, *self._captured(inputs)
+                outputs, replay = self._captured(inputs)
             except RuntimeError as error:
                 self.fails = True
                 warnings.warn(f"steps are not captured in CUDA graphs but run one by one: {error}", stacklevel=2)
-        return found
+                return self._warmed_up(inputs)
+            self._steps[sizes] = inputs, outputs, replay
+        replay()
+        return tuple(x.clone() for x in outputs)
 
     def _warmed_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
         here = torch.cuda.current_stream(self.device)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bertnli.batching import PackedBatch
+from bertnli.graphs import CapturedSteps, in_a_bucket, obstacle
 from bertnli.heads import Head
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 from bertnli.prepared import prepared
 from bertnli.tokenizer import Tokenizer, Truncation
+
+_MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
 
 
 def check_labels(pairs: EncodedPairs, name: str, model: Head) -> None:
@@ -38,7 +42,8 @@ def score(model: Head, data: EncodedPairs | HasPairs, *, batch_size: int = 256, 
     `precision` is "fp32", "bf16" or "int8" (see `prepared`); weights are packed at the first call, and anew when the
     model has changed. Raises ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
     """
-    return in_batches(model, model, pairs_of(data, "data"), batch_size, precision).float().cpu()
+    found = in_batches(model, model, pairs_of(data, "data"), batch_size, precision, by_sequence=model.pooled)
+    return found.float().cpu()
 
 
 @torch.no_grad()
@@ -48,16 +53,35 @@ def in_batches(
     pairs: EncodedPairs,
     batch_size: int = 256,
     precision: str = "fp32",
+    *,
+    by_sequence: bool = False,
+    each: Callable[[Tensor, PackedBatch], None] | None = None,
 ) -> Tensor:
-    """`function`, a part of `model` in eval mode, of all pairs: what it gives for each batch, end to end."""
+    """`function`, a part of `model` in eval mode, of all pairs: what it gives for each batch, end to end.
+
+    by_sequence   `function` gives one row a sequence and does not wait for the device: many batches are CUDA graphs on
+                  a GPU
+    each          called with what `function` gave and its batch as `pairs` has it
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     device = model.encoder.pos_embedding.device
+    begins, outputs = range(0, max(1, len(pairs)), batch_size), []  # no pairs are one batch of none
     # The weights of a model in training change before the next time.
     with prepared(model.encoder, precision, keep=not model.training) as stands, evaluating(model, not stands):
-        begins = range(0, max(1, len(pairs)), batch_size)  # no pairs are one batch of none
-        batches = (pairs.batch(range(begin, min(begin + batch_size, len(pairs)))) for begin in begins)
-        outputs = [function(b if b.device == device else b.to(device)) for b in batches]
+        graphs = None
+        if by_sequence and len(begins) >= _MANY and obstacle(model, device, 1, 1) is None:
+            graphs = CapturedSteps(lambda batch, _: (function(batch),), device)
+        for begin in begins:
+            batch = pairs.batch(range(begin, min(begin + batch_size, len(pairs))))
+            if graphs is not None:
+                bucket = in_a_bucket(replace(batch, labels=None), 0, model.config.max_len)
+                found = graphs(bucket, 0)[0][: len(batch)]
+            else:
+                found = function(batch if batch.device == device else batch.to(device, non_blocking=True))
+            if each is not None:
+                each(found, batch)
+            outputs.append(found)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
@@ -90,16 +114,17 @@ def evaluate(
     """
     pairs = pairs_of(data, "data")
     check_labels(pairs, "the evaluated data", model)
-    loss, units = 0.0, 0
+    losses: list[Tensor] = []  # read at the end, since that waits for the device
+    units = 0
 
-    def outputs_of(batch: PackedBatch) -> Tensor:
-        nonlocal loss, units
-        outputs: Tensor = model(batch).float()
-        loss, units = loss + float(model.loss(outputs, batch)), units + model.units(batch)
-        return outputs.cpu()
+    def add(outputs: Tensor, batch: PackedBatch) -> None:
+        nonlocal units
+        losses.append(model.loss(outputs.float(), batch.to(outputs.device, non_blocking=True)))
+        units += model.units(batch)
 
-    outputs = in_batches(model, outputs_of, pairs, batch_size, precision)
-    return {"examples": len(pairs), "loss": loss / max(1, units), **model.metrics(outputs, data)}
+    outputs = in_batches(model, model, pairs, batch_size, precision, by_sequence=model.pooled, each=add).float().cpu()
+    loss = sum(map(float, losses)) / max(1, units)
+    return {"examples": len(pairs), "loss": loss, **model.metrics(outputs, data)}
 
 
 def predict(

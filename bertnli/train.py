@@ -429,7 +429,7 @@ class _Features:
     """What a wholly frozen encoder gives for all examples, computed once."""
 
     def __init__(self, model: Head, pairs: EncodedPairs, precision: str) -> None:
-        self.rows = in_batches(model, model.features, pairs, precision=precision)  # (R, H)
+        self.rows = in_batches(model, model.features, pairs, precision=precision, by_sequence=model.pooled)  # (R, H)
         self.counts = in_batches(model, model.rows_read, pairs).cpu()  # (N), where their sum waits for no device
         self.begins = self.counts.cumsum(0) - self.counts
 

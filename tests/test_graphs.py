@@ -26,7 +26,10 @@ from bertnli import (
     EncodedPairs,
     Epoch,
     PackedBatch,
+    evaluate,
     fit,
+    inference,
+    score,
     train,
 )
 from bertnli.graphs import CapturedSteps, in_a_bucket
@@ -135,20 +138,21 @@ class OnCPU(CapturedSteps):
         return self.step(inputs, self._number)
 
     def _captured(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-        outputs = (torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64))
+        outputs: list[Tensor] = []
 
         def replay() -> None:
             self.repeated += 1
-            for to, value in zip(outputs, self.step(inputs, self._number), strict=True):
-                to.copy_(value)
+            outputs[:] = self.step(inputs, self._number)
 
-        return outputs, replay
+        return outputs, replay  # type: ignore[return-value]
 
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCPU]:
     monkeypatch.setattr(train, "obstacle", lambda *_: None)
     monkeypatch.setattr(train, "CapturedSteps", OnCPU)
+    monkeypatch.setattr(inference, "CapturedSteps", OnCPU)
+    monkeypatch.setattr(inference, "obstacle", lambda *_: None)
     monkeypatch.setattr(OnCPU, "made", [])
     return OnCPU
 
@@ -224,6 +228,26 @@ def test_where_nothing_can_be_captured_steps_run_as_they_are(
     assert len(warned) == 1
 
 
+@pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering])
+def test_repeated_inference_is_the_inference(on_cpu: type[OnCPU], head: type[Head]) -> None:
+    """With 13 batches, the last of which is small; only heads that read one row a sequence have graphs."""
+    net, data = model(head).double(), data_for(head)
+    wanted = score(net, data, batch_size=90)
+    assert not on_cpu.made
+    torch.testing.assert_close(score(net, data, batch_size=7), wanted)
+    if net.pooled:
+        losses = [evaluate(net, data, batch_size=size)["loss"] for size in (7, 90)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert len(on_cpu.made) == 2 * net.pooled
+    assert all(steps.repeated > 3 for steps in on_cpu.made)
+
+
+def test_a_model_with_hooks_is_not_captured() -> None:
+    net = model()
+    net.hidden.register_forward_hook(lambda *_: None)
+    assert "without hooks" in str(train.obstacle(net, torch.device("cuda"), 1, 1))
+
+
 def test_what_cannot_be_captured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one process on a CUDA device and whole steps; found 1 on 'cpu'"):
         fit(model(), pairs(), cuda_graphs=True)
@@ -247,6 +271,22 @@ def test_captured_steps_are_the_eager_ones(precision: str) -> None:
     losses = fit(model(), pairs(), **options).losses  # type: ignore[arg-type]
     assert losses == pytest.approx(wanted, abs=1e-3 if precision == "fp32" else 3e-2)
     assert losses[0] > losses[-1]
+
+
+@needs_gpu
+@pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str) -> None:
+    net, data = model(head), data_for(head)
+    wanted, figures = score(net, data), evaluate(net, data)
+    net.cuda()
+    tolerance = 1e-4 if precision == "fp32" else 3e-2
+    for size in (7, 90):
+        found = score(net, data, batch_size=size, precision=precision)
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+        assert evaluate(net, data, batch_size=size, precision=precision)["loss"] == pytest.approx(
+            figures["loss"], rel=tolerance
+        )
 
 
 @needs_gpu
