@@ -30,6 +30,7 @@ done
 OMP_NUM_THREADS=1 timeout -s INT -k 10 130 "$python" -m pytest -q -p no:cacheprovider -o filterwarnings=default $workers \
   tests/test_kernels.py tests/test_graphs.py -k "not gpu_that_is_not_there and not tiny_sizes" ${GPU_TESTS:-} \
   2>&1 | tee "$out/gpu_tests.txt" || status=1
+kill $(jobs -p) 2> /dev/null
 wait
 echo "tested by $SECONDS s"
 left=$((${GPU_SECONDS:-470} - SECONDS))
