@@ -52,7 +52,7 @@ def prepared(encoder: BERTEncoder, precision: str, keep: bool = True) -> Iterato
     precision  "fp32"; "bf16": weights and the products' inputs rounded to bfloat16; "int8": the weights of each output
                rounded to 8 bits by their largest element, the inputs of each token by their range, the attention in
                bfloat16.
-               Sums, statistics and the residual stream are float32 in all of them.
+               Sums and statistics are float32 in all of them, and so is the residual stream on the CPU.
     keep       whether the packed weights are kept for the next time; a change of any parameter packs them anew
 
     On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator. Otherwise (another

@@ -96,11 +96,12 @@ def fit(
                     are then computed once; or "gradual": the encoder in the first epoch, then from epoch to epoch fewer
                     layers, nothing in the last. What is frozen runs in eval mode and has no backward pass
     precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
-                    float32 weights behind, statistics and sums; elsewhere matrix products by autocast
+                    float32 weights behind, statistics and sums; elsewhere the same by autocast
     cuda_graphs     steps are captured as CUDA graphs, one for each of few sizes that batches are padded to, since their
                     launches often take longer than their kernels (see bertnli/graphs.py). None does so where it is
                     possible: in one process on a GPU, without `accumulate`
-    seed            orders the pairs and draws the dropout; equal seeds give equal runs
+    seed            orders the pairs and draws the dropout; equal seeds give equal runs (on a GPU to rounding, unless
+                    torch.use_deterministic_algorithms is on)
     keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
     progress        a bar with loss, accuracy, pairs/s and time left, where the output is a terminal
     state_file      after each epoch the run's state is written here; a file from an interrupted run of the same
