@@ -398,8 +398,6 @@ class Model:
         def run(parts: list[tuple[PackedBatch, Tensor]]) -> None:
             for batch, labels in parts:
                 steps(in_a_bucket(batch, -100, max_len), len(labels))
-            if steps.fails:
-                raise RuntimeError("no graph could be captured")
 
         return run
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.batching import PackedBatch
-from bertnli.graphs import CapturedSteps, in_a_bucket, obstacle
+from bertnli.distributed import rank_and_size
+from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
 from bertnli.heads import Head
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 from bertnli.prepared import prepared
@@ -35,14 +36,23 @@ def check_labels(pairs: EncodedPairs, name: str, model: Head) -> None:
         )
 
 
-def score(model: Head, data: EncodedPairs | HasPairs, *, batch_size: int = 256, precision: str = "fp32") -> Tensor:
+def score(
+    model: Head,
+    data: EncodedPairs | HasPairs,
+    *,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    cuda_graphs: bool | None = None,
+) -> Tensor:
     """The model's outputs, float32 [R, num_labels] on the CPU, in eval mode; the model's own mode is restored.
 
     R is the number of rows that the head reads: of a classifier or regressor one an example, of others see their class.
     `precision` is "fp32", "bf16" or "int8" (see `prepared`); weights are packed at the first call, and anew when the
-    model has changed. Raises ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
+    model has changed. `cuda_graphs`: as in `fit`, for many batches of a head that reads one row an example. Raises
+    ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
     """
-    found = in_batches(model, model, pairs_of(data, "data"), batch_size, precision, by_sequence=model.pooled)
+    pairs = pairs_of(data, "data")
+    found = in_batches(model, model, pairs, batch_size, precision, by_sequence=model.pooled, cuda_graphs=cuda_graphs)
     return found.float().cpu()
 
 
@@ -55,12 +65,13 @@ def in_batches(
     precision: str = "fp32",
     *,
     by_sequence: bool = False,
+    cuda_graphs: bool | None = None,
     each: Callable[[Tensor, PackedBatch], None] | None = None,
 ) -> Tensor:
     """`function`, a part of `model` in eval mode, of all pairs: what it gives for each batch, end to end.
 
-    by_sequence   `function` gives one row a sequence and does not wait for the device: many batches are CUDA graphs on
-                  a GPU
+    by_sequence   `function` gives one row a sequence and does not wait for the device: many batches may be CUDA graphs,
+                  as `cuda_graphs` says (see `graphs.wanted`)
     each          called with what `function` gave and its batch as `pairs` has it
     """
     if batch_size < 1:
@@ -70,8 +81,8 @@ def in_batches(
     # The weights of a model in training change before the next time.
     with prepared(model.encoder, precision, keep=not model.training) as stands, evaluating(model, not stands):
         graphs = None
-        if by_sequence and len(begins) >= _MANY and obstacle(model, device, 1, 1) is None:
-            graphs = CapturedSteps(lambda batch, _: (function(batch),), device)
+        if by_sequence and len(begins) >= _MANY and wanted(cuda_graphs, model, device, rank_and_size()[1]):
+            graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)
         for begin in begins:
             batch = pairs.batch(range(begin, min(begin + batch_size, len(pairs))))
             if graphs is not None:
@@ -106,11 +117,17 @@ def evaluating(model: Head, layers: bool = True) -> Iterator[None]:
 
 
 def evaluate(
-    model: Head, data: EncodedPairs | HasPairs, *, batch_size: int = 256, precision: str = "fp32"
+    model: Head,
+    data: EncodedPairs | HasPairs,
+    *,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    cuda_graphs: bool | None = None,
 ) -> dict[str, Any]:
     """The head's figures of merit on labelled data, its mean loss, and the number of `examples` that were encoded.
 
-    Raises ValueError where there are no examples, no labels, or labels that the model does not have.
+    The options are those of `score`. Raises ValueError where there are no examples, no labels, or labels that the model
+    does not have.
     """
     pairs = pairs_of(data, "data")
     check_labels(pairs, "the evaluated data", model)
@@ -122,7 +139,10 @@ def evaluate(
         losses.append(model.loss(outputs.float(), batch.to(outputs.device, non_blocking=True)))
         units += model.units(batch)
 
-    outputs = in_batches(model, model, pairs, batch_size, precision, by_sequence=model.pooled, each=add).float().cpu()
+    outputs = in_batches(
+        model, model, pairs, batch_size, precision, by_sequence=model.pooled, cuda_graphs=cuda_graphs, each=add
+    )
+    outputs = outputs.float().cpu()
     loss = sum(map(float, losses)) / max(1, units)
     return {"examples": len(pairs), "loss": loss, **model.metrics(outputs, data)}
 

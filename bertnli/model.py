@@ -365,10 +365,11 @@ class BERTEncoder(nn.Module):
     def _matrix_dtype(self) -> torch.dtype:
         """Of the layers' matrices and of what lies between them: bfloat16 copies, of `train.lazily` or of autocast on
         a GPU, where float32 between them would be written, read and cast at every product."""
-        if self.token_embedding.weight.is_cuda and torch.is_autocast_enabled("cuda"):
+        table = self.token_embedding.weight
+        if table.is_cuda and table.dtype == torch.float32 and torch.is_autocast_enabled("cuda"):
             return torch.get_autocast_dtype("cuda")
         block = cast(EncoderBlock, self.blks[0]) if len(self.blks) else None
-        return self.token_embedding.weight.dtype if block is None else block.attention.W_q.weight.dtype
+        return table.dtype if block is None else block.attention.W_q.weight.dtype
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """Sum of token, segment and position embeddings, [T, H]; the original variant's LayerNorm and dropout of it."""

@@ -58,7 +58,7 @@ def varlen_attention(
     k             [T, kv_heads, d]     kv_heads divides heads: query head h reads head h // (heads // kv_heads)
     v             [T, kv_heads, d_v]
     cu_seqlens    int32 [B+1]          sequence b has the keys cu_seqlens[b] to cu_seqlens[b+1]
-    max_seqlen    int                  no sequence has more keys
+    max_seqlen    int                  no sequence has more keys (what a longer one gives on CUDA is undefined)
     dropout_p     float                the probability, in [0, 1), with which each softmax weight is dropped
     scale         float                the scores are scale * q . k; 1 / sqrt(d) by default
     cu_seqlens_q  int32 [B+1]          where the queries differ from the keys in number; with max_seqlen_q
@@ -116,7 +116,7 @@ def varlen_attention_with_sum(
     if cu_seqlens_q is None and _flash_serves(q, k, v, max_seqlen, dropout_p):
         out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=_scale(q, scale))
         return cast(Tensor, out), q.new_ones(q.shape[:2], dtype=torch.float32)
-    if not _has_kernel(q):
+    if not has_kernel(q):
         cu_q = cu_seqlens if cu_seqlens_q is None else cu_seqlens_q
         return _padded_attention(q, k, v, cu_q, cu_seqlens, dropout_p, _scale(q, scale), _seed(q, dropout_p, seed))
     out, weight_sum, _ = _lib.varlen_attention(
@@ -147,7 +147,7 @@ def varlen_attention_packed(
 
     qkv [T, 3, heads, d]; returns [T, heads, d].
     """
-    if not _has_kernel(qkv) or _flash_serves(qkv, qkv, qkv, max_seqlen, dropout_p):
+    if not has_kernel(qkv) or _flash_serves(qkv, qkv, qkv, max_seqlen, dropout_p):
         q, k, v = qkv.unbind(1)
         return varlen_attention(q, k, v, cu_seqlens, max_seqlen, dropout_p, scale, seed=seed)
     return cast(
@@ -240,7 +240,7 @@ def add_norm(
     Raises RuntimeError that names the argument where a shape, dtype or dropout_p does not fit; ValueError for a seed
     on another device than the CPU, where PyTorch's dropout runs.
     """
-    if not _has_kernel(x):
+    if not has_kernel(x):
         if seed is not None:
             raise ValueError(f"add_norm takes a seed on the CPU only; x lies on {x.device}")
         return F.layer_norm(
@@ -256,7 +256,7 @@ def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
     x [T, F], float32, bfloat16 or float64 (slow), the product of a linear layer whose `bias` [F] is left to be added
     here. Differentiable, once, in both. Raises RuntimeError that names the argument which does not fit.
     """
-    if not _has_kernel(x):
+    if not has_kernel(x):
         if kind not in ("relu", "gelu", "gelu_tanh"):
             raise RuntimeError(f"kind must be 'relu', 'gelu' or 'gelu_tanh'; found {kind!r}")
         x = x + bias.to(x.dtype)
@@ -287,7 +287,7 @@ def embed(
     Raises IndexError for an id or a position outside its table (on CUDA, where that would wait for the device, the row
     is NaN), RuntimeError that names the argument where a shape or dtype does not fit.
     """
-    if not _has_kernel(token_table):
+    if not has_kernel(token_table):
         return (
             F.embedding(input_ids, token_table)
             + F.embedding(segment_ids, segment_table)
@@ -329,7 +329,7 @@ def embed_norm(
     """
     dtype = token_table.dtype if dtype is None else dtype
     tables, ids = (token_table, segment_table, position_table), (input_ids, segment_ids, positions)
-    if not _has_kernel(token_table):
+    if not has_kernel(token_table):
         if seed is not None:
             raise ValueError(f"embed_norm takes a seed on the CPU only; the tables lie on {token_table.device}")
         x = F.layer_norm(embed(*tables, *ids), (token_table.size(1),), weight, bias, eps)
@@ -338,7 +338,7 @@ def embed_norm(
     return cast(Tensor, _lib.embed_norm(*tables, *ids, weight, bias, eps, dropout_p, seed, dtype, sparse)[0])
 
 
-def _has_kernel(x: Tensor) -> bool:
+def has_kernel(x: Tensor) -> bool:
     """Whether our operators run where x lies; the wrappers have PyTorch's own for other devices."""
     return x.device.type in ("cpu", "meta") or (
         _HAS_TRITON and x.device.type == "cuda" and x.dtype in (torch.float32, torch.bfloat16, torch.float16)

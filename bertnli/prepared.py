@@ -39,7 +39,8 @@ _packed: WeakKeyDictionary[BERTEncoder, _Packed] = WeakKeyDictionary()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Matrix products in `precision`: "fp32" or "bf16" (weights and statistics stay float32)."""
+    """Matrix products in `precision`: "fp32" or "bf16" (weights and statistics stay float32; on a GPU what lies between
+    the encoder's products is bfloat16 too)."""
     if precision not in TRAINING_PRECISIONS:
         raise ValueError(f"precision must be one of {TRAINING_PRECISIONS}; found {precision!r}")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

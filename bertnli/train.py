@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bertnli.batching import PackedBatch, cut, ragged_index
 from bertnli.distributed import added_up, dealt, of_rank_0, rank_and_size
 from bertnli.files import atomic_path
-from bertnli.graphs import CapturedSteps, in_a_bucket, obstacle
+from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
 from bertnli.heads import Head
 from bertnli.inference import check_labels, evaluate, in_batches
 from bertnli.model import BERTEncoder
@@ -98,8 +98,9 @@ def fit(
     precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
                     float32 weights behind, statistics and sums; elsewhere the same by autocast
     cuda_graphs     steps are captured as CUDA graphs, one for each of few sizes that batches are padded to, since their
-                    launches often take longer than their kernels (see bertnli/graphs.py). None does so where it is
-                    possible: in one process on a GPU, without `accumulate`
+                    launches often take longer than their kernels; a step's activations are in memory twice then (see
+                    bertnli/graphs.py). None does so where it is possible, in one process on a GPU without `accumulate`,
+                    and the head is one of this package; True for a head of one's own, whose loss must ignore what pads
     seed            orders the pairs and draws the dropout; equal seeds give equal runs (on a GPU to rounding, unless
                     torch.use_deterministic_algorithms is on)
     keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
@@ -139,11 +140,7 @@ def fit(
     model.to(device)
 
     rank, ranks = rank_and_size()
-    why_not = obstacle(model, device, ranks, accumulate)
-    if cuda_graphs and why_not is not None:
-        raise ValueError(why_not)
-    if cuda_graphs is None:
-        cuda_graphs = why_not is None
+    asked, cuda_graphs = cuda_graphs, wanted(cuda_graphs, model, device, ranks, accumulate)
     lengths = train.lengths
 
     def steps_of(epoch: int) -> list[Tensor]:
@@ -176,6 +173,7 @@ def fit(
         features: _Features | None = None
         worker: Any = None
         captured: CapturedSteps | None = None
+        built_in: Any = None
         low = precision == "bf16" and isinstance(opt, Adam)
 
         def gradients(batch: PackedBatch, vectors: Tensor | None, units: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -239,11 +237,13 @@ def fit(
             if worker is None or depths[epoch] != depths[epoch - 1]:
                 worker = None  # its hooks go with it
                 worker = _worker(model)
-                captured = CapturedSteps(whole, device) if cuda_graphs else None
+                captured = None
+            if cuda_graphs and (captured is None or built_in != _built_in(model)):
+                captured, built_in = CapturedSteps(whole, device), _built_in(model)
             if depths[epoch] != len(model.encoder.blks):
                 features = None
             elif features is None:
-                features = _Features(model, train, precision)
+                features = _Features(model, train, precision, asked)
             losses: list[Tensor] = []  # of each step
             done: list[int] = []
             hits: list[Tensor] = []
@@ -275,7 +275,7 @@ def fit(
             sums, correct = added_up(torch.stack(losses)).tolist(), int(added_up(torch.stack(hits).sum()))
             history.losses += [loss / units for loss, units in zip(sums, done, strict=True)]
             seconds = time.perf_counter() - begun
-            figures = {} if dev is None else evaluate(model, dev, precision=precision)
+            figures = {} if dev is None else evaluate(model, dev, precision=precision, cuda_graphs=asked)
             figures = of_rank_0(lambda figures=figures: figures)  # type: ignore[misc]
             history.epochs.append(
                 Epoch(
@@ -426,11 +426,18 @@ def _worker(model: Head) -> nn.Module:
     return DistributedDataParallel(outputs, find_unused_parameters=not model.config.train_positions)
 
 
+def _built_in(model: nn.Module) -> tuple[list[int], list[float]]:
+    """What a graph repeats whatever the model has since become: where its parameters lie, and what is dropped."""
+    dropouts = (m.p for m in model.modules() if isinstance(m, nn.Dropout))
+    return [p.data_ptr() for p in model.parameters()], list(dropouts)
+
+
 class _Features:
     """What a wholly frozen encoder gives for all examples, computed once."""
 
-    def __init__(self, model: Head, pairs: EncodedPairs, precision: str) -> None:
-        self.rows = in_batches(model, model.features, pairs, precision=precision, by_sequence=model.pooled)  # (R, H)
+    def __init__(self, model: Head, pairs: EncodedPairs, precision: str, cuda_graphs: bool | None) -> None:
+        options: dict[str, Any] = dict(by_sequence=model.pooled, cuda_graphs=cuda_graphs)
+        self.rows = in_batches(model, model.features, pairs, precision=precision, **options)  # (R, H)
         self.counts = in_batches(model, model.rows_read, pairs).cpu()  # (N), where their sum waits for no device
         self.begins = self.counts.cumsum(0) - self.counts
 
@@ -459,7 +466,9 @@ def _optimizer(
     groups = [g for g in groups if g["params"]]
     device = next(model.parameters()).device
     if capturable:
-        return kinds[name](groups, lr=torch.tensor(lr, device=device), fused=True, capturable=True)
+        found = kinds[name](groups, lr=torch.tensor(lr, device=device), fused=True, capturable=True)
+        found._warned_capturable_if_run_uncaptured = True  # a size's first steps do
+        return found
     if device.type == "cpu" and rank_and_size()[1] == 1:
         return Adam(groups, lr=lr, decoupled=name == "adamw", max_grad_norm=max_grad_norm)
     return kinds[name](groups, lr=lr, fused=True)

@@ -48,6 +48,7 @@ def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -
     source = ASTSource(fn=self, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     found = {"kernel": self.__name__, "shared": compiled.metadata.shared, **options}
+    found["ranked"] = bool(named.get("RANKED"))
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if tool.exists():
         with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,6 @@ Without a GPU a repeated step is the function called again on the same input ten
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from bertnli import (
     PackedBatch,
     evaluate,
     fit,
+    graphs,
     inference,
     score,
     train,
@@ -130,8 +130,8 @@ class OnCPU(CapturedSteps):
     made: list[OnCPU] = []  # noqa: RUF012
     repeated = 0
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         OnCPU.made.append(self)
 
     def _warmed_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
@@ -149,10 +149,9 @@ class OnCPU(CapturedSteps):
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCPU]:
-    monkeypatch.setattr(train, "obstacle", lambda *_: None)
+    monkeypatch.setattr(graphs, "obstacle", lambda *_: None)
     monkeypatch.setattr(train, "CapturedSteps", OnCPU)
     monkeypatch.setattr(inference, "CapturedSteps", OnCPU)
-    monkeypatch.setattr(inference, "obstacle", lambda *_: None)
     monkeypatch.setattr(OnCPU, "made", [])
     return OnCPU
 
@@ -174,13 +173,14 @@ def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], opt
     data, arguments = data_for(head), dict(epochs=2, lr=1e-3, weight_decay=0.1, progress=False) | options
     plain, net = (model(head).double() for _ in range(2))
     wanted = fit(plain, data, cuda_graphs=False, **arguments)
-    found = fit(net, data, **arguments)  # where steps can be repeated they are
+    # Where steps of our heads can be repeated they are; AllTokens is none of ours.
+    found = fit(net, data, cuda_graphs=True if head is AllTokens else None, **arguments)
     assert found.losses == pytest.approx(wanted.losses, rel=1e-7)
     assert [e.train_accuracy for e in found.epochs] == [e.train_accuracy for e in wanted.epochs]
     for a, b in zip(net.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
     assert len(on_cpu.made) == (4 if "freeze" in options else 1)
-    repeated, sizes = sum(steps.repeated for steps in on_cpu.made), sum(len(steps._steps) for steps in on_cpu.made)
+    repeated, sizes = sum(steps.repeated for steps in on_cpu.made), sum(len(steps._seen) for steps in on_cpu.made)
     # With a wholly frozen encoder there is nothing to repeat.
     assert repeated + sizes == len(found.losses) - (len(found.losses) // 4 if "freeze" in options else 0)
     assert repeated
@@ -212,63 +212,105 @@ def test_a_run_is_continued_with_graphs_or_without(on_cpu: type[OnCPU], tmp_path
         assert losses == pytest.approx(wanted, rel=1e-7)
 
 
-def test_where_nothing_can_be_captured_steps_run_as_they_are(
+def test_a_step_that_cannot_be_captured_is_an_error_that_says_why(
     on_cpu: type[OnCPU], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: OnCPU, inputs: PackedBatch) -> Any:
-        net.output.weight.grad = torch.ones_like(net.output.weight)  # of the capture
-        raise RuntimeError("operation not permitted when stream is capturing")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        except RuntimeError:
+            raise RuntimeError("previous error during capture")  # noqa: B904
 
     monkeypatch.setattr(on_cpu, "_captured", fail)
-    net = model().double()
-    wanted = fit(copy.deepcopy(net), pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=False).losses
-    with pytest.warns(UserWarning, match="run one by one: operation not permitted") as warned:
-        losses = fit(net, pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=True).losses
-    assert losses == pytest.approx(wanted, rel=1e-7)
-    assert len(warned) == 1
+    with pytest.raises(RuntimeError, match=r"cuda_graphs=False runs them .*: operation not permitted"):
+        fit(model(), pairs(), epochs=1, batch_size=9, progress=False)
+    assert fit(model(), pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=False).losses
+
+
+def test_a_model_whose_parameters_have_moved_is_captured_anew(on_cpu: type[OnCPU]) -> None:
+    def move(e: Epoch) -> None:
+        if e.epoch == 2:
+            for p in net.parameters():
+                p.data = p.data.clone()
+        if e.epoch == 3:
+            net.dropout.p = 0.1
+
+    net = model()
+    fit(net, pairs(), epochs=4, batch_size=30, progress=False, on_epoch=move)
+    assert len(on_cpu.made) == 3
 
 
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering])
 def test_repeated_inference_is_the_inference(on_cpu: type[OnCPU], head: type[Head]) -> None:
-    """With 13 batches, the last of which is small; only heads that read one row a sequence have graphs."""
+    """With 23 batches, the last of which is small; only heads that read one row a sequence have graphs."""
     net, data = model(head).double(), data_for(head)
     wanted = score(net, data, batch_size=90)
     assert not on_cpu.made
-    torch.testing.assert_close(score(net, data, batch_size=7), wanted)
+    torch.testing.assert_close(score(net, data, batch_size=4), wanted)
     if net.pooled:
-        losses = [evaluate(net, data, batch_size=size)["loss"] for size in (7, 90)]
+        losses = [evaluate(net, data, batch_size=size)["loss"] for size in (4, 90)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert len(on_cpu.made) == 2 * net.pooled
-    assert all(steps.repeated > 3 for steps in on_cpu.made)
-
-
-def test_a_model_with_hooks_is_not_captured() -> None:
-    net = model()
-    net.hidden.register_forward_hook(lambda *_: None)
-    assert "without hooks" in str(train.obstacle(net, torch.device("cuda"), 1, 1))
+    assert all(steps.repeated > 3 and steps.purpose == "inference" for steps in on_cpu.made)
+    score(net, data, batch_size=4, cuda_graphs=False)
+    assert len(on_cpu.made) == 2 * net.pooled
 
 
 def test_what_cannot_be_captured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one process on a CUDA device and whole steps; found 1 on 'cpu'"):
         fit(model(), pairs(), cuda_graphs=True)
-    own = model()
+    with pytest.raises(ValueError, match="found 1 on 'cpu'"):
+        evaluate(model(), pairs(), batch_size=1, cuda_graphs=True)
+    gpu, own = torch.device("cuda"), model()
     own.ignored = None  # type: ignore[misc]
-    gpu = torch.device("cuda")
-    assert "labels that its loss ignores; BERTClassifier has none" in str(train.obstacle(own, gpu, 1, 1))
+    assert "labels that its loss ignores; BERTClassifier has none" in str(graphs.obstacle(own, gpu, 1, 1))
     for processes, accumulate in ((2, 1), (1, 2)):
-        assert "whole steps" in str(train.obstacle(model(), gpu, processes, accumulate))
-    assert train.obstacle(model(), gpu, 1, 1) is None
+        assert "whole steps" in str(graphs.obstacle(model(), gpu, processes, accumulate))
+    assert graphs.obstacle(model(), gpu, 1, 1) is None
+    for hook in (
+        lambda net: net.hidden.register_forward_hook(lambda *_: None),
+        lambda net: net.encoder.blks[0].register_full_backward_pre_hook(lambda *_: None),
+        lambda net: net.output.bias.register_hook(lambda g: g),
+    ):
+        hook(net := model())
+        assert "without hooks" in str(graphs.obstacle(net, gpu, 1, 1))
+
+
+def test_only_heads_of_ours_are_captured_unasked() -> None:
+    gpu = torch.device("cuda")
+    assert graphs.wanted(None, model(), gpu)
+    assert not graphs.wanted(False, model(), gpu)
+    assert not graphs.wanted(None, model(AllTokens), gpu)
+    assert graphs.wanted(True, model(AllTokens), gpu)
+    assert not graphs.wanted(None, model(), gpu, processes=2)
+    with pytest.raises(ValueError, match="for one process"):
+        graphs.wanted(True, model(), gpu, processes=2)
 
 
 # ---- on a GPU ----
 
 
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[PackedBatch]:
+    """The inputs of each graph of training that was captured."""
+    inputs, capture = [], CapturedSteps._captured
+
+    def noted(self: CapturedSteps, batch: PackedBatch) -> Any:
+        inputs.append(batch)
+        return capture(self, batch)
+
+    monkeypatch.setattr(CapturedSteps, "_captured", noted)
+    return inputs
+
+
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_captured_steps_are_the_eager_ones(precision: str) -> None:
+def test_captured_steps_are_the_eager_ones(precision: str, replayed: list[PackedBatch]) -> None:
     options = dict(epochs=3, batch_size=9, lr=1e-3, progress=False, device="cuda", precision=precision)
     wanted = fit(model(), pairs(), cuda_graphs=False, **options).losses  # type: ignore[arg-type]
+    assert not replayed
     losses = fit(model(), pairs(), **options).losses  # type: ignore[arg-type]
+    assert replayed
     assert losses == pytest.approx(wanted, abs=1e-3 if precision == "fp32" else 3e-2)
     assert losses[0] > losses[-1]
 
@@ -276,17 +318,18 @@ def test_captured_steps_are_the_eager_ones(precision: str) -> None:
 @needs_gpu
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str) -> None:
+def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str, replayed: list[PackedBatch]) -> None:
     net, data = model(head), data_for(head)
     wanted, figures = score(net, data), evaluate(net, data)
     net.cuda()
     tolerance = 1e-4 if precision == "fp32" else 3e-2
-    for size in (7, 90):
+    for size in (4, 90):
         found = score(net, data, batch_size=size, precision=precision)
         torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
         assert evaluate(net, data, batch_size=size, precision=precision)["loss"] == pytest.approx(
             figures["loss"], rel=tolerance
         )
+    assert replayed
 
 
 @needs_gpu
@@ -307,7 +350,7 @@ def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering])
 def test_no_step_waits_for_the_gpu(head: type[Head], cuda_graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the third step of one size on: the first compiles, and captures."""
+    """From the third step of one size on: the first compiles, the second captures."""
     gather, batches = EncodedPairs.batch, []
 
     def watched(self: EncodedPairs, rows: Any) -> PackedBatch:

@@ -136,8 +136,10 @@ def test_attention_of_a_large_batch_has_tiles_of_several_sizes(
     """Among 300 sequences, more than are looked at together, some of each size."""
     generator = torch.Generator().manual_seed(0)
     lens = torch.randint(0, 34, (300,), generator=generator) * (torch.arange(300) % 10 == 0)
-    lens[[3, 150, 151, 299]] = 60
-    lens[[0, 255, 256]] = torch.tensor([64 if dtype == torch.float32 else 128, 32, 33])
+    lens[[3, 150, 151, 298]] = 60
+    lens[[255, 256]] = torch.tensor([32, 33])
+    longest = [64, 33, 40] if dtype == torch.float32 else [64, 65, 100, 128, 90, 70]
+    lens[torch.tensor([0, 7, 200, 254, 257, 299])[: len(longest)]] = torch.tensor(longest)
     lengths, p, seed = lens.tolist(), 0.2, torch.tensor([7, 8])
     *inputs, dout = (random(int(lens.sum()), 2, 16, dtype=dtype, seed=i) for i in range(4))
     masks = [dropout_mask(b, 2, n, n, p, seed) for b, n in enumerate(lengths)]
@@ -145,6 +147,7 @@ def test_attention_of_a_large_batch_has_tiles_of_several_sizes(
         lambda *x: attention_by_loop(*x, lengths, lengths, masks=masks)[0], [x.double() for x in inputs], dout.double()
     )
     monkeypatch.setattr(attention, "_CROWD", 0)
+    monkeypatch.setattr(attention, "_SEEKERS", 1)  # on a GPU too a program has several of the longest
     out, _, *gradients = run_attention(*inputs, lengths, lengths, dout, None, p, seed)
     for a, b in zip([out, *gradients], expected, strict=True):
         tolerance = 5e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
@@ -441,7 +444,8 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     }
     for launch in found:
         assert launch["shared"] <= 227 << 10, launch
-        assert launch.get("spilled", 0) <= 320, launch  # bytes, and only where 128 keys are a tile
+        # 128 keys in a tile, in a loop over sequences, take some hundred bytes
+        assert launch.get("spilled", 0) <= (320 if launch["ranked"] else 64), launch
 
 
 # ---- on the whole ----

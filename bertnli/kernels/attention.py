@@ -27,6 +27,7 @@ from bertnli.kernels.philox import kept
 _LOG2E = tl.constexpr(1.4426950408889634)
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 _RANKED = tl.constexpr(256)  # sequences that a program looks at together for those of its size
+_SEEKERS = 4  # programs of a multiprocessor that look for their sequences
 _CROWD = 1 << 22  # scores in the tiles of a batch from which on its sequences get tiles of several sizes
 
 
@@ -141,15 +142,18 @@ def _forward(
                 GROUP, D, D_V, CHUNK, CHUNK_V, M, N, WHOLE, BELOW, PRECISION,
             )  # fmt: skip
     else:
+        first = tl.program_id(0)  # of this program's tiles among those of the next sequences
         for begin in range(0, sequences, _RANKED):
             rank, count = _of_a_size(cu_q, cu_k, begin, sequences, GROUP, ABOVE, N)
-            for i in range(tl.program_id(0), count * kv_heads, tl.num_programs(0)):
+            tiles, programs = count * kv_heads, tl.num_programs(0)
+            for i in range(first, tiles, programs):
                 _forward_tile(
                     begin + _numbered(rank, i // kv_heads + 1), i % kv_heads, 0,
                     q, k, v, out, weight_sum, lse, cu_q, cu_k, seed,
                     q_t, q_h, k_t, k_h, v_t, v_h, kv_heads, scale, keep_scale,
                     GROUP, D, D_V, CHUNK, CHUNK_V, M, N, WHOLE, BELOW, PRECISION,
                 )  # fmt: skip
+            first = (first + programs - tiles % programs) % programs
 
 
 @triton.jit
@@ -236,15 +240,18 @@ def _backward_whole(
                 GROUP, D, D_V, CHUNK, CHUNK_V, M, N, BELOW, HAS_DSUM, PRECISION,
             )  # fmt: skip
     else:
+        first = tl.program_id(0)  # of this program's tiles among those of the next sequences
         for begin in range(0, sequences, _RANKED):
             rank, count = _of_a_size(cu_q, cu_k, begin, sequences, GROUP, ABOVE, N)
-            for i in range(tl.program_id(0), count * kv_heads, tl.num_programs(0)):
+            tiles, programs = count * kv_heads, tl.num_programs(0)
+            for i in range(first, tiles, programs):
                 _backward_tile(
                     begin + _numbered(rank, i // kv_heads + 1), i % kv_heads,
                     dout, dsum, q, k, v, lse, dq, dk, dv, cu_q, cu_k, seed, o_t, o_h, q_t, q_h, k_t, k_h, v_t, v_h,
                     dq_t, dq_h, dk_t, dk_h, dv_t, dv_h, kv_heads, scale, keep_scale,
                     GROUP, D, D_V, CHUNK, CHUNK_V, M, N, BELOW, HAS_DSUM, PRECISION,
                 )  # fmt: skip
+            first = (first + programs - tiles % programs) % programs
 
 
 @triton.jit
@@ -444,7 +451,7 @@ class _Plan:
         if self.whole and rows == keys > 32 and tiles * rows * keys > _CROWD:
             # A program of 128 keys has a multiprocessor nearly to itself. Such sequences are few: some programs look
             # for them, where thousands would begin and end for nothing. Smaller ones are faster without that loop.
-            few = min(tiles, 4 * multiprocessors(q.device))
+            few = min(tiles, _SEEKERS * multiprocessors(q.device))
             self.launches = [(tiles, 32, 32, 0, False), (tiles, 64, 64, 32, False), (few, 128, 128, 64, True)]
             self.launches = self.launches[: 2 if rows == 64 else 3]
         # Loops are pipelined where a block is one chunk: every chunk would have buffers of its own.
