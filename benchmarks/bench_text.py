@@ -286,7 +286,7 @@ def part_file() -> dict[str, Any]:
             "encode_pairs from str": (n, lambda: encode(*lists, MAX_LEN, num_threads=1, labels=labels)),
             "read_pairs, encode_pairs": (n, lambda: read_then_encode(tokenizer, path, columns)),
         }
-        if columns == "parse" and split == "dev":
+        if columns == "parse":
             contestants["the book's read_snli and dataset"] = (n, lambda: d2l_file(path))
         return measure(contestants, 5)
 

@@ -45,8 +45,8 @@ class Head(nn.Module):
 
     and, where the default does not do: `rows`, `head`, `units`, `right`, `logits`, `flaw`, `encode`;
 
-    ignored          a label that `loss` and `right` count as nothing: CUDA graphs pad batches by sequences of this label
-                     (`fit(cuda_graphs=True)`; unasked they are for the heads of this package alone)
+    ignored          a label that `loss` and `right` count as nothing: CUDA graphs pad batches by sequences with it
+                     (`fit(cuda_graphs=True)`; unasked only those of this package's heads)
 
     Modules of `bert` that the head does not use (pretraining heads; the hidden layer, for token vectors) ride along in
     `carried`, outside `parameters()`: fine-tuning cannot touch them, optimizers and other processes do not see them,
