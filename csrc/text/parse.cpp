@@ -1,6 +1,7 @@
 #include "parse.h"
 
 #include <bit>
+#include <cstdint>
 #include <cstring>
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -11,52 +12,36 @@
 namespace bertnli {
 namespace {
 
-// Builds one cleaned text. White space waits until a character follows it: a run of one is kept as it is.
+// Builds one cleaned text. White space waits until a character follows it: a run of one is kept as it is, a longer one
+// becomes a blank.
 class ParseCleaner {
  public:
   explicit ParseCleaner(char* out) : first_(out), to_(out) {}
 
-  void space(const char* p, int size) {
-    if (run_++ == 0) {
-      run_at_ = p;
-      run_size_ = size;
-    }
-  }
-  void spaces(int n) {
-    if (n == 0) return;
-    if (run_ == 0) {
-      space(" ", 1);
-      --n;
-    }
-    run_ += static_cast<size_t>(n);
-  }
-  // Where the next kept bytes go.
-  char* gap() {
-    if (run_ != 0) {
-      if (to_ != first_) {
-        if (run_ > 1) {
-          *to_++ = ' ';
-        } else {
-          for (int i = 0; i < run_size_; ++i) *to_++ = run_at_[i];
-        }
-      }
-      run_ = 0;
-    }
-    return to_;
-  }
+  void space(const char* p, int size) { run_ = run_.empty() ? std::string_view(p, static_cast<size_t>(size)) : " "; }
+  void blanks() { run_ = " "; }
   void keep(const char* p, int size) {
-    char* to = gap();
-    for (int i = 0; i < size; ++i) to[i] = p[i];
+    gap();
+    for (int i = 0; i < size; ++i) to_[i] = p[i];
     to_ += size;
   }
-  void kept(int size) { to_ += size; }
+  // As `keep`; of p and of the output 15 bytes more are touched.
+  void keep_word(const char* p, int size) {
+    gap();
+    for (int i = 0; i < size; i += 16) std::memcpy(to_ + i, p + i, 16);
+    to_ += size;
+  }
   size_t size() const { return static_cast<size_t>(to_ - first_); }
 
  private:
+  void gap() {
+    if (to_ != first_)
+      for (const char c : run_) *to_++ = c;
+    run_ = {};
+  }
+
   char *const first_, *to_;
-  const char* run_at_ = nullptr;
-  size_t run_ = 0;
-  int run_size_ = 0;
+  std::string_view run_;
 };
 
 }  // namespace
@@ -77,31 +62,43 @@ void extract_text(std::string_view parse, std::string& out) {
     p += c.size;
   };
 #if defined(__SSE2__)
-  while (end - p >= 32) {  // so that 16 bytes may be read from each of the next 16
-    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    const auto bits = [](__m128i x) { return static_cast<unsigned>(_mm_movemask_epi8(x)); };
-    if (bits(_mm_cmplt_epi8(v, _mm_set1_epi8(' '))) != 0) {  // control characters, or beyond ASCII
-      const char* stop = p + 16;
+  while (p < end) {
+    const auto left = static_cast<size_t>(end - p), size = left < 64 ? left : 64;
+    const char* block = p;
+    char copy[64 + 16];
+    if (left < sizeof copy) {  // of a word's 16 bytes the last may lie behind it; brackets are nothing
+      std::memset(copy, '(', sizeof copy);
+      std::memcpy(copy, p, size);
+      block = copy;
+    }
+    uint64_t spaces = 0, brackets = 0, others = 0;  // others: control characters, and all beyond ASCII
+    for (int i = 0; i < 64; i += 16) {
+      const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + i));
+      const auto bits = [i](__m128i x) { return uint64_t{static_cast<unsigned>(_mm_movemask_epi8(x))} << i; };
+      spaces |= bits(_mm_cmpeq_epi8(v, _mm_set1_epi8(' ')));
+      brackets |= bits(_mm_cmpeq_epi8(_mm_and_si128(v, _mm_set1_epi8(~1)), _mm_set1_epi8('(')));
+      others |= bits(_mm_cmplt_epi8(v, _mm_set1_epi8(' ')));
+    }
+    if (others != 0) {
+      const char* stop = p + size;
       while (p < stop) one();
       continue;
     }
-    const unsigned spaces = bits(_mm_cmpeq_epi8(v, _mm_set1_epi8(' ')));
-    const unsigned brackets = bits(_mm_cmpeq_epi8(_mm_and_si128(v, _mm_set1_epi8(~1)), _mm_set1_epi8('(')));
-    unsigned keep = ~(spaces | brackets) & 0xFFFFu, seen = 0;  // seen: bits before the current place
+    uint64_t keep = ~(spaces | brackets);
     while (keep != 0) {
-      const int start = std::countr_zero(keep), size = std::countr_one(keep >> start);
-      const unsigned before = (1u << start) - 1;
-      text.spaces(std::popcount(spaces & before & ~seen));
-      std::memcpy(text.gap(), p + start, 16);
-      text.kept(size);
-      seen = before | ((1u << size) - 1) << start;
-      keep &= ~seen;
+      const int first = std::countr_zero(keep), length = std::countr_one(keep >> first);
+      const uint64_t before = (uint64_t{1} << first) - 1;
+      if ((spaces & before) != 0) text.blanks();
+      spaces &= ~before;
+      text.keep_word(block + first, length);
+      keep &= keep + (uint64_t{1} << first);  // without the lowest run of ones
     }
-    text.spaces(std::popcount(spaces & ~seen));
-    p += 16;
+    if (spaces != 0) text.blanks();
+    p += size;
   }
-#endif
+#else
   while (p < end) one();
+#endif
   out.resize(begin + text.size());
 }
 
