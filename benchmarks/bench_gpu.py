@@ -62,7 +62,7 @@ from bertnli import (  # noqa: E402
     fit,
     ops,
     read_pairs,
-)  # fmt: skip
+)
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
 from bertnli.demo import write_demo_corpus  # noqa: E402
 from bertnli.graphs import CapturedSteps, in_a_bucket  # noqa: E402
@@ -430,9 +430,7 @@ class Model:
         return (torch.cuda.max_memory_allocated() - before - sum(sizes)) / 2**20
 
 
-def models(
-    bench: Bench, shape: str, batches: list[int], mode: str | None, vocab_size: int, **sizes: Any
-) -> None:  # fmt: skip
+def models(bench: Bench, shape: str, batches: list[int], mode: str | None, vocab_size: int, **sizes: Any) -> None:
     """Rows for training and inference of one shape; with a `mode` of torch.compile the peer is compiled too."""
     if bench.late():
         bench.add({"work": "step", "shape": shape, "skipped": "out of time"})

@@ -291,8 +291,8 @@ def test_only_heads_of_ours_are_captured_unasked() -> None:
 
 
 @pytest.fixture
-def replayed(monkeypatch: pytest.MonkeyPatch) -> list[PackedBatch]:
-    """The inputs of each graph of training that was captured."""
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[PackedBatch]:
+    """The inputs of each graph that was captured."""
     inputs, capture = [], CapturedSteps._captured
 
     def noted(self: CapturedSteps, batch: PackedBatch) -> Any:
@@ -305,12 +305,12 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[PackedBatch]:
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_captured_steps_are_the_eager_ones(precision: str, replayed: list[PackedBatch]) -> None:
+def test_captured_steps_are_the_eager_ones(precision: str, captured: list[PackedBatch]) -> None:
     options = dict(epochs=3, batch_size=9, lr=1e-3, progress=False, device="cuda", precision=precision)
     wanted = fit(model(), pairs(), cuda_graphs=False, **options).losses  # type: ignore[arg-type]
-    assert not replayed
+    assert not captured
     losses = fit(model(), pairs(), **options).losses  # type: ignore[arg-type]
-    assert replayed
+    assert captured
     assert losses == pytest.approx(wanted, abs=1e-3 if precision == "fp32" else 3e-2)
     assert losses[0] > losses[-1]
 
@@ -318,7 +318,7 @@ def test_captured_steps_are_the_eager_ones(precision: str, replayed: list[Packed
 @needs_gpu
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str, replayed: list[PackedBatch]) -> None:
+def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str, captured: list[PackedBatch]) -> None:
     net, data = model(head), data_for(head)
     wanted, figures = score(net, data), evaluate(net, data)
     net.cuda()
@@ -329,7 +329,7 @@ def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str,
         assert evaluate(net, data, batch_size=size, precision=precision)["loss"] == pytest.approx(
             figures["loss"], rel=tolerance
         )
-    assert replayed
+    assert captured
 
 
 @needs_gpu

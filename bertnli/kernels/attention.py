@@ -434,10 +434,10 @@ class _Plan:
         self.chunk, self.chunk_v = (_chunk(n, most) for n in (q.size(2), v.size(2)))
         bytes_of_a_row = max(self.chunk, self.chunk_v) * self.element_size
         longest, budget = (128, _tile_bytes(q.device)) if half else (64, 16 << 10)
-        rows, keys = _power(max_q * self.group), _power(max_k)
+        rows, keys = power(max_q * self.group), power(max_k)
         self.whole_keys = keys <= longest and keys * bytes_of_a_row <= budget
         self.whole = self.whole_keys and rows <= longest and rows * bytes_of_a_row <= budget
-        most_rows = _power(min(longest if width <= 128 else 64, budget // bytes_of_a_row // 2))
+        most_rows = power(min(longest if width <= 128 else 64, budget // bytes_of_a_row // 2))
         # forward: M rows by N keys; backward: the whole tile, or BM rows by BN keys
         self.m = rows if self.whole else min(rows, most_rows)
         self.n = keys if self.whole_keys else min(64, most_rows)
@@ -471,14 +471,15 @@ class _Plan:
         )  # fmt: skip
 
 
-def _power(n: int) -> int:
+def power(n: int) -> int:
+    """A tile's size that holds n: a power of 2, at least 16."""
     return max(16, int(triton.next_power_of_2(n)))
 
 
 def _chunk(width: int, most: int) -> int:
     """Columns that a tile takes at a time: the whole width where it fits, else what wastes least."""
-    if _power(width) <= most:
-        return _power(width)
+    if power(width) <= most:
+        return power(width)
     return most if width % most == 0 else min(most, 128)
 
 

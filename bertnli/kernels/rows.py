@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertnli.kernels.attention import below, check, check_dropout, multiprocessors, shared_memory
+from bertnli.kernels.attention import below, check, check_dropout, multiprocessors, power, shared_memory
 from bertnli.kernels.philox import kept
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -250,7 +250,7 @@ def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
     x, (rows, width) = x.contiguous(), x.shape
     out = torch.empty_like(x)
     if x.numel():
-        r, w, warps = 2, min(512, max(16, int(triton.next_power_of_2(width)))), 2
+        r, w, warps = 2, min(512, power(width)), 2
         _bias_act[(triton.cdiv(rows, r), triton.cdiv(width, w))](
             x, bias.contiguous(), out, rows, width, R=r, W=w, KIND=kind, num_warps=warps
         )
@@ -263,7 +263,7 @@ def bias_act_backward(dout: Tensor, x: Tensor, bias: Tensor, kind: str) -> tuple
     _check_like(dout, x)
     x, (rows, width) = x.contiguous(), x.shape
     dx, dbias = torch.empty_like(x), torch.empty_like(bias)
-    r, w, warps = 8, min(128, max(16, int(triton.next_power_of_2(width)))), 2
+    r, w, warps = 8, min(128, power(width)), 2
     blocks = triton.cdiv(width, w)
     programs = _programs(x.device, triton.cdiv(rows, r), 8, blocks) if x.numel() else 0
     sums = x.new_empty((programs, 1, width), dtype=torch.float32)
@@ -451,7 +451,7 @@ def embed_backward(
         dout.new_zeros((n if want else 0, width), dtype=torch.float32) for n, want in zip(rows, wanted, strict=True)
     ]
     if dout.numel() and any(wanted):
-        w = min(128, max(16, int(triton.next_power_of_2(width))))
+        w = min(128, power(width))
         _scatter[(triton.cdiv(tokens, 16), triton.cdiv(width, w))](
             dout, *ids, *sums, tokens, width, *rows, R=16, W=w, FEW=rows[1] if rows[1] <= 3 else 0,
             TOKEN=bool(wanted[0]), SEGMENT=bool(wanted[1]), POSITION=bool(wanted[2]), num_warps=4,
@@ -553,14 +553,14 @@ def _add_up(sums: Tensor, *vectors: Tensor) -> None:
 
 def _tile(width: int) -> tuple[int, int, int]:
     """Rows and columns of a program's tile, and its warps: the whole width, and 2,048 elements or a row."""
-    w = max(16, int(triton.next_power_of_2(width)))
+    w = power(width)
     r = max(1, 2048 // w)
     return r, w, min(16, max(1, r * w // 512))
 
 
 def _backward_tile(device: torch.device, width: int) -> dict[str, int]:
     """As `_tile`, for a program that goes over many rows, sums within each and has three tiles in each stage."""
-    w = max(16, int(triton.next_power_of_2(width)))
+    w = power(width)
     r = max(1, min(4, 2048 // w))
     stages = 3 if 3 * 3 * r * w * 4 <= shared_memory(device) * 3 // 4 else 1
     return dict(R=r, W=w, STAGES=stages, num_warps=min(16, max(1, r * w // 1024)))

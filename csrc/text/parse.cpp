@@ -3,10 +3,8 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
+#include "blocks.h"
 #include "unicode.h"
 
 namespace bertnli {
@@ -61,7 +59,6 @@ void extract_text(std::string_view parse, std::string& out) {
     }
     p += c.size;
   };
-#if defined(__SSE2__)
   while (p < end) {
     const auto left = static_cast<size_t>(end - p), size = left < 64 ? left : 64;
     const char* block = p;
@@ -71,20 +68,13 @@ void extract_text(std::string_view parse, std::string& out) {
       std::memcpy(copy, p, size);
       block = copy;
     }
-    uint64_t spaces = 0, brackets = 0, others = 0;  // others: control characters, and all beyond ASCII
-    for (int i = 0; i < 64; i += 16) {
-      const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + i));
-      const auto bits = [i](__m128i x) { return uint64_t{static_cast<unsigned>(_mm_movemask_epi8(x))} << i; };
-      spaces |= bits(_mm_cmpeq_epi8(v, _mm_set1_epi8(' ')));
-      brackets |= bits(_mm_cmpeq_epi8(_mm_and_si128(v, _mm_set1_epi8(~1)), _mm_set1_epi8('(')));
-      others |= bits(_mm_cmplt_epi8(v, _mm_set1_epi8(' ')));
-    }
-    if (others != 0) {
+    if (block_mask(block, 64, [](Lane v) { return v.under_or_high(' '); }) != 0) {  // control characters, not ASCII
       const char* stop = p + size;
       while (p < stop) one();
       continue;
     }
-    uint64_t keep = ~(spaces | brackets);
+    uint64_t spaces = block_mask(block, 64, [](Lane v) { return v.equal(' '); });
+    uint64_t keep = ~(spaces | block_mask(block, 64, [](Lane v) { return v.bracket(); }));
     while (keep != 0) {
       const int first = std::countr_zero(keep), length = std::countr_one(keep >> first);
       const uint64_t before = (uint64_t{1} << first) - 1;
@@ -96,9 +86,6 @@ void extract_text(std::string_view parse, std::string& out) {
     if (spaces != 0) text.blanks();
     p += size;
   }
-#else
-  while (p < end) one();
-#endif
   out.resize(begin + text.size());
 }
 
