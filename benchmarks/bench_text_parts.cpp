@@ -140,15 +140,17 @@ int main(int argc, char** argv) {
   for (const auto c : chunks) {
     if (c.size() <= ChunkKey::kMaxSize) keys.push_back(key_of(c));
   }
-  ChunkCache cache;
+  const ChunkCache cache;
+  ChunkCache::Bucket* const buckets = cache.buckets();
   for (const ChunkKey& k : keys) {
     const int32_t id = 7;
-    if (cache.find(k, ChunkCache::hash(k)) == nullptr) cache.insert(k, ChunkCache::hash(k), &id, 1);
+    ChunkCache::Bucket& bucket = buckets[ChunkCache::place(k)];
+    if (bucket.find(k) == nullptr) bucket.insert(k, &id, 1);
   }
   measure("chunk cache: find each chunk", n, [&] {
     uint64_t sum = 0;
     for (const ChunkKey& k : keys) {
-      const auto* hit = cache.find(k, ChunkCache::hash(k));
+      const auto* hit = buckets[ChunkCache::place(k)].find(k);
       sum += hit != nullptr ? static_cast<uint64_t>(hit->count) : 0;
     }
     return sum;

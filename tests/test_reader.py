@@ -188,6 +188,17 @@ def test_broken_rows(tmp_path, body, message):
         read_pairs(path)
 
 
+def test_labels_of_any_length_anywhere_in_a_row(tmp_path):
+    rng = random.Random(5)
+    for trial in range(60):
+        names = list({"".join(rng.choices("ab\u00e9", k=rng.randint(1, 20))) for _ in range(rng.randint(1, 5))})
+        columns = rng.sample(["premise", "label", "hypothesis"], 3)
+        rows = [{"premise": "p", "hypothesis": "h", "label": rng.choice([*names, "-"])} for _ in range(20)]
+        lines = ["\t".join(columns), *("\t".join(r[c] for c in columns) for r in rows)]
+        data = read_pairs(write(tmp_path / f"{trial}.tsv", "\n".join(lines)), columns="text", label_names=names)
+        assert data.labels == [names.index(r["label"]) for r in rows if r["label"] != "-"]
+
+
 def test_read_snli_drops_unknown_labels_as_the_book(tmp_path):
     path = write(tmp_path / "x.txt", "\n".join([HEADER, row("Neutral"), row("1"), row("entailment"), row("")]))
     assert read_snli(path)[2] == d2l_oracle.read_snli(path)[2] == [0]

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -48,7 +49,7 @@ struct ChunkKey {
   static constexpr size_t kMaxSize = 15;
   // Of the first `size` of these bytes.
   static ChunkKey of(Bytes16 bytes, size_t size) {
-    return {bytes.lo & kMasks.lo[size], (bytes.hi & kMasks.hi[size]) | static_cast<uint64_t>(size) << 56};
+    return {bytes.lo & kMasks.lo[size], (bytes.hi & kMasks.hi[size]) | kMasks.size[size]};
   }
 
  private:
@@ -60,9 +61,10 @@ struct ChunkKey {
   }
   static uint64_t least(uint64_t x, unsigned char c) { return x + (0x80u - c) * kOnes; }  // high bits: at least c
   struct Masks {
-    uint64_t lo[16], hi[16];
-    constexpr Masks() : lo(), hi() {
+    uint64_t lo[16], hi[16], size[16];
+    constexpr Masks() : lo(), hi(), size() {
       for (int n = 0; n < 16; ++n) {
+        size[n] = static_cast<uint64_t>(n) << 56;
         lo[n] = n >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * n)) - 1;
         hi[n] = n <= 8 ? 0 : (uint64_t{1} << (8 * (n - 8))) - 1;
       }
@@ -82,36 +84,32 @@ class ChunkCache {
     int32_t ids[kMaxIds] = {};
     int32_t count = 0;
   };
+  struct alignas(64) Bucket {
+    Slot slots[2];
+    // The slot of a chunk that is there, or null. Which of the two it is must not cost a wrong guess of the processor:
+    // the second is looked at whenever the first one's first eight bytes are others.
+    const Slot* find(ChunkKey k) const {
+      const Slot* slot = slots + (slots[0].key.lo != k.lo);
+      return slot->key == k ? slot : nullptr;
+    }
+    // n is at most kMaxIds.
+    void insert(ChunkKey k, const int32_t* ids, size_t n);
+  };
 
-  ChunkCache() : memory_(take_buffer(kHugePage)), buckets_(static_cast<Bucket*>(memory_->data)) {
-    std::memset(memory_->data, 0, kBuckets * sizeof(Bucket));
-  }
+  ChunkCache() : memory_(take_buffer(kHugePage)) { std::memset(memory_->data, 0, kBuckets * sizeof(Bucket)); }
   ~ChunkCache() { give_buffer(memory_); }
   ChunkCache(const ChunkCache&) = delete;
   ChunkCache& operator=(const ChunkCache&) = delete;
 
-  static size_t hash(const ChunkKey& k) {
-    return static_cast<size_t>((k.lo * 0x9E3779B97F4A7C15u ^ k.hi * 0xD6E8FEB86659FD93u) >> (64 - kBits));
-  }
-  // The slot of a chunk that is there, or null. Which of the two it is must not cost a wrong guess of the processor:
-  // the second is looked at whenever the first is another.
-  const Slot* find(const ChunkKey& k, size_t h) const {
-    const Slot* slot = buckets_[h].slots;
-    slot += ((slot->key.lo ^ k.lo) | (slot->key.hi ^ k.hi)) != 0;
-    return slot->key == k ? slot : nullptr;
-  }
-  // n is at most kMaxIds.
-  void insert(const ChunkKey& k, size_t h, const int32_t* ids, size_t n);
+  Bucket* buckets() const { return static_cast<Bucket*>(memory_->data); }
+  // Which of them a chunk is in.
+  static size_t place(ChunkKey k) { return ((k.lo ^ std::rotl(k.hi, 27)) * 0x9E3779B97F4A7C15u) >> (64 - kBits); }
 
-  static constexpr int kBits = 14;
+  static constexpr int kBits = 15;
   static constexpr size_t kBuckets = size_t{1} << kBits;
 
  private:
-  struct alignas(64) Bucket {
-    Slot slots[2];
-  };
   Buffer* const memory_;  // a huge page: chunks lie anywhere in it
-  Bucket* const buckets_;
 };
 
 }  // namespace bertnli

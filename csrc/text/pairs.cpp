@@ -150,9 +150,10 @@ size_t guess(size_t bytes, size_t rows, size_t max_len) {
   return std::min(bytes / 3 + 3 * rows, rows * std::min(max_len, size_t{1} << 20)) + 64;
 }
 
-// As many ids as come of `all` rows where so many came of the first `rows`, and some; for huge inputs a beginning.
-size_t foresee(size_t ids, size_t rows, size_t all) {
-  const double most = static_cast<double>(ids) / static_cast<double>(rows) * static_cast<double>(all) * 1.125;
+// As many ids as come of `all` rows (or bytes) where so many came of the first `some`, and a few more; for huge inputs
+// a beginning.
+size_t foresee(size_t ids, size_t some, size_t all) {
+  const double most = static_cast<double>(ids) / static_cast<double>(some) * static_cast<double>(all) * 1.125;
   return static_cast<size_t>(std::min(most, static_cast<double>(size_t{1} << 28)));
 }
 
@@ -258,7 +259,7 @@ Ids join(std::vector<Part>& parts, const Column& column) {
 
 // Encodes the rows of a part of a file.
 struct EncodingSink final : PairSink {
-  explicit EncodingSink(const RowOptions& options) : rows(options, true, ids) {}
+  EncodingSink(const RowOptions& options, size_t bytes) : rows(options, true, ids), bytes_(bytes) {}
   void row(int64_t label, std::string_view premise, std::string_view hypothesis, const char* readable) override {
     const bool stays = readable != nullptr;
     const auto text = [&](std::string_view t) { return RowText{t, stays ? readable : t.data() + t.size()}; };
@@ -271,9 +272,21 @@ struct EncodingSink final : PairSink {
     lengths.push(static_cast<int32_t>(ids.size() - before));
     labels.push(static_cast<int32_t>(label));
     if (!stays) rows.forget();
+    if (stays && labels.size() == 1) begin_ = premise.data();
+    if (stays && labels.size() == kFirstRows) reserve(static_cast<size_t>(premise.data() - begin_));
   }
   Ids ids, lengths, first_lens, labels;
   RowWriter rows;
+
+ private:
+  static constexpr size_t kFirstRows = 2048;
+  // Space for all the part's rows, of which the first took so many bytes of the file.
+  void reserve(size_t bytes) {
+    for (Ids* column : {&ids, &lengths, &first_lens, &labels}) column->reserve(foresee(column->size(), bytes, bytes_));
+  }
+
+  const size_t bytes_;  // of the part
+  const char* begin_ = nullptr;
 };
 
 }  // namespace
@@ -351,10 +364,10 @@ void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows) {
   std::vector<std::unique_ptr<EncodingSink>> parts;
   EncodedFile all;
-  all.dropped = read_rows(path, read, [&](size_t n, size_t) {
+  all.dropped = read_rows(path, read, [&](size_t n, size_t bytes) {
     std::vector<PairSink*> sinks;
     for (size_t i = 0; i < n; ++i) {
-      parts.push_back(std::make_unique<EncodingSink>(rows));
+      parts.push_back(std::make_unique<EncodingSink>(rows, bytes));
       sinks.push_back(parts.back().get());
     }
     return sinks;

@@ -75,33 +75,37 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
   const size_t begin = out.size();
   const char* const last16 = readable - 16;
   constexpr size_t kBlockIds = 32 * ChunkCache::kMaxIds + 4;  // of a block's chunks that are in the cache
-  const char* start = p;                                      // of the current chunk
-  bool within = false;                                        // a chunk goes on from the previous block
-  size_t dropped = 0;                                         // tokens that were counted but not stored
-  int32_t* to = nullptr;
-  const auto chunk = [&](const char* stop) {
-    const auto n = static_cast<size_t>(stop - start);
-    if (n <= ChunkKey::kMaxSize) [[likely]] {
-      const Bytes16 bytes =
-          start <= last16 ? Bytes16::load(start) : Bytes16::load(last16).drop(static_cast<unsigned>(start - last16));
-      const ChunkKey key = ChunkKey::of(bytes, n);
-      const size_t h = ChunkCache::hash(key);
-      if (const ChunkCache::Slot* hit = cache.find(key, h)) [[likely]] {
-        std::memcpy(to, hit->ids, 16);  // (the count lands behind the ids and is overwritten)
-        to += hit->count;
-        return;
-      }
-      out.end_at(to);
-      const size_t before = out.size();
-      const size_t got = encode_short_chunk({start, n}, key, out);  // at most 15 bytes: no limit is needed
-      if (got <= ChunkCache::kMaxIds) cache.insert(key, h, out.data() + before, got);
+  ChunkCache::Bucket* const buckets = cache.buckets();
+  const char* start = p;  // of the current chunk
+  bool within = false;    // a chunk goes on from the previous block
+  size_t dropped = 0;     // tokens that were counted but not stored
+  const auto encode_new = [&](std::string_view text, ChunkKey key, ChunkCache::Bucket* bucket,
+                              int32_t* to) __attribute__((noinline)) {
+    out.end_at(to);
+    const size_t before = out.size();
+    if (bucket != nullptr) {
+      const size_t got = encode_short_chunk(text, key, out);  // at most 15 bytes: no limit is needed
+      if (got <= ChunkCache::kMaxIds) bucket->insert(key, out.data() + before, got);
     } else {
-      out.end_at(to);
-      const size_t before = out.size(), stored = std::min(before - begin, limit.store);
-      const size_t got = encode_chunk({start, n}, {limit.store - stored, limit.count_all}, out);
+      const size_t stored = std::min(before - begin, limit.store);
+      const size_t got = encode_chunk(text, {limit.store - stored, limit.count_all}, out);
       dropped += got - (out.size() - before);
     }
-    to = out.room(kBlockIds);
+    return out.room(kBlockIds);
+  };
+  const auto chunk = [&](const char* stop, int32_t* to) {
+    const auto n = static_cast<size_t>(stop - start);
+    if (n > ChunkKey::kMaxSize) [[unlikely]]
+      return encode_new({start, n}, {}, nullptr, to);
+    const Bytes16 bytes =
+        start <= last16 ? Bytes16::load(start) : Bytes16::load(last16).drop(static_cast<unsigned>(start - last16));
+    const ChunkKey key = ChunkKey::of(bytes, n);
+    ChunkCache::Bucket& bucket = buckets[ChunkCache::place(key)];
+    const ChunkCache::Slot* hit = bucket.find(key);
+    if (hit == nullptr) [[unlikely]]
+      return encode_new({start, n}, key, &bucket, to);
+    std::memcpy(to, hit->ids, 16);  // (the count lands behind the ids and is overwritten)
+    return to + hit->count;
   };
   for (; p < end; p += 64) {
     const auto size = std::min<size_t>(64, static_cast<size_t>(end - p));
@@ -111,20 +115,21 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
       return false;
     }
     if (size < 64) gaps |= ~uint64_t{0} << size;
-    const uint64_t before = ~gaps << 1 | static_cast<uint64_t>(within);  // the byte before belongs to a chunk
-    uint64_t starts = ~gaps & ~before, stops = gaps & before;
-    const auto take_start = [&] {
-      start = p + std::countr_zero(starts | uint64_t{1} << 63);  // (behind the last one, of no meaning)
-      starts &= starts - 1;
+    uint64_t edges = ~gaps ^ (~gaps << 1 | static_cast<uint64_t>(within));  // where a chunk starts or has ended
+    const auto next_edge = [&] {
+      const char* edge = p + std::countr_zero(edges);
+      edges &= edges - 1;
+      return edge;
     };
-    to = out.room(kBlockIds);
-    if (!within) take_start();
-    for (; stops != 0; stops &= stops - 1) {
-      chunk(p + std::countr_zero(stops));
-      take_start();
+    int32_t* to = out.room(kBlockIds);
+    if (!within && edges != 0) start = next_edge();
+    while (edges != 0) {
+      to = chunk(next_edge(), to);
+      if (edges == 0) break;
+      start = next_edge();
     }
     within = (gaps >> 63) == 0;
-    if (within && p + 64 >= end) chunk(end);
+    if (within && p + 64 >= end) to = chunk(end, to);
     out.end_at(to);
     if (out.size() - begin >= limit.store) {
       dropped += out.size() - begin - limit.store;

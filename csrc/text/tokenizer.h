@@ -72,7 +72,7 @@ class Tokenizer {
   // limit are then not stored); returns their number.
   virtual size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const = 0;
   // The same without a limit for one that has a key.
-  virtual size_t encode_short_chunk(std::string_view chunk, const ChunkKey&, Ids& out) const {
+  virtual size_t encode_short_chunk(std::string_view chunk, ChunkKey, Ids& out) const {
     return encode_chunk(chunk, {}, out);
   }
 

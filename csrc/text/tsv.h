@@ -64,9 +64,12 @@ class TsvScanner {
     next_ = next;
     ascii_ = !high;
   }
+  // The processor looks ahead by itself, but not beyond a page of memory.
+  static constexpr size_t kAhead = 1024;
   void look() {
     const auto size = static_cast<size_t>(end_ - block_);
     const char* p = block_;
+    if (size > kAhead) __builtin_prefetch(p + kAhead);
     char copy[64];
     if (size < 64) {
       std::memset(copy, ' ', sizeof copy);

@@ -207,7 +207,7 @@ size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids
   return words.count();
 }
 
-size_t WordPieceTokenizer::encode_short_chunk(std::string_view chunk, const ChunkKey& key, Ids& out) const {
+size_t WordPieceTokenizer::encode_short_chunk(std::string_view chunk, ChunkKey key, Ids& out) const {
   if (!lowercase_ || !key.is_alphanumeric()) return encode_chunk(chunk, {}, out);
   char word[16];
   key.write_lower(word);

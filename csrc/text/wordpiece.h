@@ -16,7 +16,7 @@ class WordPieceTokenizer : public Tokenizer {
 
  protected:
   size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
-  size_t encode_short_chunk(std::string_view chunk, const ChunkKey& key, Ids& out) const override;
+  size_t encode_short_chunk(std::string_view chunk, ChunkKey key, Ids& out) const override;
 
  private:
   template <class Trace>
