@@ -21,6 +21,7 @@ better one. The package index has all of them: onnx onnxruntime openvino nncf ct
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import multiprocessing
 import os
@@ -320,7 +321,8 @@ def worker(pipe: Connection, name: str, shape: str, threads: int) -> None:
     folder = EXPORTS / shape
     folder.mkdir(parents=True, exist_ok=True)
     problem = Problem(shape)
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # contestants share what they export
         try:
             peer = None if family == "ours" else BUILDERS[family](problem, precision, threads, folder)
             pipe.send(None)
@@ -328,6 +330,7 @@ def worker(pipe: Connection, name: str, shape: str, threads: int) -> None:
             reason = str(error).strip().splitlines()
             pipe.send(f"{type(error).__name__}: {reason[0][:160] if reason else ''}")
             return
+        fcntl.flock(lock, fcntl.LOCK_UN)
         while asked := pipe.recv():
             if isinstance(asked, tuple):
                 pairs, text = Pairs(asked[0]), asked[1]
@@ -369,26 +372,17 @@ class Contestant:
 
 
 @contextmanager
-def field(shape: str, threads: int, peers: list[str], export: bool) -> Iterator[list[Contestant]]:
-    """The contestants that can be built, `transformers` in float32 the first; to export, one after the other."""
-    made: list[Contestant] = []
+def field(shape: str, threads: int, peers: list[str]) -> Iterator[list[Contestant]]:
+    """The contestants that can be built, `transformers` in float32 the first."""
+    names = dict.fromkeys(["transformers fp32", *(f"ours {p}" for p in CLASSES), *peers])
+    made = [Contestant(name, shape, threads) for name in names]
     built: list[Contestant] = []
-
-    def wait() -> None:
-        for c in made[len(built) + len(out) :]:
+    try:
+        for c in made:
             if flaw := c.flaw():
                 print(f"  {c.name} is left out: {flaw}", flush=True)
-                out.append(c)
             else:
                 built.append(c)
-
-    out: list[Contestant] = []
-    try:
-        for name in dict.fromkeys(["transformers fp32", *(f"ours {p}" for p in CLASSES), *peers]):
-            made.append(Contestant(name, shape, threads))
-            if export:
-                wait()
-        wait()
         yield built
     finally:
         for c in built:
@@ -449,7 +443,7 @@ def main() -> None:
     print(machine)
     for shape in args.shapes:
         batches = args.batch or [SHAPES[shape][-1], 1]
-        with field(shape, args.threads, args.peers, export=not args.rounds) as built:
+        with field(shape, args.threads, args.peers) as built:
             for count, text in [(n, text) for n in batches for text in (False, True) if n == 1 or not text]:
                 contestants = agreeing(built, count, text)
                 what = {"shape": shape, "batch": count, "from": "text" if text else "ids"}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bertnli.batching import PackedBatch
 from bertnli.metrics import classification_metrics, regression_metrics
-from bertnli.model import BERTConfig, BERTEncoder, BERTModel
+from bertnli.model import BERTConfig, BERTEncoder, BERTModel, operators
 from bertnli.pairs import EncodedPairs
 from bertnli.reader import PairData
 from bertnli.tokenizer import Tokenizer, Truncation
@@ -135,7 +135,14 @@ class Head(nn.Module):
             if isinstance(inputs, Tensor) or len(inputs) != 3:
                 raise TypeError("inputs must be a PackedBatch or the three tensors (tokens, segments, valid_lens)")
             inputs = PackedBatch.from_padded(*inputs)
-        return self.head(self.features(inputs))
+        operator = None if torch.compiler.is_compiling() else operators.of.get(self)
+        if operator is None:
+            return self.head(self.features(inputs))
+        self.encoder.check_length(inputs)
+        found = operator.outputs(
+            inputs.input_ids, inputs.segment_ids, inputs.positions, inputs.cu_seqlens, self.rows(inputs)
+        )
+        return cast(Tensor, found)
 
     # ---- from outputs to figures ----
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -79,7 +79,8 @@ def in_batches(
     device = model.encoder.pos_embedding.device
     begins, outputs = range(0, max(1, len(pairs)), batch_size), []  # no pairs are one batch of none
     # The weights of a model in training change before the next time.
-    with prepared(model.encoder, precision, keep=not model.training) as stands, evaluating(model, not stands):
+    whole = model if function is model else model.encoder
+    with prepared(whole, precision, keep=not model.training) as stood_for, evaluating(model, stood_for):
         graphs = None
         if by_sequence and len(begins) >= _MANY and wanted(cuda_graphs, model, device, rank_and_size()[1]):
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)
@@ -97,14 +98,15 @@ def in_batches(
 
 
 @contextmanager
-def evaluating(model: Head, layers: bool = True) -> Iterator[None]:
+def evaluating(model: Head, stood_for: Sequence[nn.Module] = ()) -> Iterator[None]:
     """In eval mode, and after it every module in its own again.
 
-    That is the whole model, or all but its encoder, whose many modules cost more than one pair's products.
+    That is the whole model but what lies within modules that an operator stands for: to walk through them takes longer
+    than one pair's products.
     """
     found: list[nn.Module | None] = [model]
     for module in found:  # breadth first: the list grows
-        if module is not None and (layers or module is not model.encoder):
+        if module is not None and module not in stood_for:
             found += module._modules.values()
     changed = [module for module in found if module is not None and module.training]
     for module in changed:

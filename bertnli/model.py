@@ -276,7 +276,7 @@ def _rounded(batch: PackedBatch) -> PackedBatch:
 
 
 class _Operators(threading.local):
-    """What stands for all layers of an encoder while this thread is in inference (bertnli/prepared.py)."""
+    """What stands for an encoder or a head while this thread is in inference (bertnli/prepared.py)."""
 
     def __init__(self) -> None:
         self.of: dict[nn.Module, Any] = {}
@@ -331,12 +331,16 @@ class BERTEncoder(nn.Module):
         batch = PackedBatch.from_padded(inputs, segments, valid_lens)
         return batch.pad(self._encode(batch), inputs.shape[1])
 
-    def _encode(self, batch: PackedBatch, rows: Tensor | None = None, most_rows: int | None = None) -> Tensor:
+    def check_length(self, batch: PackedBatch) -> None:
+        """Raise ValueError for a sequence longer than `max_len`."""
         if batch.max_seqlen > self.config.max_len:
             raise ValueError(
                 f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={self.config.max_len}; "
                 "encode the pairs with a smaller max_len"
             )
+
+    def _encode(self, batch: PackedBatch, rows: Tensor | None = None, most_rows: int | None = None) -> Tensor:
+        self.check_length(batch)
         operator = None if torch.compiler.is_compiling() else operators.of.get(self)
         if operator is not None:
             found = operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)

@@ -11,7 +11,17 @@ import torch
 from test_attention import ISAS, available, set_cpu_isa
 from torch import Tensor, nn
 
-from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, EncodedPairs, PackedBatch, score
+from bertnli import (
+    BERTClassifier,
+    BERTConfig,
+    BERTEncoder,
+    BERTModel,
+    BERTTagger,
+    EncodedPairs,
+    Head,
+    PackedBatch,
+    score,
+)  # fmt: skip
 from bertnli.model import operators
 from bertnli.prepared import prepared
 
@@ -147,7 +157,7 @@ def test_other_modules_run_as_they_are() -> None:
     made, batch = encoder(True, 16, 24, 2), batch_of([9, 4])
     calls = []
     with prepared(made, "fp32") as stands:  # packed now
-        assert stands
+        assert list(stands) == [made]
     handle = made.blks[0].register_forward_hook(lambda *_: calls.append(1))
     with prepared(made, "fp32") as stands:
         assert not stands
@@ -199,6 +209,85 @@ def test_score(precision: str) -> None:
     with torch.no_grad():
         wanted = model.eval()(pairs.batch(range(4)))
     assert difference(found, wanted) < 2 * TOLERANCE[precision]
+
+
+def pairs_of(lens: list[int]) -> EncodedPairs:
+    g = torch.Generator().manual_seed(len(lens))
+    ids, offsets = torch.randint(500, (sum(lens),), dtype=torch.int32, generator=g), torch.tensor([0, *lens]).cumsum(0)
+    return EncodedPairs(ids, offsets, (torch.tensor(lens) // 2 + 1).int(), None, pad_id=0, max_len=80)
+
+
+def classifier(kind: type[Head] = BERTClassifier, hidden: int = 32, labels: int = 3) -> Head:
+    torch.manual_seed(hidden + labels)
+    config = BERTConfig.original(500, num_hiddens=hidden, ffn_num_hiddens=64, num_heads=2, num_layers=2, max_len=80)
+    model = kind(BERTModel(config), labels).eval()
+    for p in (*model.output.parameters(), *(model.hidden.parameters() if model.pooled else ())):
+        nn.init.normal_(p)  # the hidden layer saturates, and not everywhere
+    return model
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("kind", [BERTClassifier, BERTTagger])
+@pytest.mark.parametrize(("hidden", "labels"), [(32, 3), (20, 1), (64, 37)])
+@torch.no_grad()
+def test_heads_are_prepared_too(isa: str, kind: type[Head], hidden: int, labels: int, precision: str) -> None:
+    """The head's own products are exact whatever the encoder's are."""
+    model, pairs = classifier(kind, hidden, labels), pairs_of([1, 27, 60, 14, 80, 3, *[29] * 20])
+    batch = pairs.batch(range(len(pairs)))
+    with prepared(model, precision) as stands:
+        assert list(stands) == [model.encoder, model]
+        found, vectors = model(batch), model.features(batch)
+    wanted = model.head(vectors)
+    assert difference(found, wanted) < TOLERANCE["fp32"]
+    assert torch.equal(found, score(model, pairs, precision=precision))
+    with prepared(model, precision):
+        assert model(pairs[:0].batch([])).shape == (0, labels)
+
+
+@torch.no_grad()
+def test_heads_of_other_kinds_run_as_they_are() -> None:
+    pairs = pairs_of([9, 4, 30])
+    calls: list[object] = []
+
+    class Doubled(BERTClassifier):
+        def head(self, features: Tensor) -> Tensor:
+            return 2 * super().head(features)
+
+    class Linear(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(self)
+            return super().forward(x)
+
+    def check(model: Head, calls_wanted: int = 0) -> None:
+        calls.clear()
+        wanted = model(pairs.batch(range(3)))
+        assert difference(score(model, pairs), wanted) < TOLERANCE["fp32"]
+        assert len(calls) == 2 * calls_wanted
+
+    check(classifier(Doubled))
+    model = classifier()
+    check(model)  # packed now: what follows is seen
+    for part in (model.encoder, model.hidden, model.hidden[0], model.hidden[1], model.dropout, model.output):
+        handle = part.register_forward_hook(lambda *_: calls.append(1))
+        check(model, 1)
+        handle.remove()
+    handle = model.register_forward_hook(lambda *_: calls.append(1))  # called either way
+    check(model, 1)
+    handle.remove()
+    model.output.weight.mul_(2)
+    check(model)
+    model.output = nn.Linear(32, 5)
+    check(model)
+    model.hidden.append(nn.ReLU())
+    check(model)
+    model.hidden = nn.Sequential(nn.Linear(32, 48), nn.Tanh(), nn.Linear(48, 32))
+    check(model)
+    model.output = Linear(32, 4)
+    check(model, 1)
+    model = classifier()
+    check(model)
+    model.head = lambda features: 3 * Head.head(model, features)  # type: ignore[method-assign]
+    check(model)
 
 
 @pytest.mark.parametrize("stands", [True, False])
