@@ -31,7 +31,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -385,8 +385,9 @@ def field(shape: str, threads: int, peers: list[str]) -> Iterator[list[Contestan
                 built.append(c)
         yield built
     finally:
-        for c in built:
-            c.pipe.send(0)
+        for c in made:
+            with suppress(OSError):  # those that could not be built are gone
+                c.pipe.send(0)
         for c in made:
             c.process.join()
 

@@ -136,13 +136,7 @@ class Head(nn.Module):
                 raise TypeError("inputs must be a PackedBatch or the three tensors (tokens, segments, valid_lens)")
             inputs = PackedBatch.from_padded(*inputs)
         operator = None if torch.compiler.is_compiling() else operators.of.get(self)
-        if operator is None:
-            return self.head(self.features(inputs))
-        self.encoder.check_length(inputs)
-        found = operator.outputs(
-            inputs.input_ids, inputs.segment_ids, inputs.positions, inputs.cu_seqlens, self.rows(inputs)
-        )
-        return cast(Tensor, found)
+        return self.head(self.features(inputs)) if operator is None else operator(inputs)
 
     # ---- from outputs to figures ----
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -78,9 +78,13 @@ def in_batches(
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     device = model.encoder.pos_embedding.device
     begins, outputs = range(0, max(1, len(pairs)), batch_size), []  # no pairs are one batch of none
+    whole = model if isinstance(model, Head) else model.encoder
+    compiled = whole is not model or any(m._compiled_call_impl is not None for m in (model, model.encoder))
     # The weights of a model in training change before the next time.
-    whole = model if function is model else model.encoder
-    with prepared(whole, precision, keep=not model.training) as stood_for, evaluating(model, stood_for):
+    with (
+        prepared(whole, precision, keep=not model.training) as stands,
+        evaluating(model, layers=compiled or not stands),
+    ):
         graphs = None
         if by_sequence and len(begins) >= _MANY and wanted(cuda_graphs, model, device, rank_and_size()[1]):
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)
@@ -98,15 +102,14 @@ def in_batches(
 
 
 @contextmanager
-def evaluating(model: Head, stood_for: Sequence[nn.Module] = ()) -> Iterator[None]:
+def evaluating(model: Head, layers: bool = True) -> Iterator[None]:
     """In eval mode, and after it every module in its own again.
 
-    That is the whole model but what lies within modules that an operator stands for: to walk through them takes longer
-    than one pair's products.
+    That is the whole model, or all but its encoder, whose many modules cost more than one pair's products.
     """
     found: list[nn.Module | None] = [model]
     for module in found:  # breadth first: the list grows
-        if module is not None and module not in stood_for:
+        if module is not None and (layers or module is not model.encoder):
             found += module._modules.values()
     changed = [module for module in found if module is not None and module.training]
     for module in changed:

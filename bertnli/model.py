@@ -276,7 +276,8 @@ def _rounded(batch: PackedBatch) -> PackedBatch:
 
 
 class _Operators(threading.local):
-    """What stands for an encoder or a head while this thread is in inference (bertnli/prepared.py)."""
+    """What stands for all layers of an encoder, and for a head, while this thread is in inference
+    (bertnli/prepared.py)."""
 
     def __init__(self) -> None:
         self.of: dict[nn.Module, Any] = {}

@@ -1,17 +1,18 @@
-"""A model in inference: weights packed once for its state, and one operator for all layers of the encoder and head."""
+"""A model in inference: weights packed once for a state of the encoder, one operator for all layers and the head."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from bertnli import ops
+from bertnli.batching import PackedBatch
 from bertnli.heads import Head
 from bertnli.model import AddNorm, BERTEncoder, EncoderBlock, MultiHeadAttention, PositionWiseFFN, operators
 
@@ -19,25 +20,25 @@ TRAINING_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*TRAINING_PRECISIONS, "int8")
 
 _version = attrgetter("_version")
-_COMPUTING = ("forward", "features", "head")  # the methods of Head that make outputs of a batch
 
 
 class _Packed:
-    """A model's weights, packed in one precision, and what to look at to know that they are still its own."""
+    """An encoder's weights, packed in one precision, and what to look at to know that they are still its own."""
 
-    def __init__(self, encoder: BERTEncoder, parts: _Parts, precision: str) -> None:
+    def __init__(self, encoder: BERTEncoder, parts: _Parts, precision: str, kept: bool) -> None:
         config = encoder.config
-        self.parts, self.state = parts, (precision, ops.cpu_isa(), *parts.state())
+        self.parts, self.state = parts, (precision, ops.cpu_isa(), *parts.state()) if kept else ()
         self.operator = torch.classes.bertnli.PreparedEncoder(
-            parts.tensors, parts.head, config.num_heads, config.norm_eps, config.activation, precision
+            parts.tensors, config.num_heads, config.norm_eps, config.activation, precision
         )
 
     def holds(self, precision: str) -> bool:
         return self.parts.stand() and self.state == (precision, ops.cpu_isa(), *self.parts.state())
 
 
-# Of each model the weights last packed.
-_packed: WeakKeyDictionary[BERTEncoder | Head, _Packed] = WeakKeyDictionary()
+# Of each encoder the weights last packed, and the parts of each head. (No part of a head leads to it.)
+_packed: WeakKeyDictionary[BERTEncoder, _Packed] = WeakKeyDictionary()
+_heads: WeakKeyDictionary[Head, _Parts] = WeakKeyDictionary()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -49,7 +50,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @contextmanager
-def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[Sequence[nn.Module]]:
+def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[bool]:
     """Within it, in this thread, `model` computes without gradients and dropout, with products in `precision`.
 
     model      an encoder, or a head with its encoder
@@ -62,15 +63,15 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
     On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator, and so is a head that
     computes as Head does. Otherwise (another device or dtype, layers that were replaced or have hooks) the modules run
     as they stand, under autocast for "bf16".
-    Gives the modules that the operator stands for, whose mode does not count: none, the encoder, or it and the head.
+    Gives whether the operator stands for the encoder's layers, so that their mode does not count.
     Raises ValueError for an unknown precision, and for "int8" where the encoder cannot be prepared.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
-    packed = _packed.get(model)
+    encoder = model.encoder if isinstance(model, Head) else model
+    packed = _packed.get(encoder)
     if packed is None or not keep or not packed.holds(precision):
-        encoder = model.encoder if isinstance(model, Head) else model
-        parts = _parts(encoder, model if isinstance(model, Head) else None)
+        parts = _encoder_parts(encoder)
         if parts is None:
             if precision == "int8":
                 raise ValueError(
@@ -78,68 +79,87 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
                     "hooks"
                 )
             with autocast(encoder.pos_embedding.device, precision):
-                yield ()
+                yield False
             return
-        packed = _Packed(encoder, parts, precision)
         # An inference tensor counts no versions: its changes cannot be seen, so nothing is kept.
-        if keep and not any(t.is_inference() for t in (*parts.tensors, *parts.head)):
-            _packed[model] = packed
+        keep = keep and not any(t.is_inference() for t in parts.tensors)
+        packed = _Packed(encoder, parts, precision, keep)
+        if keep:
+            _packed[encoder] = packed
         else:
-            _packed.pop(model, None)
+            _packed.pop(encoder, None)
+    stand_in: dict[nn.Module, Any] = {encoder: packed.operator}
+    if isinstance(model, Head) and (outputs := _outputs(model, packed.operator)) is not None:
+        stand_in[model] = outputs
     of = operators.of
-    outer = {module: of.get(module) for module in packed.parts.modules}
-    for module in outer:
-        of[module] = packed.operator
+    outer = {module: of.get(module) for module in stand_in}
+    of.update(stand_in)
     try:
-        yield packed.parts.modules
+        yield True
     finally:
-        for module, operator in outer.items():
-            if operator is None:
+        for module, before in outer.items():
+            if before is None:
                 del of[module]
             else:
-                of[module] = operator
+                of[module] = before
+
+
+def _outputs(head: Head, operator: Any) -> Callable[[PackedBatch], Tensor] | None:
+    """What Head.forward does, by the operator; None where this one may do anything else, or somebody listens."""
+    kind, encoder = type(head), head.encoder
+    if any(getattr(kind, name) is not getattr(Head, name) for name in ("forward", "features", "head")):
+        return None
+    if not _OWN.isdisjoint(vars(head)) or "forward" in vars(encoder):
+        return None
+    parts = _heads.get(head)
+    if parts is None or not parts.stand():
+        parts = _head_parts(head)
+        if parts is None:
+            _heads.pop(head, None)
+            return None
+        _heads[head] = parts
+    weights = parts.tensors
+
+    def outputs(batch: PackedBatch) -> Tensor:
+        encoder.check_length(batch)
+        ids = batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens
+        return cast(Tensor, operator.outputs(*ids, head.rows(batch), weights))
+
+    return outputs
+
+
+_OWN = frozenset({"forward", "features", "head", "pooled"})  # what an instance may have of its own
 
 
 class _Parts:
     """The parameters of a model in the operator's order, and the modules that they were found in."""
 
     def __init__(self) -> None:
-        self.modules: list[nn.Module] = []  # that the operator stands for
-        self.tensors: list[Tensor] = []  # of the encoder
-        self.head: list[Tensor] = []
-        # Every part is still the `found` of its `name` in its `owner`, no module has more parts, and nothing has hooks:
-        # loops without bytecode, since they run before each call.
+        self.tensors: list[Tensor] = []
+        # Every part is still the `found` of its `name` in its `owner`, and nothing has hooks: loops without bytecode,
+        # since they run before each call.
         self.owners: list[dict[str, Any]] = []
         self.names: list[str] = []
         self.found: list[Any] = []
-        self.lists: list[dict[str, Any]] = []
-        self.counts: list[int] = []
         self.hooks: list[dict[int, Any]] = []
 
     def stand(self) -> bool:
-        return (
-            not any(self.hooks)
-            and all(map(is_, map(dict.get, self.owners, self.names), self.found))
-            and list(map(len, self.lists)) == self.counts
-        )
+        return not any(self.hooks) and all(map(is_, map(dict.get, self.owners, self.names), self.found))
 
     def state(self) -> tuple[Any, ...]:
         """It changes with any parameter."""
-        tensors = self.tensors + self.head
-        return *map(Tensor.data_ptr, tensors), *map(_version, tensors)
+        return *map(Tensor.data_ptr, self.tensors), *map(_version, self.tensors)
 
-    def add(self, other: _Parts) -> None:
-        for name, items in vars(self).items():
-            items += getattr(other, name)
-
-    # Each raises KeyError for what the operator does not know.
+    # These raise KeyError for what the operator does not know.
 
     def take(self, owner: dict[str, Any], name: str) -> Any:
-        found = owner[name]
+        self.keep(owner, name, owner[name])
+        return owner[name]
+
+    def keep(self, owner: dict[str, Any], name: str, found: Any) -> None:
         self.owners.append(owner)
         self.names.append(name)
         self.found.append(found)
-        return found
 
     def child(self, parent: nn.Module, name: str, kind: type[nn.Module]) -> nn.Module:
         module = self.take(parent._modules, name)
@@ -148,65 +168,64 @@ class _Parts:
         self.hooks += module._forward_hooks, module._forward_pre_hooks
         return module
 
-    def sequence(self, parent: nn.Module, name: str) -> tuple[nn.Module, list[str]]:
+    def sequence(self, parent: nn.Module, name: str) -> nn.Module:
         module = self.child(parent, name, nn.Sequential)
-        self.lists.append(module._modules)
-        self.counts.append(len(module._modules))
-        return module, list(module._modules)
+        self.keep(module._modules, str(len(module._modules)), None)  # where one more would be
+        return module
 
     def parameter(self, module: nn.Module, name: str) -> Tensor:
         tensor = self.take(module._parameters, name)
         if tensor is None or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise KeyError(name)
+        self.tensors.append(tensor)
         return tensor  # type: ignore[no-any-return]
 
-    def linear(self, parent: nn.Module, name: str, kind: type[nn.Module] = nn.Linear) -> tuple[Tensor, Tensor]:
+    def linear(self, parent: nn.Module, name: str, kind: type[nn.Module] = nn.Linear) -> nn.Module:
         module = self.child(parent, name, kind)
-        return self.parameter(module, "weight"), self.parameter(module, "bias")
+        self.parameter(module, "weight")
+        self.parameter(module, "bias")
+        return module
 
 
-def _parts(encoder: BERTEncoder, head: Head | None) -> _Parts | None:
-    """What the operator (csrc/ops/encoder.cpp) takes, or None where it cannot stand for the encoder's modules."""
-    parts, above = _Parts(), _Parts()
+def _encoder_parts(encoder: BERTEncoder) -> _Parts | None:
+    """What the operator (csrc/ops/encoder.cpp) takes, or None where it cannot stand for the modules."""
+    parts = _Parts()
     try:
-        parts.tensors += (
-            parts.parameter(parts.child(encoder, "token_embedding", nn.Embedding), "weight"),
-            parts.parameter(parts.child(encoder, "segment_embedding", nn.Embedding), "weight"),
-            parts.parameter(encoder, "pos_embedding").flatten(0, 1),
-        )
+        parts.parameter(parts.child(encoder, "token_embedding", nn.Embedding), "weight")
+        parts.parameter(parts.child(encoder, "segment_embedding", nn.Embedding), "weight")
+        parts.parameter(encoder, "pos_embedding")
         if encoder.config.embedding_norm:
-            parts.tensors += parts.linear(encoder, "embedding_norm", nn.LayerNorm)
-        blocks, names = parts.sequence(encoder, "blks")
-        for name in names:
+            parts.linear(encoder, "embedding_norm", nn.LayerNorm)
+        blocks = parts.sequence(encoder, "blks")
+        for name in blocks._modules:
             block = parts.child(blocks, name, EncoderBlock)
             attention = parts.child(block, "attention", MultiHeadAttention)
             for part in ("W_q", "W_k", "W_v", "W_o"):
-                parts.tensors += parts.linear(attention, part)
-            parts.tensors += parts.linear(parts.child(block, "addnorm1", AddNorm), "ln", nn.LayerNorm)
+                parts.linear(attention, part)
+            parts.linear(parts.child(block, "addnorm1", AddNorm), "ln", nn.LayerNorm)
             ffn = parts.child(block, "ffn", PositionWiseFFN)
-            parts.tensors += (*parts.linear(ffn, "dense1"), *parts.linear(ffn, "dense2"))
-            parts.tensors += parts.linear(parts.child(block, "addnorm2", AddNorm), "ln", nn.LayerNorm)
+            parts.linear(ffn, "dense1")
+            parts.linear(ffn, "dense2")
+            parts.linear(parts.child(block, "addnorm2", AddNorm), "ln", nn.LayerNorm)
     except KeyError:
         return None
-    if not parts.stand():
+    return parts if parts.stand() else None
+
+
+def _head_parts(head: Head) -> _Parts | None:
+    """The same of a head's own layers."""
+    parts = _Parts()
+    try:
+        parts.child(head, "encoder", BERTEncoder)
+        own = [parts.child(head, "dropout", nn.Dropout)]
+        if head.pooled:
+            hidden = parts.sequence(head, "hidden")
+            own += hidden, parts.linear(hidden, "0"), parts.child(hidden, "1", nn.Tanh)
+            if len(hidden._modules) != 2:
+                return None
+        own.append(parts.linear(head, "output"))
+        for module in own:
+            parts.keep(vars(module), "forward", None)
+    except KeyError:
         return None
-    parts.modules.append(encoder)
-    with suppress(KeyError):
-        if head is not None and all(getattr(type(head), name) is vars(Head)[name] for name in _COMPUTING):
-            for name in _COMPUTING:  # nor has the instance its own
-                above.owners.append(vars(head))
-                above.names.append(name)
-                above.found.append(None)
-            above.child(head, "encoder", BERTEncoder)
-            if head.pooled:
-                hidden, names = above.sequence(head, "hidden")
-                above.head += above.linear(hidden, "0")
-                above.child(hidden, "1", nn.Tanh)
-                if names != ["0", "1"] or above.head[0].shape != (encoder.config.num_hiddens,) * 2:
-                    return parts
-            above.child(head, "dropout", nn.Dropout)
-            above.head += above.linear(head, "output")
-            if above.stand() and above.head[-2].shape[1] == encoder.config.num_hiddens:
-                above.modules.append(head)
-                parts.add(above)
-    return parts
+    return parts if parts.stand() else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,8 +22,9 @@ from bertnli import (
     EncodedPairs,
     Head,
     PackedBatch,
+    evaluate,
     score,
-)  # fmt: skip
+)
 from bertnli.model import operators
 from bertnli.prepared import prepared
 
@@ -147,6 +150,11 @@ def test_weights_are_packed_anew_when_they_change() -> None:
     made.blks[1].attention.W_q = nn.Linear(16, 16)  # a module of its own kind
     check()
     made.token_embedding.weight.data = torch.randn(500, 16)  # other memory
+    made.pos_embedding.data = torch.randn(1, 80, 16)
+    check()
+    made.blks.append(copy.deepcopy(made.blks[0]))
+    check()
+    del made.blks[0]
     check()
     made.load_state_dict({k: torch.randn_like(v) for k, v in made.state_dict().items()})
     check()
@@ -157,7 +165,7 @@ def test_other_modules_run_as_they_are() -> None:
     made, batch = encoder(True, 16, 24, 2), batch_of([9, 4])
     calls = []
     with prepared(made, "fp32") as stands:  # packed now
-        assert list(stands) == [made]
+        assert stands
     handle = made.blks[0].register_forward_hook(lambda *_: calls.append(1))
     with prepared(made, "fp32") as stands:
         assert not stands
@@ -217,31 +225,26 @@ def pairs_of(lens: list[int]) -> EncodedPairs:
     return EncodedPairs(ids, offsets, (torch.tensor(lens) // 2 + 1).int(), None, pad_id=0, max_len=80)
 
 
-def classifier(kind: type[Head] = BERTClassifier, hidden: int = 32, labels: int = 3) -> Head:
+def head_of(kind: type[Head] = BERTClassifier, hidden: int = 32, labels: int = 3) -> Head:
     torch.manual_seed(hidden + labels)
     config = BERTConfig.original(500, num_hiddens=hidden, ffn_num_hiddens=64, num_heads=2, num_layers=2, max_len=80)
-    model = kind(BERTModel(config), labels).eval()
-    for p in (*model.output.parameters(), *(model.hidden.parameters() if model.pooled else ())):
-        nn.init.normal_(p)  # the hidden layer saturates, and not everywhere
-    return model
+    return kind(BERTModel(config), labels).eval()
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("kind", [BERTClassifier, BERTTagger])
-@pytest.mark.parametrize(("hidden", "labels"), [(32, 3), (20, 1), (64, 37)])
 @torch.no_grad()
-def test_heads_are_prepared_too(isa: str, kind: type[Head], hidden: int, labels: int, precision: str) -> None:
-    """The head's own products are exact whatever the encoder's are."""
-    model, pairs = classifier(kind, hidden, labels), pairs_of([1, 27, 60, 14, 80, 3, *[29] * 20])
+def test_heads_are_part_of_the_operator(kind: type[Head], precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs = head_of(kind), pairs_of([1, 27, 60, 14, 80, 3, *[29] * 20])
     batch = pairs.batch(range(len(pairs)))
-    with prepared(model, precision) as stands:
-        assert list(stands) == [model.encoder, model]
-        found, vectors = model(batch), model.features(batch)
-    wanted = model.head(vectors)
-    assert difference(found, wanted) < TOLERANCE["fp32"]
-    assert torch.equal(found, score(model, pairs, precision=precision))
+    with prepared(model.encoder, precision):
+        wanted = model.head(model.features(batch))
+    monkeypatch.setattr(model.output, "_call_impl", None)  # no module is called
+    assert torch.equal(score(model, pairs, precision=precision), wanted)
     with prepared(model, precision):
-        assert model(pairs[:0].batch([])).shape == (0, labels)
+        assert model(pairs[:0].batch([])).shape == (0, 3)
+        with pytest.raises(ValueError, match="longer than the model's max_len"):
+            model(batch_of([81]))
 
 
 @torch.no_grad()
@@ -264,30 +267,76 @@ def test_heads_of_other_kinds_run_as_they_are() -> None:
         assert difference(score(model, pairs), wanted) < TOLERANCE["fp32"]
         assert len(calls) == 2 * calls_wanted
 
-    check(classifier(Doubled))
-    model = classifier()
-    check(model)  # packed now: what follows is seen
-    for part in (model.encoder, model.hidden, model.hidden[0], model.hidden[1], model.dropout, model.output):
+    check(head_of(Doubled))
+    model = head_of()
+    check(model)  # the encoder is packed now: what follows is seen all the same
+    for part in (model.encoder, model.hidden, model.hidden[0], model.hidden[1], model.dropout, model.output, model):
         handle = part.register_forward_hook(lambda *_: calls.append(1))
         check(model, 1)
         handle.remove()
-    handle = model.register_forward_hook(lambda *_: calls.append(1))  # called either way
-    check(model, 1)
-    handle.remove()
-    model.output.weight.mul_(2)
+        if part is not model:
+            forward = part.forward
+            part.forward = lambda *args, forward=forward, **options: (calls.append(1), forward(*args, **options))[1]
+            check(model, 1)
+            del part.forward
+    model.output.weight.data += 1  # which counts no version
     check(model)
     model.output = nn.Linear(32, 5)
     check(model)
     model.hidden.append(nn.ReLU())
     check(model)
-    model.hidden = nn.Sequential(nn.Linear(32, 48), nn.Tanh(), nn.Linear(48, 32))
+    model.hidden = nn.Sequential(nn.Linear(32, 48), nn.Tanh())
+    model.output = nn.Linear(48, 2, bias=False)
     check(model)
-    model.output = Linear(32, 4)
+    model.output = Linear(48, 4)
     check(model, 1)
-    model = classifier()
-    check(model)
     model.head = lambda features: 3 * Head.head(model, features)  # type: ignore[method-assign]
-    check(model)
+    check(model, 1)
+
+
+def test_scored_models_are_let_go() -> None:
+    model = head_of()
+    score(model, pairs_of([9, 4]))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_losses_drop_nothing_out() -> None:
+    class Noisy(BERTClassifier):
+        def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+            assert not self.dropout.training
+            return super().loss(self.dropout(outputs), batch)
+
+    pairs = pairs_of([9, 4])
+    pairs.labels = torch.tensor([1, 2])
+    evaluate(head_of(Noisy).train(), pairs)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does
+@pytest.mark.parametrize("inside", [True, False])
+def test_compiled_models_drop_nothing_out(inside: bool) -> None:
+    """What is compiled are the modules, whose mode counts."""
+    model, pairs = head_of(), pairs_of([9, 4])
+    wanted = score(model, pairs)
+    model.train()
+    if inside:
+        model.compile(backend="eager")
+    compiled = model if inside else torch.compile(model, backend="eager")
+    with torch.no_grad():
+        assert difference(score(compiled, pairs), wanted) < TOLERANCE["fp32"]
+    assert all(m.training for m in model.modules())
+
+
+def test_models_of_inference_mode() -> None:
+    with torch.inference_mode():
+        model = head_of()
+    pairs = pairs_of([9, 4])
+    with torch.inference_mode():
+        for factor in (1, 2):
+            model.encoder.blks[0].ffn.dense1.weight.mul_(factor)
+            assert difference(score(model, pairs), model(pairs.batch(range(2)))) < TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize("stands", [True, False])

@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 #include <torch/custom_class.h>
 #pragma GCC diagnostic pop
@@ -76,10 +77,6 @@ struct Absorbed {
   Packed query;
   std::vector<Packed> keys, values;  // one a head: d to H, and H to d
 };
-// What stands on the encoder: outputs of its vectors, or of the tanh of a hidden layer of them. Always in fp32.
-struct Head {
-  std::optional<Packed> hidden, output;
-};
 
 // ---- memory ----
 
@@ -123,20 +120,52 @@ struct Team {
   }
 };
 
+// ---- a head ----
+
+// A library's operator takes longer to begin than the products of so few rows.
+bool few(const Tensor& x) { return x.size(0) <= 4; }
+
+float dot(const float* a, const float* b, int64_t n) {
+  using Four = float __attribute__((vector_size(16), aligned(4)));
+  Four sums[4] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int k = 0; k < 4; k++) sums[k] += *(const Four*)(a + i + 4 * k) * *(const Four*)(b + i + 4 * k);
+  const Four s = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  float sum = (s[0] + s[1]) + (s[2] + s[3]);
+  for (; i < n; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+// x weight^T + bias, float32.
+Tensor dense(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  if (!few(x)) return at::linear(x, weight, bias);
+  const int64_t rows = x.size(0), in = x.size(1), out = weight.size(0);
+  TORCH_CHECK(weight.dim() == 2 && weight.size(1) == in && bias.dim() == 1 && bias.size(0) == out,
+              "a head's layer must take the encoder's vectors of ", in, "; found weights ", weight.sizes(),
+              " and biases ", bias.sizes());
+  const Tensor y = at::empty({rows, out}, at::kFloat), w = weight.contiguous(), b = bias.contiguous();
+  const float *from = x.const_data_ptr<float>(), *ws = w.const_data_ptr<float>(), *bs = b.const_data_ptr<float>();
+  float* to = y.data_ptr<float>();
+  at::parallel_for(0, out, 1 + 100'000 / (1 + rows * in), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o++)
+      for (int64_t r = 0; r < rows; r++) to[r * out + o] = dot(from + r * in, ws + o * in, in) + bs[o];
+  });
+  return y;
+}
+
 // ---- the encoder ----
 
 class PreparedEncoder : public torch::CustomClassHolder {
  public:
   // The order of `tensors` is that of bertnli/prepared.py: token, segment and position tables, the embeddings' norm
-  // where they have one, and sixteen for each layer. `head`: weight and bias of its hidden layer, if there is one, and
-  // of its output layer, or nothing. All float32 [..], on the CPU.
-  PreparedEncoder(const std::vector<Tensor>& tensors, const std::vector<Tensor>& head, int64_t heads, double eps,
-                  const std::string& activation, const std::string& precision)
+  // where they have one, and sixteen for each layer. All float32 [..], on the CPU.
+  PreparedEncoder(const std::vector<Tensor>& tensors, int64_t heads, double eps, const std::string& activation,
+                  const std::string& precision)
       : heads_(heads), eps_(eps) {
-    for (const auto* list : {&tensors, &head})
-      for (const Tensor& t : *list)
-        TORCH_CHECK(t.device().is_cpu() && t.scalar_type() == at::kFloat,
-                    "a prepared encoder takes float32 parameters on the CPU; found ", t.dtype(), " on ", t.device());
+    for (const Tensor& t : tensors)
+      TORCH_CHECK(t.device().is_cpu() && t.scalar_type() == at::kFloat,
+                  "a prepared encoder takes float32 parameters on the CPU; found ", t.dtype(), " on ", t.device());
     TORCH_CHECK(precision == "fp32" || precision == "bf16" || precision == "int8",
                 "precision must be fp32, bf16 or int8; found '", precision, "'");
     TORCH_CHECK(activation == "relu" || activation == "gelu" || activation == "gelu_tanh",
@@ -150,10 +179,9 @@ class PreparedEncoder : public torch::CustomClassHolder {
     then_ = activation == "relu" ? Then::relu : activation == "gelu" ? Then::gelu : Then::gelu_tanh;
 
     TORCH_CHECK(tensors.size() % 16 == 3 || tensors.size() % 16 == 5, "unexpected number of tensors");
-    TORCH_CHECK(head.empty() || head.size() == 2 || head.size() == 4, "unexpected number of tensors of the head");
     auto at = tensors.begin();
     const auto next = [&] { return (at++)->contiguous(); };
-    token_ = next(), segment_ = next(), position_ = next();
+    token_ = next(), segment_ = next(), position_ = next().flatten(0, -2);
     width_ = token_.size(1);
     TORCH_CHECK(heads > 0 && width_ % heads == 0, "heads must divide the width ", width_, "; found ", heads);
     if (tensors.size() % 16 == 5) embedding_norm_ = {next(), next()};
@@ -180,34 +208,12 @@ class PreparedEncoder : public torch::CustomClassHolder {
         }
       }
     }
-    exact_ = linear_kernels(Precision::fp32);
-    const auto packed = [&](size_t i) {
-      TORCH_CHECK(head[i].size(1) == width_, "the head must take the encoder's width ", width_);
-      return pack(exact_, head[i].contiguous(), head[i + 1]);
-    };
-    if (head.size() == 4) {
-      TORCH_CHECK(head[0].size(0) == width_, "the head's hidden layer must have the encoder's width ", width_);
-      head_.hidden = packed(0);
-    }
-    if (!head.empty()) head_.output = packed(head.size() - 2);
   }
 
   // Token ids, segments and positions int32 [T] of sequences that begin at cu_seqlens, int32 [B+1]; rows int64 [R],
   // ascending. Returns float32 [T, H], or [R, H].
   Tensor forward(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
-                 const std::optional<Tensor>& rows) const {
-    return run(ids, segments, positions, cu_seqlens, rows, false);
-  }
-  // The same, and the head's outputs: float32 [T, outputs], or [R, outputs].
-  Tensor outputs(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
-                 const std::optional<Tensor>& rows) const {
-    TORCH_CHECK(head_.output.has_value(), "the encoder was prepared without a head");
-    return run(ids, segments, positions, cu_seqlens, rows, true);
-  }
-
- private:
-  Tensor run(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
-             const std::optional<Tensor>& rows_in, bool through_head) const {
+                 const std::optional<Tensor>& rows_in) const {
     EmbedCall embed = checked_embed(ids, segments, positions, token_.size(0), segment_.size(0), position_.size(0));
     Embed& e = embed.args;
     e.token = token_.const_data_ptr();
@@ -234,7 +240,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
       }
     }
     const bool some = rows_in.has_value(), absorb = some && n_rows <= batch;
-    const Tensor out = at::empty({n_rows, through_head ? head_.output->linear.out : width_}, at::kFloat);
+    const Tensor out = at::empty({n_rows, width_}, at::kFloat);
     if (tokens == 0) return out;
 
     const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
@@ -251,7 +257,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
       b = c.end, r = c.row_end;
       chunks.push_back(c);
     }
-    const Call call{e, cu, some, rows, out.data_ptr<float>(), through_head, absorb};
+    const Call call{e, cu, some, rows, out.data_ptr<float>(), absorb};
     if (threads > 1 && int64_t(chunks.size()) < 2 * threads) {
       encode(call, {0, batch, 0, n_rows}, Team{true});
       return out;
@@ -267,6 +273,22 @@ class PreparedEncoder : public torch::CustomClassHolder {
     return out;
   }
 
+  // The same, and what a head makes of it: float32 [T or R, outputs]. Its weights, [H, H] and [H] of a hidden layer
+  // with tanh if there is one, [outputs, H] and [outputs] of the output layer, are as they are at the call.
+  Tensor outputs(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
+                 const std::optional<Tensor>& rows, const std::vector<Tensor>& head) const {
+    TORCH_CHECK(head.size() == 2 || head.size() == 4, "a head has one or two layers");
+    Tensor x = forward(ids, segments, positions, cu_seqlens, rows);
+    if (head.size() == 4) {
+      x = dense(x, head[0], head[1]);
+      float* const begin = x.data_ptr<float>();
+      if (few(x)) std::transform(begin, begin + x.numel(), begin, [](float v) { return std::tanh(v); });
+      if (!few(x)) x.tanh_();
+    }
+    return dense(x, head[head.size() - 2], head.back());
+  }
+
+ private:
   struct Chunk {  // sequences and rows of the result
     int64_t begin, end, row_begin, row_end;
   };
@@ -276,7 +298,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
     bool some;  // rows, or all
     const int64_t* rows;
     float* out;
-    bool through_head, absorb;
+    bool absorb;
   };
   // Buffers of one chunk of m tokens and R rows; M is the larger.
   struct Work {
@@ -407,6 +429,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
       team(m, width_ * 8, [&](int64_t begin, int64_t end) { rows_.embed(embed, begin, end); });
     }
 
+    float* const out = call.out + chunk.row_begin * width_;
     for (size_t i = 0; i < layers_.size(); i++) {
       const Layer& layer = layers_[i];
       const bool read = call.some && i + 1 == layers_.size();
@@ -437,19 +460,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
       }
     }
     if (call.some && layers_.empty()) gather(call, chunk, w.x, w.read, width_ * 4);
-    const float* x = call.some ? w.read : w.x;
-    if (!call.through_head) {
-      std::memcpy(call.out + chunk.row_begin * width_, x, size_t(n_rows * width_ * 4));
-      return;
-    }
-    int64_t width = width_;
-    const auto through = [&](const Packed& layer, float* out, Then then) {
-      const Operand in = operand(exact_, x, Type::f32, width, n_rows, width, {}, team);
-      linear(exact_, layer, in, n_rows, out, Type::f32, layer.linear.out, then, team);
-      x = out, width = layer.linear.out;
-    };
-    if (head_.hidden) through(*head_.hidden, w.y, Then::tanh);
-    through(*head_.output, call.out + chunk.row_begin * head_.output->linear.out, Then::nothing);
+    std::memcpy(out, call.some ? w.read : w.x, size_t(n_rows * width_ * 4));
   }
 
   static void gather(const Call& call, const Chunk& chunk, const void* from, void* to, int64_t bytes) {
@@ -514,22 +525,20 @@ class PreparedEncoder : public torch::CustomClassHolder {
   double eps_;
   Type type_;  // of what attention reads and writes, and of the feed-forward layer's inside
   Then then_;
-  LinearKernels kernels_, fine_, exact_;  // `fine_`: of the absorbed projections, bf16 where the others are int8
+  LinearKernels kernels_, fine_;  // `fine_`: of the absorbed projections, bf16 where the others are int8
   RowKernels rows_;
   AttentionKernel attention_;
   Tensor token_, segment_, position_;
   Norm embedding_norm_;
   std::vector<Layer> layers_;
   Absorbed last_;
-  Head head_;
 };
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(bertnli, m) {
   m.class_<PreparedEncoder>("PreparedEncoder")
-      .def(torch::init<const std::vector<Tensor>&, const std::vector<Tensor>&, int64_t, double, const std::string&,
-                       const std::string&>())
+      .def(torch::init<const std::vector<Tensor>&, int64_t, double, const std::string&, const std::string&>())
       .def("forward", &PreparedEncoder::forward)
       .def("outputs", &PreparedEncoder::outputs);
 }

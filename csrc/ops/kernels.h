@@ -178,7 +178,7 @@ struct Operand {
   float* scale;
   int32_t *zero, *sum;
 };
-enum class Then { nothing, relu, gelu, gelu_tanh, tanh };
+enum class Then { nothing, relu, gelu, gelu_tanh };
 // out[rows, w.out] = then(x w^T + bias), f32 or bf16, `out_stride` elements apart.
 struct LinearCall {
   Linear w;

@@ -74,8 +74,8 @@ struct ChunkKey {
 };
 inline constexpr ChunkKey::Masks ChunkKey::kMasks{};
 
-// A fixed number of buckets of two slots, one cache line each: a full bucket forgets its second, so hostile text cannot
-// make it grow. One thread at a time.
+// A fixed number of buckets of two slots, one cache line each: a full bucket forgets one of them, so hostile text
+// cannot make it grow. One thread at a time.
 class ChunkCache {
  public:
   static constexpr size_t kMaxIds = 3;
@@ -107,6 +107,7 @@ class ChunkCache {
 
   static constexpr int kBits = 15;
   static constexpr size_t kBuckets = size_t{1} << kBits;
+  static_assert(kBuckets * sizeof(Bucket) == kHugePage);
 
  private:
   Buffer* const memory_;  // a huge page: chunks lie anywhere in it

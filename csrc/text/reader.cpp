@@ -173,7 +173,7 @@ class PairParser {
   }
 
   const ReadOptions& options_;
-  std::vector<ChunkKey> label_keys_;  // of the names that have one
+  std::vector<ChunkKey> label_keys_;  // one a name, empty for those without
   size_t columns_ = 0, optional_ = 0, label_ = 0, premise_ = 0, hypothesis_ = 0, last_ = 0;
 };
 

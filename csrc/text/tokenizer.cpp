@@ -79,16 +79,16 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
   const char* start = p;  // of the current chunk
   bool within = false;    // a chunk goes on from the previous block
   size_t dropped = 0;     // tokens that were counted but not stored
-  const auto encode_new = [&](std::string_view text, ChunkKey key, ChunkCache::Bucket* bucket,
+  const auto encode_new = [&](std::string_view piece, ChunkKey key, ChunkCache::Bucket* bucket,
                               int32_t* to) __attribute__((noinline)) {
     out.end_at(to);
     const size_t before = out.size();
     if (bucket != nullptr) {
-      const size_t got = encode_short_chunk(text, key, out);  // at most 15 bytes: no limit is needed
+      const size_t got = encode_short_chunk(piece, key, out);  // at most 15 bytes: no limit is needed
       if (got <= ChunkCache::kMaxIds) bucket->insert(key, out.data() + before, got);
     } else {
       const size_t stored = std::min(before - begin, limit.store);
-      const size_t got = encode_chunk(text, {limit.store - stored, limit.count_all}, out);
+      const size_t got = encode_chunk(piece, {limit.store - stored, limit.count_all}, out);
       dropped += got - (out.size() - before);
     }
     return out.room(kBlockIds);
