@@ -93,8 +93,9 @@ def fit(
     optimizer       "adamw" or "adam"; `weight_decay` leaves biases and LayerNorms alone
     max_grad_norm   the gradient's norm is clipped to this; None does not clip
     freeze          None; "embeddings"; k, the embeddings and the lowest k layers; "encoder", all of it, whose features
-                    are then computed once; or "gradual": the encoder in the first epoch, then from epoch to epoch fewer
-                    layers, nothing in the last. What is frozen runs in eval mode and has no backward pass
+                    are then computed once, up to 2 GiB of them; or "gradual": the encoder in the first epoch, then from
+                    epoch to epoch fewer layers, nothing in the last. What is frozen runs in eval mode and has no
+                    backward pass
     precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
                     float32 weights behind, statistics and sums; elsewhere the same by autocast
     cuda_graphs     steps are captured as CUDA graphs, one for each of few sizes that batches are padded to, since their
@@ -243,7 +244,7 @@ def fit(
             if depths[epoch] != len(model.encoder.blks):
                 features = None
             elif features is None:
-                features = _Features(model, train, precision, asked)
+                features = _features(model, train, precision, asked)
             losses: list[Tensor] = []  # of each step
             done: list[int] = []
             hits: list[Tensor] = []
@@ -432,20 +433,30 @@ def _built_in(model: nn.Module) -> tuple[list[int], list[float]]:
     return [p.data_ptr() for p in model.parameters()], list(dropouts)
 
 
+_MOST_FEATURES = 2 << 30  # bytes: one vector for each of SNLI's pairs, but not one for each token of a large corpus
+
+
 class _Features:
     """What a wholly frozen encoder gives for all examples, computed once."""
 
-    def __init__(self, model: Head, pairs: EncodedPairs, precision: str, cuda_graphs: bool | None) -> None:
-        options: dict[str, Any] = dict(by_sequence=model.pooled, cuda_graphs=cuda_graphs)
-        self.rows = in_batches(model, model.features, pairs, precision=precision, **options)  # (R, H)
-        self.counts = in_batches(model, model.rows_read, pairs).cpu()  # (N), where their sum waits for no device
-        self.begins = self.counts.cumsum(0) - self.counts
+    def __init__(self, rows: Tensor, counts: Tensor) -> None:
+        self.rows, self.counts = rows, counts  # (R, H), and how many are of each example, (N) on the CPU
+        self.begins = counts.cumsum(0) - counts
 
     def of(self, examples: Tensor) -> Tensor:
         """The rows of some examples, end to end."""
         index = ragged_index(self.begins[examples], self.counts[examples])
         index = index.pin_memory() if self.rows.device.type == "cuda" else index
         return self.rows[index.to(self.rows.device, non_blocking=True)]
+
+
+def _features(model: Head, pairs: EncodedPairs, precision: str, cuda_graphs: bool | None) -> _Features | None:
+    """Those of a frozen encoder; None where they would take too much memory, and each step computes its own."""
+    counts = in_batches(model, model.rows_read, pairs).cpu()
+    if int(counts.sum()) * model.config.num_hiddens * 4 > _MOST_FEATURES:
+        return None
+    options: dict[str, Any] = dict(by_sequence=model.pooled, cuda_graphs=cuda_graphs)
+    return _Features(in_batches(model, model.features, pairs, precision=precision, **options), counts)
 
 
 def _optimizer(

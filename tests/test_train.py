@@ -17,7 +17,7 @@ import torch
 from oracles import PlainD2LClassifier
 from torch.nn.functional import cross_entropy
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, score
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, score, train
 from bertnli.batching import cut
 from bertnli.optim import Adam
 from bertnli.train import kept_memory
@@ -288,7 +288,7 @@ def test_what_is_frozen_has_no_backward_pass() -> None:
 def test_a_wholly_frozen_encoder_is_run_once(freeze: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its features are the same as when the encoder runs at every step, in eval mode."""
     data = pairs()
-    cached, layered = classifier(dropout=0.5), classifier(dropout=0.5)
+    cached, layered, large = (classifier(dropout=0.5) for _ in range(3))
     calls = []
     whole = BERTClassifier.features
     monkeypatch.setattr(BERTClassifier, "features", lambda self, batch: calls.append(len(batch)) or whole(self, batch))
@@ -302,6 +302,12 @@ def test_a_wholly_frozen_encoder_is_run_once(freeze: str | int, monkeypatch: pyt
         module.training = False
     wanted = fit(layered, data, epochs=3, batch_size=16, lr=1e-2, progress=False).losses
     assert sum(calls) > 3 * len(data)
+    assert losses == pytest.approx(wanted, abs=1e-5)
+    # As if what it gives were too much to keep.
+    monkeypatch.setattr(train, "_MOST_FEATURES", len(data) * large.config.num_hiddens * 4 - 1)
+    calls.clear()
+    losses = fit(large, data, epochs=3, batch_size=16, lr=1e-2, freeze=freeze, progress=False).losses
+    assert sum(calls) == 3 * len(data)
     assert losses == pytest.approx(wanted, abs=1e-5)
 
 
