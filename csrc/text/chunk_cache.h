@@ -11,6 +11,8 @@
 
 namespace bertnli {
 
+static_assert(std::endian::native == std::endian::little, "chunk keys are loaded and shifted as little-endian words");
+
 // Two words of text as they lie in memory, the first byte lowest.
 struct Bytes16 {
   uint64_t lo, hi;
@@ -92,8 +94,14 @@ class ChunkCache {
       const Slot* slot = slots + (slots[0].key.lo != k.lo);
       return slot->key == k ? slot : nullptr;
     }
-    // n is at most kMaxIds.
-    void insert(ChunkKey k, const int32_t* ids, size_t n);
+    // n is at most kMaxIds. Whoever came first is most likely the more frequent, and stays, unless it is where find()
+    // would look for this one. (The length, in hi, is never 0 in a full slot.)
+    void insert(ChunkKey k, const int32_t* ids, size_t n) {
+      Slot& slot = slots[(slots[0].key.hi != 0) & (slots[0].key.lo != k.lo)];
+      slot.key = k;
+      for (size_t i = 0; i < kMaxIds; ++i) slot.ids[i] = i < n ? ids[i] : 0;  // (too few for a call)
+      slot.count = static_cast<int32_t>(n);
+    }
   };
 
   ChunkCache() : memory_(take_buffer(kHugePage)) { std::memset(memory_->data, 0, kBuckets * sizeof(Bucket)); }
@@ -105,9 +113,9 @@ class ChunkCache {
   // Which of them a chunk is in.
   static size_t place(ChunkKey k) { return ((k.lo ^ std::rotl(k.hi, 27)) * 0x9E3779B97F4A7C15u) >> (64 - kBits); }
 
-  static constexpr int kBits = 15;
+  static constexpr int kBits = 14;
   static constexpr size_t kBuckets = size_t{1} << kBits;
-  static_assert(kBuckets * sizeof(Bucket) == kHugePage);
+  static_assert(kBuckets * sizeof(Bucket) <= kHugePage);
 
  private:
   Buffer* const memory_;  // a huge page: chunks lie anywhere in it

@@ -74,36 +74,37 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
   }
   const size_t begin = out.size();
   const char* const last16 = readable - 16;
-  constexpr size_t kBlockIds = 32 * ChunkCache::kMaxIds + 4;  // of a block's chunks that are in the cache
-  ChunkCache::Bucket* const buckets = cache.buckets();
+  constexpr size_t kBlockIds = 34 * kMostShortIds;  // of a block's chunks, the one before and the one behind, and some
+  using Bucket = ChunkCache::Bucket;
+  Bucket* const buckets = cache.buckets();
   const char* start = p;  // of the current chunk
   bool within = false;    // a chunk goes on from the previous block
   size_t dropped = 0;     // tokens that were counted but not stored
-  const auto encode_new = [&](std::string_view piece, ChunkKey key, ChunkCache::Bucket* bucket,
-                              int32_t* to) __attribute__((noinline)) {
-    out.end_at(to);
-    const size_t before = out.size();
+  // Apart, so that the loop has the registers for itself.
+  const auto miss = [&](std::string_view piece, ChunkKey key, Bucket* bucket, int32_t* to) __attribute__((noinline)) {
     if (bucket != nullptr) {
-      const size_t got = encode_short_chunk(piece, key, out);  // at most 15 bytes: no limit is needed
-      if (got <= ChunkCache::kMaxIds) bucket->insert(key, out.data() + before, got);
-    } else {
-      const size_t stored = std::min(before - begin, limit.store);
-      const size_t got = encode_chunk(piece, {limit.store - stored, limit.count_all}, out);
-      dropped += got - (out.size() - before);
+      int32_t* const behind = encode_short_chunk(piece, key, to);
+      const auto got = static_cast<size_t>(behind - to);
+      if (got <= ChunkCache::kMaxIds) bucket->insert(key, to, got);
+      return behind;
     }
+    out.end_at(to);
+    const size_t before = out.size(), stored = std::min(before - begin, limit.store);
+    const size_t got = encode_chunk(piece, {limit.store - stored, limit.count_all}, out);
+    dropped += got - (out.size() - before);
     return out.room(kBlockIds);
   };
   const auto chunk = [&](const char* stop, int32_t* to) {
     const auto n = static_cast<size_t>(stop - start);
     if (n > ChunkKey::kMaxSize) [[unlikely]]
-      return encode_new({start, n}, {}, nullptr, to);
+      return miss({start, n}, {}, nullptr, to);
     const Bytes16 bytes =
         start <= last16 ? Bytes16::load(start) : Bytes16::load(last16).drop(static_cast<unsigned>(start - last16));
     const ChunkKey key = ChunkKey::of(bytes, n);
-    ChunkCache::Bucket& bucket = buckets[ChunkCache::place(key)];
+    Bucket& bucket = buckets[ChunkCache::place(key)];
     const ChunkCache::Slot* hit = bucket.find(key);
     if (hit == nullptr) [[unlikely]]
-      return encode_new({start, n}, key, &bucket, to);
+      return miss({start, n}, key, &bucket, to);
     std::memcpy(to, hit->ids, 16);  // (the count lands behind the ids and is overwritten)
     return to + hit->count;
   };

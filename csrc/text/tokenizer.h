@@ -71,10 +71,9 @@ class Tokenizer {
   // Appends the ids of one raw chunk, stopping once `limit` ids of it are there and count_all is false (ids beyond
   // limit are then not stored); returns their number.
   virtual size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const = 0;
-  // The same without a limit for one that has a key.
-  virtual size_t encode_short_chunk(std::string_view chunk, ChunkKey, Ids& out) const {
-    return encode_chunk(chunk, {}, out);
-  }
+  // Writes those of one that has a key, whatever their number, where there is room for so many; returns where they end.
+  virtual int32_t* encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const = 0;
+  static constexpr size_t kMostShortIds = 2 * ChunkKey::kMaxSize;  // no byte becomes more than two characters
 
  private:
   template <class Separators>

@@ -162,9 +162,7 @@ class WordPieceTokenizer::PieceWriter {
   char word_[4 * kMaxWordChars + 1];
 };
 
-// A chunk of at most 100 characters, all of them ASCII. False, and nothing is appended, where one is not.
-bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) const {
-  int32_t* to = out.room(chunk.size());
+int32_t* WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, int32_t* to) const {
   char word[kMaxWordChars + 1];
   size_t size = 0;
   const auto end_word = [&] {
@@ -175,7 +173,7 @@ bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) co
   };
   for (size_t i = 0; i < chunk.size(); ++i) {
     const auto b = static_cast<unsigned char>(chunk[i]);
-    if (b >= 0x80) return false;
+    if (b >= 0x80) return nullptr;
     const uint8_t a = ascii_[b];
     if (a > AsciiTable::kPunctuation) {
       word[size++] = static_cast<char>(a);
@@ -193,27 +191,32 @@ bool WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, Ids& out) co
     }
   }
   end_word();
-  out.end_at(to);
-  return true;
+  return to;
 }
 
 size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out) const {
   if (chunk.size() <= std::min(kMaxWordChars, limit.store)) {  // (a token has a byte at least: the limit holds)
     const size_t before = out.size();
-    if (encode_ascii_chunk(chunk, out)) return out.size() - before;
+    if (const int32_t* end = encode_ascii_chunk(chunk, out.room(chunk.size()))) {
+      out.end_at(end);
+      return out.size() - before;
+    }
   }
   PieceWriter<NoTrace> words(*this, limit, out, {});
   Normalizer(ascii_, literals_, lowercase_, words).run(chunk);
   return words.count();
 }
 
-size_t WordPieceTokenizer::encode_short_chunk(std::string_view chunk, ChunkKey key, Ids& out) const {
-  if (!lowercase_ || !key.is_alphanumeric()) return encode_chunk(chunk, {}, out);
-  char word[16];
-  key.write_lower(word);
-  const size_t before = out.size();
-  out.end_at(encode_word({word, chunk.size()}, out.room(chunk.size()), [](size_t) {}));
-  return out.size() - before;
+int32_t* WordPieceTokenizer::encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const {
+  if (lowercase_ && key.is_alphanumeric()) {
+    char word[16];
+    key.write_lower(word);
+    return encode_word({word, chunk.size()}, to, [](size_t) {});
+  }
+  if (int32_t* end = encode_ascii_chunk(chunk, to)) return end;
+  Ids few;
+  encode_chunk(chunk, {}, few);
+  return std::copy_n(few.data(), few.size(), to);
 }
 
 void WordPieceTokenizer::encode_spans(std::string_view text, std::string_view, Spans& out) const {

@@ -16,7 +16,7 @@ class WordPieceTokenizer : public Tokenizer {
 
  protected:
   size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
-  size_t encode_short_chunk(std::string_view chunk, ChunkKey key, Ids& out) const override;
+  int32_t* encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const override;
 
  private:
   template <class Trace>
@@ -25,7 +25,9 @@ class WordPieceTokenizer : public Tokenizer {
   // each; where one is missing, [UNK] over those before it. Returns where they end; there is room for one a byte.
   template <class OnPiece>
   int32_t* encode_word(std::string_view word, int32_t* out, const OnPiece& on_piece) const;
-  bool encode_ascii_chunk(std::string_view chunk, Ids& out) const;
+  // Writes the ids of a chunk of at most 100 characters, all of them ASCII, where there is room for one a byte; returns
+  // where they end, or null where one is not ASCII.
+  int32_t* encode_ascii_chunk(std::string_view chunk, int32_t* to) const;
 
   Trie trie_;
   int32_t continuation_;                 // the trie's node behind "##", or kNone

@@ -8,7 +8,8 @@ namespace bertnli {
 
 WordTokenizer::WordTokenizer(const VocabItems& vocab, SpecialIds ids) : Tokenizer(ids), map_(vocab) {}
 
-size_t WordTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out) const {
+template <class Push>
+size_t WordTokenizer::encode_words(std::string_view chunk, Limit limit, const Push& push) const {
   const char *p = chunk.data(), *end = p + chunk.size();
   size_t count = 0;
   std::string lowered;  // words of up to 15 bytes fit in it without an allocation
@@ -44,10 +45,19 @@ size_t WordTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out
       token = lowered;
     }
     const int32_t id = map_.find(token, special.unk);
-    if (++count <= limit.store) out.push(id);
+    if (++count <= limit.store) push(id);
     if (count >= limit.store && !limit.count_all) break;
   }
   return count;
+}
+
+size_t WordTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out) const {
+  return encode_words(chunk, limit, [&](int32_t id) { out.push(id); });
+}
+
+int32_t* WordTokenizer::encode_short_chunk(std::string_view chunk, ChunkKey, int32_t* to) const {
+  encode_words(chunk, {}, [&](int32_t id) { *to++ = id; });
+  return to;
 }
 
 void WordTokenizer::encode_spans(std::string_view text, std::string_view lowered, Spans& out) const {

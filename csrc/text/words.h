@@ -15,8 +15,12 @@ class WordTokenizer final : public Tokenizer {
 
  protected:
   size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
+  int32_t* encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const override;
 
  private:
+  template <class Push>
+  size_t encode_words(std::string_view chunk, Limit limit, const Push& push) const;
+
   StringMap map_;
 };
 
