@@ -437,7 +437,7 @@ def part_memory() -> dict[str, Any]:
 
 
 def part_adversarial() -> dict[str, Any]:
-    """Megabytes a second, and memory needed beyond the result (and the mapped file), beside ordinary text."""
+    """Megabytes a second; memory beyond the result (and the mapped file); a byte's time beside ordinary text's."""
     rng = random.Random(0)
     line = "the quick brown fox "
 
@@ -460,7 +460,15 @@ def part_adversarial() -> dict[str, Any]:
     exec(PEAK, scope)
     out = {}
 
-    def run(name: str, size: int, held: int, work: Callable[[], Any]) -> None:
+    def seconds(work: Work) -> float:
+        begin = time.perf_counter()
+        work()
+        return time.perf_counter() - begin
+
+    ordinary: tuple[int, Work] | None = None
+
+    def run(name: str, size: int, held: int, work: Work) -> None:
+        nonlocal ordinary
         work()  # (the cache is full of this text, or not)
         before, times = scope["mark"](), []
         for _ in range(3 if size < 10**8 else 1):
@@ -475,6 +483,10 @@ def part_adversarial() -> dict[str, Any]:
             "tokens": tokens,
             "growth_beyond_result_MB": max(0, scope["peak"]() - before - 4 * tokens - held) / 1e6,
         }
+        ordinary = ordinary or (size, work)
+        if size < 10**8:
+            turns = [seconds(work) / size / (seconds(ordinary[1]) / ordinary[0]) for _ in range(7)]
+            out[name]["times_ordinary_a_byte"] = statistics.median(turns)
         print(name, out[name], flush=True)
 
     for name, (limit, make) in inputs.items():
