@@ -330,7 +330,8 @@ def worker(pipe: Connection, name: str, shape: str, threads: int) -> None:
             reason = str(error).strip().splitlines()
             pipe.send(f"{type(error).__name__}: {reason[0][:160] if reason else ''}")
             return
-        fcntl.flock(lock, fcntl.LOCK_UN)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
         while asked := pipe.recv():
             if isinstance(asked, tuple):
                 pairs, text = Pairs(asked[0]), asked[1]

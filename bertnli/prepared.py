@@ -73,6 +73,8 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
     if packed is None or not keep or not packed.holds(precision):
         parts = _encoder_parts(encoder)
         if parts is None:
+            _packed.pop(encoder, None)
+            _heads.pop(cast(Head, model), None)
             if precision == "int8":
                 raise ValueError(
                     "precision 'int8' is for float32 encoders on the CPU whose layers are the model's own and without "
@@ -142,9 +144,15 @@ class _Parts:
         self.names: list[str] = []
         self.found: list[Any] = []
         self.hooks: list[dict[int, Any]] = []
+        self.sequences: list[dict[str, Any]] = []  # whose lengths are still the same
+        self.lengths: list[int] = []
 
     def stand(self) -> bool:
-        return not any(self.hooks) and all(map(is_, map(dict.get, self.owners, self.names), self.found))
+        return (
+            not any(self.hooks)
+            and all(map(is_, map(dict.get, self.owners, self.names), self.found))
+            and list(map(len, self.sequences)) == self.lengths
+        )
 
     def state(self) -> tuple[Any, ...]:
         """It changes with any parameter."""
@@ -170,7 +178,8 @@ class _Parts:
 
     def sequence(self, parent: nn.Module, name: str) -> nn.Module:
         module = self.child(parent, name, nn.Sequential)
-        self.keep(module._modules, str(len(module._modules)), None)  # where one more would be
+        self.sequences.append(module._modules)
+        self.lengths.append(len(module._modules))
         return module
 
     def parameter(self, module: nn.Module, name: str) -> Tensor:

@@ -172,6 +172,7 @@ def fit(
             best_state = state["best"]
         counts = type(model).right is not Head.right  # whether units can be right or wrong
         features: _Features | None = None
+        fit_in_memory = True
         worker: Any = None
         captured: CapturedSteps | None = None
         built_in: Any = None
@@ -243,8 +244,9 @@ def fit(
                 captured, built_in = CapturedSteps(whole, device), _built_in(model)
             if depths[epoch] != len(model.encoder.blks):
                 features = None
-            elif features is None:
+            elif features is None and fit_in_memory:
                 features = _features(model, train, precision, asked)
+                fit_in_memory = features is not None
             losses: list[Tensor] = []  # of each step
             done: list[int] = []
             hits: list[Tensor] = []

@@ -285,6 +285,10 @@ def test_heads_of_other_kinds_run_as_they_are() -> None:
     check(model)
     model.hidden.append(nn.ReLU())
     check(model)
+    del model.hidden[2]
+    check(model)
+    model.hidden.add_module("more", nn.ReLU())
+    check(model)
     model.hidden = nn.Sequential(nn.Linear(32, 48), nn.Tanh())
     model.output = nn.Linear(48, 2, bias=False)
     check(model)
@@ -294,9 +298,23 @@ def test_heads_of_other_kinds_run_as_they_are() -> None:
     check(model, 1)
 
 
-def test_scored_models_are_let_go() -> None:
+@pytest.mark.parametrize("count", [2, 26])
+def test_autocast_without_does_not_count(count: int) -> None:
+    model, pairs = head_of(), pairs_of([9] * count)
+    wanted = score(model, pairs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(score(model, pairs), wanted)
+    with prepared(model, "fp32"):
+        assert not model(pairs.batch(range(count))).requires_grad
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_scored_models_are_let_go(hooked: bool) -> None:
     model = head_of()
     score(model, pairs_of([9, 4]))
+    if hooked:
+        model.encoder.blks[0].register_forward_hook(lambda *_, model=model: None)
+        score(model, pairs_of([9, 4]))
     gone = weakref.ref(model)
     del model
     gc.collect()

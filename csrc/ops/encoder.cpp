@@ -141,6 +141,7 @@ float dot(const float* a, const float* b, int64_t n) {
 Tensor dense(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if (!few(x)) return at::linear(x, weight, bias);
   const int64_t rows = x.size(0), in = x.size(1), out = weight.size(0);
+  TORCH_CHECK(weight.is_cpu() && bias.is_cpu(), "a head's weights must be on the CPU, as its encoder's are");
   TORCH_CHECK(weight.dim() == 2 && weight.size(1) == in && bias.dim() == 1 && bias.size(0) == out,
               "a head's layer must take the encoder's vectors of ", in, "; found weights ", weight.sizes(),
               " and biases ", bias.sizes());
@@ -278,6 +279,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
   Tensor outputs(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
                  const std::optional<Tensor>& rows, const std::vector<Tensor>& head) const {
     TORCH_CHECK(head.size() == 2 || head.size() == 4, "a head has one or two layers");
+    const at::NoGradGuard no_gradients;
+    const c10::impl::ExcludeDispatchKeyGuard in_float32(c10::DispatchKey::AutocastCPU);
     Tensor x = forward(ids, segments, positions, cu_seqlens, rows);
     if (head.size() == 4) {
       x = dense(x, head[0], head[1]);
