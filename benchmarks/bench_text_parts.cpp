@@ -131,14 +131,9 @@ int main(int argc, char** argv) {
   std::printf("%zu pairs, %.1f bytes and %.1f chunks a pair\n", n,
               static_cast<double>(arena.size()) / static_cast<double>(n),
               static_cast<double>(chunks.size()) / static_cast<double>(n));
-  const auto key_of = [](std::string_view s) {
-    char bytes[16] = {};
-    std::memcpy(bytes, s.data(), s.size());
-    return ChunkKey::of(Bytes16::load(bytes), s.size());
-  };
   std::vector<ChunkKey> keys;
   for (const auto c : chunks) {
-    if (c.size() <= ChunkKey::kMaxSize) keys.push_back(key_of(c));
+    if (c.size() <= ChunkKey::kMaxSize) keys.push_back(ChunkKey::of(c));
   }
   const ChunkCache cache;
   ChunkCache::Bucket* const buckets = cache.buckets();

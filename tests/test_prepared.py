@@ -299,7 +299,7 @@ def test_heads_of_other_kinds_run_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 26])
-def test_autocast_without_does_not_count(count: int) -> None:
+def test_autocast_around_does_not_count(count: int) -> None:
     model, pairs = head_of(), pairs_of([9] * count)
     wanted = score(model, pairs)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -285,8 +285,10 @@ class PreparedEncoder : public torch::CustomClassHolder {
     if (head.size() == 4) {
       x = dense(x, head[0], head[1]);
       float* const begin = x.data_ptr<float>();
-      if (few(x)) std::transform(begin, begin + x.numel(), begin, [](float v) { return std::tanh(v); });
-      if (!few(x)) x.tanh_();
+      if (few(x))
+        std::transform(begin, begin + x.numel(), begin, [](float v) { return std::tanh(v); });
+      else
+        x.tanh_();
     }
     return dense(x, head[head.size() - 2], head.back());
   }

@@ -1,11 +1,13 @@
 // What raw chunks (the bytes between spaces) became, so that a repeated one costs one comparison of 16 bytes.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "buffers.h"
 
@@ -52,6 +54,12 @@ struct ChunkKey {
   // Of the first `size` of these bytes.
   static ChunkKey of(Bytes16 bytes, size_t size) {
     return {bytes.lo & kMasks.lo[size], (bytes.hi & kMasks.hi[size]) | kMasks.size[size]};
+  }
+  // Of a text of at most kMaxSize bytes, behind which nothing need be readable.
+  static ChunkKey of(std::string_view text) {
+    char bytes[sizeof(Bytes16)] = {};
+    std::copy(text.begin(), text.end(), bytes);
+    return of(Bytes16::load(bytes), text.size());
   }
 
  private:

@@ -45,10 +45,8 @@ class PairParser {
  public:
   explicit PairParser(const ReadOptions& options) : options_(options) {
     for (const std::string& name : options.label_names) {
-      std::string padded = name.substr(0, ChunkKey::kMaxSize);
-      padded.resize(sizeof(Bytes16));
       const bool fits = !name.empty() && name.size() <= ChunkKey::kMaxSize;
-      label_keys_.push_back(fits ? ChunkKey::of(Bytes16::load(padded.data()), name.size()) : ChunkKey());
+      label_keys_.push_back(fits ? ChunkKey::of(name) : ChunkKey());
     }
   }
 

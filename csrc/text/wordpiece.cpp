@@ -202,6 +202,10 @@ size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids
       return out.size() - before;
     }
   }
+  return encode_any_chunk(chunk, limit, out);
+}
+
+size_t WordPieceTokenizer::encode_any_chunk(std::string_view chunk, Limit limit, Ids& out) const {
   PieceWriter<NoTrace> words(*this, limit, out, {});
   Normalizer(ascii_, literals_, lowercase_, words).run(chunk);
   return words.count();
@@ -215,7 +219,7 @@ int32_t* WordPieceTokenizer::encode_short_chunk(std::string_view chunk, ChunkKey
   }
   if (int32_t* end = encode_ascii_chunk(chunk, to)) return end;
   Ids few;
-  encode_chunk(chunk, {}, few);
+  encode_any_chunk(chunk, {}, few);
   return std::copy_n(few.data(), few.size(), to);
 }
 

@@ -28,6 +28,7 @@ class WordPieceTokenizer : public Tokenizer {
   // Writes the ids of a chunk of at most 100 characters, all of them ASCII, where there is room for one a byte; returns
   // where they end, or null where one is not ASCII.
   int32_t* encode_ascii_chunk(std::string_view chunk, int32_t* to) const;
+  size_t encode_any_chunk(std::string_view chunk, Limit limit, Ids& out) const;  // as encode_chunk() has it
 
   Trie trie_;
   int32_t continuation_;                 // the trie's node behind "##", or kNone
