@@ -57,6 +57,7 @@ from bertnli.checkpoint import _to_huggingface  # noqa: E402
 from bertnli.demo import write_demo_corpus  # noqa: E402
 from bertnli.model import SIZES  # noqa: E402
 from bertnli.optim import Adam  # noqa: E402
+from bertnli.prepared import lowered  # noqa: E402
 from bertnli.reader import PairData  # noqa: E402
 from bertnli.train import _optimizer, flushed_denormals, lazily  # noqa: E402
 
@@ -221,7 +222,9 @@ def floor(shape: str, tokens: int, projected: int, batch: int, precision: str) -
 
 
 def entered(c: Contestant) -> Any:
-    return lazily(c.net, c.optimizer, c.precision == "bf16") if isinstance(c, Ours) else nullcontext()  # type: ignore
+    return (
+        lazily(c.net, c.optimizer, lowered(torch.device("cpu"), c.precision)) if isinstance(c, Ours) else nullcontext()
+    )  # type: ignore
 
 
 def compare(shape: str, batch: int, precision: str, rounds: int, names: list[str], warmup: int = 2) -> dict[str, float]:

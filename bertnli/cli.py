@@ -199,7 +199,8 @@ def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-
     _add_rows(sub)
     sub.add_argument(
         "--precision", choices=TRAINING_PRECISIONS, default="fp32",
-        help="of the matrix products; bf16 is the faster one on GPUs and on CPUs with AMX or, by AMD, AVX-512",
+        help="of the matrix products; bf16 is the faster one on GPUs and on CPUs with AMX or, by AMD, AVX-512; "
+        "CPUs without AVX-512 train in fp32 all the same",
     )  # fmt: skip
     sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
     sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")

@@ -41,12 +41,20 @@ _packed: WeakKeyDictionary[BERTEncoder, _Packed] = WeakKeyDictionary()
 _heads: WeakKeyDictionary[Head, _Parts] = WeakKeyDictionary()
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Matrix products in `precision`: "fp32" or "bf16" (weights and statistics stay float32; on a GPU what lies between
-    the encoder's products is bfloat16 too)."""
+def lowered(device: torch.device, precision: str) -> bool:
+    """Whether PyTorch's products are to be in bfloat16: where "bf16" is asked for, but on a CPU that is slow at them.
+
+    Raises ValueError for an unknown precision.
+    """
     if precision not in TRAINING_PRECISIONS:
         raise ValueError(f"precision must be one of {TRAINING_PRECISIONS}; found {precision!r}")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return precision == "bf16" and (device.type != "cpu" or ops.cpu_multiplies_bf16())
+
+
+def autocast(device: torch.device, low: bool) -> torch.autocast:
+    """PyTorch's products in bfloat16 or in float32 (weights and statistics stay float32; on a GPU what lies between the
+    encoder's products is bfloat16 too)."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
 
 
 @contextmanager
@@ -56,7 +64,7 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
     model      an encoder, or a head with its encoder
     precision  "fp32"; "bf16": weights and the products' inputs rounded to bfloat16; "int8": the weights of each output
                rounded to 8 bits by their largest element, the inputs of each token by their range, the attention in
-               bfloat16.
+               bfloat16. A CPU without instructions for bfloat16 rounds only weights to it.
                Sums and statistics are float32 in all of them, and so are the residual stream on the CPU and the head.
     keep       whether the packed weights are kept for the next time; a change of any parameter packs them anew
 
@@ -80,7 +88,8 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
                     "precision 'int8' is for float32 encoders on the CPU whose layers are the model's own and without "
                     "hooks"
                 )
-            with autocast(encoder.pos_embedding.device, precision):
+            device = encoder.pos_embedding.device
+            with autocast(device, lowered(device, precision)):
                 yield False
             return
         # An inference tensor counts no versions: its changes cannot be seen, so nothing is kept.

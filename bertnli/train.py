@@ -26,7 +26,7 @@ from bertnli.inference import check_labels, evaluate, in_batches
 from bertnli.model import BERTEncoder
 from bertnli.optim import Adam
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
-from bertnli.prepared import autocast
+from bertnli.prepared import autocast, lowered
 
 
 @dataclass
@@ -97,7 +97,8 @@ def fit(
                     epoch to epoch fewer layers, nothing in the last. What is frozen runs in eval mode and has no
                     backward pass
     precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
-                    float32 weights behind, statistics and sums; elsewhere the same by autocast
+                    float32 weights behind, statistics and sums; elsewhere the same by autocast. A CPU without AVX-512,
+                    slow at products in bfloat16, computes them in float32 (`ops.cpu_multiplies_bf16`)
     cuda_graphs     steps are captured as CUDA graphs, one for each of few sizes that batches are padded to, since their
                     launches often take longer than their kernels; a step's activations are in memory twice then (see
                     bertnli/graphs.py). None does so where it is possible, in one process on a GPU without `accumulate`,
@@ -176,11 +177,12 @@ def fit(
         worker: Any = None
         captured: CapturedSteps | None = None
         built_in: Any = None
-        low = precision == "bf16" and isinstance(opt, Adam)
+        low = lowered(device, precision)
+        copies = low and isinstance(opt, Adam)
 
         def gradients(batch: PackedBatch, vectors: Tensor | None, units: Tensor | int) -> tuple[Tensor, Tensor]:
             """Add those of a batch's part in the mean loss over `units`; the sum of its losses, how many are right."""
-            with autocast(device, "fp32" if low else precision):
+            with autocast(device, low and not copies):
                 outputs = worker(batch, vectors)
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             loss = model.loss(outputs, batch)

@@ -176,9 +176,16 @@ def test_error_is_at_most_twice_that_of_pytorch(
     ):
         assert a.shape == reference.shape
         assert a.dtype == dtype
-        floor = 4 * torch.finfo(dtype).eps * float(reference.abs().max()) / (1 if dtype != torch.bfloat16 else 8)
-        error, their_error = (float((x.double() - reference).abs().max()) for x in (a, b))
-        assert error <= 2 * their_error + floor, f"{name}: {error} against {their_error} of PyTorch"
+        eps = torch.finfo(dtype).eps / (1 if dtype != torch.bfloat16 else 8)
+        # The largest of thousands of errors is chance, and PyTorch's is its CPU library's: that has more slack.
+        for measure, slack in (
+            (lambda x: float(x.double().square().mean().sqrt()), 2),
+            (lambda x: float(x.abs().max()), 8),
+        ):
+            error, their_error = (measure(x.double() - reference) for x in (a, b))
+            assert error <= 2 * their_error + slack * eps * measure(reference), (
+                f"{name}: {error}, PyTorch's {their_error}"
+            )
 
 
 def test_long_sequence(isa: str) -> None:

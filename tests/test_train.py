@@ -17,7 +17,7 @@ import torch
 from oracles import PlainD2LClassifier
 from torch.nn.functional import cross_entropy
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, score, train
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, ops, score, train
 from bertnli.batching import cut
 from bertnli.optim import Adam
 from bertnli.train import kept_memory
@@ -166,6 +166,13 @@ def test_accumulation_of_batches_by_tokens_is_one_larger_batch() -> None:
     assert losses == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.fixture
+def multiplies_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this CPU is fast at."""
+    monkeypatch.setattr(ops, "cpu_multiplies_bf16", lambda: True)
+
+
+@pytest.mark.usefixtures("multiplies_bf16")
 @pytest.mark.parametrize("original", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_bf16_is_near_fp32_and_leaves_float32(original: bool, accumulate: int) -> None:
@@ -349,6 +356,17 @@ def test_an_interrupted_run_continues_where_it_was(tmp_path: Path, batches: dict
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_bf16_on_a_cpu_that_is_slow_at_it_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "cpu_multiplies_bf16", lambda: False)
+    nets, data = [classifier(), classifier()], pairs(60)
+    losses = [
+        fit(net, data, epochs=1, precision=precision, progress=False).losses
+        for net, precision in zip(nets, ("fp32", "bf16"), strict=True)
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.usefixtures("multiplies_bf16")
 def test_bf16_follows_fp32() -> None:
     data = pairs(300)
     exact, rough = classifier(), classifier()

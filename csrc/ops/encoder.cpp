@@ -42,7 +42,7 @@ struct Packed {
 Packed pack(const LinearKernels& kernels, const Tensor& weight, const Tensor& bias) {
   Packed p;
   const int64_t out = weight.size(0), in = weight.size(1), panel = kernels.panel, panels = (out + panel - 1) / panel;
-  const int64_t panel_bytes = (in + kernels.per_step - 1) / kernels.per_step * panel * 4;
+  const int64_t panel_bytes = (in + kernels.per_step - 1) / kernels.per_step * panel * kernels.weight_bytes;
   p.panels = at::empty({panels * panel_bytes}, at::kByte);
   p.scale = at::zeros({panels * panel}, at::kFloat);
   p.sum = at::zeros({panels * panel}, at::kInt);
@@ -172,8 +172,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
     TORCH_CHECK(activation == "relu" || activation == "gelu" || activation == "gelu_tanh",
                 "activation must be relu, gelu or gelu_tanh; found '", activation, "'");
     const Precision p = precision == "int8" ? Precision::int8 : precision == "bf16" ? Precision::bf16 : Precision::fp32;
-    type_ = p == Precision::fp32 ? Type::f32 : Type::bf16;
     kernels_ = linear_kernels(p);
+    type_ = kernels_.between;
     fine_ = linear_kernels(p == Precision::int8 ? Precision::bf16 : p);
     rows_ = row_kernels(Type::f32, Type::f32);
     attention_ = attention_kernel(type_);
@@ -315,7 +315,7 @@ class PreparedEncoder : public torch::CustomClassHolder {
 
   int64_t size(Type type) const { return type == Type::bf16 ? 2 : 4; }
   static int64_t step_bytes(const LinearKernels& kernels, int64_t width) {
-    return (width + kernels.per_step - 1) / kernels.per_step * 4;
+    return (width + kernels.per_step - 1) / kernels.per_step * kernels.row_bytes;
   }
 
   // Calls take(pointer, bytes) for each buffer.
@@ -342,8 +342,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
   // Rows as an operand of `kernels`: in place where they are one already, else converted into `into`.
   Operand operand(const LinearKernels& kernels, const void* x, Type type, int64_t stride, int64_t rows, int64_t width,
                   Operand into, const Team& team) const {
-    const bool same =
-        type == Type::f32 ? kernels.per_step == 1 : kernels.per_step == 2 && width % 2 == 0 && stride % 2 == 0;
+    const bool same = type == kernels.between && kernels.row_bytes == kernels.per_step * size(type) &&
+                      width % kernels.per_step == 0 && stride % kernels.per_step == 0;
     if (same) return {const_cast<void*>(x), stride * size(type), nullptr, nullptr, nullptr};
     into.stride = step_bytes(kernels, width);
     team(rows, width * 4, [&](int64_t begin, int64_t end) {
