@@ -222,9 +222,9 @@ def floor(shape: str, tokens: int, projected: int, batch: int, precision: str) -
 
 
 def entered(c: Contestant) -> Any:
-    return (
-        lazily(c.net, c.optimizer, lowered(torch.device("cpu"), c.precision)) if isinstance(c, Ours) else nullcontext()
-    )  # type: ignore
+    if not isinstance(c, Ours):
+        return nullcontext()
+    return lazily(c.net, c.optimizer, lowered(torch.device("cpu"), c.precision))  # type: ignore[arg-type]
 
 
 def compare(shape: str, batch: int, precision: str, rounds: int, names: list[str], warmup: int = 2) -> dict[str, float]:
