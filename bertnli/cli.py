@@ -200,7 +200,7 @@ def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-
     sub.add_argument(
         "--precision", choices=TRAINING_PRECISIONS, default="fp32",
         help="of the matrix products; bf16 is the faster one on GPUs and on CPUs with AMX or, by AMD, AVX-512; "
-        "CPUs without AVX-512 train in fp32 all the same",
+        "CPUs that are slow at it (without AVX-512) train in fp32",
     )  # fmt: skip
     sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
     sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from bertnli.batching import PackedBatch
 from bertnli.distributed import rank_and_size
 from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
 from bertnli.heads import Head
-from bertnli.model import operators
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 from bertnli.prepared import prepared
 from bertnli.tokenizer import Tokenizer, Truncation
@@ -82,10 +81,10 @@ def in_batches(
     whole = model if isinstance(model, Head) else model.encoder
     compiled = whole is not model or any(m._compiled_call_impl is not None for m in (model, model.encoder))
     # The weights of a model in training change before the next time.
-    with ExitStack() as within:
-        stands = within.enter_context(prepared(whole, precision, keep=not model.training))
-        if compiled or function is not model or model not in operators.of or each is not None:  # its modules do run
-            within.enter_context(evaluating(model, layers=compiled or not stands))
+    with (
+        prepared(whole, precision, keep=not model.training) as stands,
+        evaluating(model, layers=compiled or not stands),
+    ):
         graphs = None
         if by_sequence and len(begins) >= _MANY and wanted(cuda_graphs, model, device, rank_and_size()[1]):
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)

@@ -35,10 +35,10 @@ def cpu_isa() -> str:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether PyTorch multiplies bfloat16 matrices by this CPU's instructions. Without AVX-512 it does so in plain
-    loops, which take some fifteen times as long as those of float32."""
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether PyTorch multiplies bfloat16 matrices by instructions of this CPU. Where it does not, as on x86 without
+    AVX-512, its plain loops take some fifteen times as long as products of float32."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # what PyTorch itself asks
+    return supported is not None and bool(supported())
 
 
 def cpu_threads() -> int:

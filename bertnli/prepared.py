@@ -64,13 +64,13 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
     model      an encoder, or a head with its encoder
     precision  "fp32"; "bf16": weights and the products' inputs rounded to bfloat16; "int8": the weights of each output
                rounded to 8 bits by their largest element, the inputs of each token by their range, the attention in
-               bfloat16. A CPU without instructions for bfloat16 rounds only weights to it.
+               bfloat16. A CPU without instructions for bfloat16 rounds only the weights of "bf16" to it.
                Sums and statistics are float32 in all of them, and so are the residual stream on the CPU and the head.
     keep       whether the packed weights are kept for the next time; a change of any parameter packs them anew
 
     On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator, and so is a head that
     computes as Head does. Otherwise (another device or dtype, layers that were replaced or have hooks) the modules run
-    as they stand, under autocast for "bf16".
+    as they stand, under autocast for "bf16" where `lowered` says so.
     Gives whether the operator stands for the encoder's layers, so that their mode does not count.
     Raises ValueError for an unknown precision, and for "int8" where the encoder cannot be prepared.
     """

@@ -97,8 +97,8 @@ def fit(
                     epoch to epoch fewer layers, nothing in the last. What is frozen runs in eval mode and has no
                     backward pass
     precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
-                    float32 weights behind, statistics and sums; elsewhere the same by autocast. A CPU without AVX-512,
-                    slow at products in bfloat16, computes them in float32 (`ops.cpu_multiplies_bf16`)
+                    float32 weights behind, statistics and sums; elsewhere the same by autocast. Float32 on a CPU that
+                    is slow at bfloat16 (`ops.cpu_multiplies_bf16`)
     cuda_graphs     steps are captured as CUDA graphs, one for each of few sizes that batches are padded to, since their
                     launches often take longer than their kernels; a step's activations are in memory twice then (see
                     bertnli/graphs.py). None does so where it is possible, in one process on a GPU without `accumulate`,

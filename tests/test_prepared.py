@@ -98,6 +98,28 @@ def test_equals_the_modules(isa: str, original: bool, sizes: tuple[int, int, int
             assert difference(found, wanted) < TOLERANCE[precision]
 
 
+@torch.no_grad()
+def test_bf16_without_instructions_for_it_rounds_only_weights(isa: str) -> None:
+    if isa in ("avx512_bf16", "amx"):
+        pytest.skip("rounds the inputs of products too")
+    made, batch = encoder(False, 96, 64, 3), batch_of([27, 60, 1, 14])
+    rounded = copy.deepcopy(made)
+    for m in rounded.blks.modules():
+        if isinstance(m, torch.nn.Linear):
+            m.weight.copy_(m.weight.bfloat16())
+    for rows in (None, batch.cu_seqlens[:-1].long()):
+        assert difference(run(made, batch, "bf16", rows), run(rounded, batch, "fp32", rows)) < 2e-6
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@torch.no_grad()
+def test_a_weight_that_is_no_number_shows(isa: str, bad: float, precision: str) -> None:
+    made, batch = encoder(True, 96, 64, 3), batch_of([27, 60])
+    made.blks[1].ffn.dense2.weight[3, 5] = bad
+    assert not run(made, batch, precision).isfinite().all(1).any()
+
+
 @pytest.mark.parametrize("precision", TOLERANCE)
 @torch.no_grad()
 def test_does_not_depend_on_the_batch_or_the_threads(precision: str) -> None:

@@ -356,6 +356,12 @@ def test_an_interrupted_run_continues_where_it_was(tmp_path: Path, batches: dict
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_whether_this_cpu_multiplies_bf16() -> None:
+    found = ops.cpu_multiplies_bf16()
+    assert isinstance(found, bool)
+    assert found or torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
 def test_bf16_on_a_cpu_that_is_slow_at_it_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "cpu_multiplies_bf16", lambda: False)
     nets, data = [classifier(), classifier()], pairs(60)

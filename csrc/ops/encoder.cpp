@@ -342,8 +342,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
   // Rows as an operand of `kernels`: in place where they are one already, else converted into `into`.
   Operand operand(const LinearKernels& kernels, const void* x, Type type, int64_t stride, int64_t rows, int64_t width,
                   Operand into, const Team& team) const {
-    const bool same = type == kernels.between && kernels.row_bytes == kernels.per_step * size(type) &&
-                      width % kernels.per_step == 0 && stride % kernels.per_step == 0;
+    const bool same =
+        kernels.as_is && type == kernels.between && width % kernels.per_step == 0 && stride % kernels.per_step == 0;
     if (same) return {const_cast<void*>(x), stride * size(type), nullptr, nullptr, nullptr};
     into.stride = step_bytes(kernels, width);
     team(rows, width * 4, [&](int64_t begin, int64_t end) {

@@ -192,10 +192,10 @@ struct LinearCall {
 struct LinearKernels {
   int64_t panel;                    // outputs of a panel
   int64_t per_step;                 // elements: rows of operands and weights end with a whole step
-  int64_t weight_bytes, row_bytes;  // of a step
-  Type between;    // f32 or bf16: best for what lies between products; such rows are operands as they are if their
-                   // steps have row_bytes
-  double cost;     // of a product of two elements, beside a multiplication by vectors of floats
+  int64_t weight_bytes, row_bytes;  // of a step: of one output, of a row
+  Type between;                     // f32 or bf16: best for what lies between products
+  bool as_is;                       // whether rows of that type in whole steps are operands as they are
+  double cost;                      // of a product of two elements, beside a multiplication by vectors of floats
   int64_t tokens;  // that a thread best takes through all layers at a time: weights pass the caches once for them
   // weight[out, in] with strides in elements to whole panels; int8 writes scale and sum, [out].
   void (*pack)(const float* weight, int64_t out_stride, int64_t in_stride, int64_t out, int64_t in, void* panels,
