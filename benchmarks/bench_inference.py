@@ -410,7 +410,7 @@ def compare(contestants: list[Contestant], rounds: int) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {c.name: [] for c in contestants}
     for _ in range(rounds):
         for c in contestants:
-            time.sleep(0.02)  # the last one's threads go to sleep
+            time.sleep(0.1)  # the last one's threads go to sleep: ONNX Runtime's spin for some 30 ms first
             if calls[c.name] > 1:
                 c.seconds(1)
             seconds[c.name].append(c.seconds(calls[c.name]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -76,15 +76,16 @@ def in_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
-    device = model.encoder.pos_embedding.device
+    encoder = model.encoder
+    device = encoder.pos_embedding.device
     begins, outputs = range(0, max(1, len(pairs)), batch_size), []  # no pairs are one batch of none
-    whole = model if isinstance(model, Head) else model.encoder
-    compiled = whole is not model or any(m._compiled_call_impl is not None for m in (model, model.encoder))
+    whole = model if isinstance(model, Head) else encoder
+    uncompiled = whole is model and model._compiled_call_impl is None and encoder._compiled_call_impl is None
     # The weights of a model in training change before the next time.
-    with (
-        prepared(whole, precision, keep=not model.training) as stands,
-        evaluating(model, layers=compiled or not stands),
-    ):
+    with ExitStack() as within:
+        replaced = within.enter_context(prepared(whole, precision, keep=not model.training))
+        if not (uncompiled and model in replaced and function is model and each is None):  # modules run
+            within.enter_context(evaluating(model, layers=not uncompiled or encoder not in replaced))
         graphs = None
         if by_sequence and len(begins) >= _MANY and wanted(cuda_graphs, model, device, rank_and_size()[1]):
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from operator import attrgetter, is_
 from typing import Any, cast
@@ -58,7 +58,7 @@ def autocast(device: torch.device, low: bool) -> torch.autocast:
 
 
 @contextmanager
-def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[bool]:
+def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[Collection[nn.Module]]:
     """Within it, in this thread, `model` computes without gradients and dropout, with products in `precision`.
 
     model      an encoder, or a head with its encoder
@@ -71,7 +71,7 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
     On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator, and so is a head that
     computes as Head does. Otherwise (another device or dtype, layers that were replaced or have hooks) the modules run
     as they stand, under autocast for "bf16" where `lowered` says so.
-    Gives whether the operator stands for the encoder's layers, so that their mode does not count.
+    Gives the modules that the operator stands for, with all within them: their mode does not count.
     Raises ValueError for an unknown precision, and for "int8" where the encoder cannot be prepared.
     """
     if precision not in PRECISIONS:
@@ -90,7 +90,7 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
                 )
             device = encoder.pos_embedding.device
             with autocast(device, lowered(device, precision)):
-                yield False
+                yield ()
             return
         # An inference tensor counts no versions: its changes cannot be seen, so nothing is kept.
         keep = keep and not any(t.is_inference() for t in parts.tensors)
@@ -106,7 +106,7 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
     outer = {module: of.get(module) for module in stand_in}
     of.update(stand_in)
     try:
-        yield True
+        yield stand_in
     finally:
         for module, before in outer.items():
             if before is None:
@@ -129,12 +129,12 @@ def _outputs(head: Head, operator: Any) -> Callable[[PackedBatch], Tensor] | Non
             _heads.pop(head, None)
             return None
         _heads[head] = parts
-    weights = parts.tensors
+    weights, first = parts.tensors, head.pooled and kind.rows is Head.rows
 
     def outputs(batch: PackedBatch) -> Tensor:
         encoder.check_length(batch)
         ids = batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens
-        return cast(Tensor, operator.outputs(*ids, head.rows(batch), weights))
+        return cast(Tensor, operator.outputs(*ids, None if first else head.rows(batch), first, weights))
 
     return outputs
 
@@ -233,6 +233,7 @@ def _encoder_parts(encoder: BERTEncoder) -> _Parts | None:
 def _head_parts(head: Head) -> _Parts | None:
     """The same of a head's own layers."""
     parts = _Parts()
+    parts.hooks += head._forward_hooks, head._forward_pre_hooks
     try:
         parts.child(head, "encoder", BERTEncoder)
         own = [parts.child(head, "dropout", nn.Dropout)]

@@ -330,6 +330,19 @@ def test_autocast_around_does_not_count(count: int) -> None:
         assert not model(pairs.batch(range(count))).requires_grad
 
 
+def test_a_hook_of_the_head_sees_eval_mode() -> None:
+    model, seen = BERTClassifier(encoder(True, 16, 24, 2)).train(), []
+    data = EncodedPairs(
+        torch.tensor([1, 7, 2, 8, 2], dtype=torch.int32), torch.tensor([0, 5]), torch.tensor([3], dtype=torch.int32),
+        None, pad_id=0, max_len=80,
+    )  # fmt: skip
+    wanted = score(model, data)
+    model.register_forward_hook(lambda module, *_: seen.append((module.training, module.dropout.training)))
+    torch.testing.assert_close(score(model, data), wanted)
+    assert seen == [(False, False)]
+    assert model.training and model.dropout.training
+
+
 @pytest.mark.parametrize("hooked", [False, True])
 def test_scored_models_are_let_go(hooked: bool) -> None:
     model = head_of()

@@ -274,14 +274,15 @@ class PreparedEncoder : public torch::CustomClassHolder {
     return out;
   }
 
-  // The same, and what a head makes of it: float32 [T or R, outputs]. Its weights, [H, H] and [H] of a hidden layer
+  // The same, of each sequence's first token where `first` says so, and what a head makes of it: float32 [T or R,
+  // outputs]. Its weights, [H, H] and [H] of a hidden layer
   // with tanh if there is one, [outputs, H] and [outputs] of the output layer, are as they are at the call.
   Tensor outputs(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
-                 const std::optional<Tensor>& rows, const std::vector<Tensor>& head) const {
+                 const std::optional<Tensor>& rows, bool first, const std::vector<Tensor>& head) const {
     TORCH_CHECK(head.size() == 2 || head.size() == 4, "a head has one or two layers");
     const at::NoGradGuard no_gradients;
     const c10::impl::ExcludeDispatchKeyGuard in_float32(c10::DispatchKey::AutocastCPU);
-    Tensor x = forward(ids, segments, positions, cu_seqlens, rows);
+    Tensor x = forward(ids, segments, positions, cu_seqlens, first ? first_tokens(cu_seqlens, ids.numel()) : rows);
     if (head.size() == 4) {
       x = dense(x, head[0], head[1]);
       float* const begin = x.data_ptr<float>();
@@ -294,6 +295,17 @@ class PreparedEncoder : public torch::CustomClassHolder {
   }
 
  private:
+  static Tensor first_tokens(const Tensor& cu_seqlens, int64_t tokens) {
+    const Tensor cu = checked_cu_seqlens(cu_seqlens, "cu_seqlens", tokens, tokens, "the number of tokens");
+    const int32_t* const at = cu.const_data_ptr<int32_t>();
+    const Tensor rows = at::empty({cu.size(0) - 1}, at::kLong);
+    for (int64_t b = 0; b < rows.size(0); b++) {
+      TORCH_CHECK_VALUE(at[b] < at[b + 1], "every sequence needs at least its <cls> token; found a valid length of 0");
+      rows.data_ptr<int64_t>()[b] = at[b];
+    }
+    return rows;
+  }
+
   struct Chunk {  // sequences and rows of the result
     int64_t begin, end, row_begin, row_end;
   };
