@@ -331,16 +331,19 @@ def test_autocast_around_does_not_count(count: int) -> None:
 
 
 def test_a_hook_of_the_head_sees_eval_mode() -> None:
-    model, seen = BERTClassifier(encoder(True, 16, 24, 2)).train(), []
-    data = EncodedPairs(
-        torch.tensor([1, 7, 2, 8, 2], dtype=torch.int32), torch.tensor([0, 5]), torch.tensor([3], dtype=torch.int32),
-        None, pad_id=0, max_len=80,
-    )  # fmt: skip
-    wanted = score(model, data)
-    model.register_forward_hook(lambda module, *_: seen.append((module.training, module.dropout.training)))
-    torch.testing.assert_close(score(model, data), wanted)
-    assert seen == [(False, False)]
-    assert model.training and model.dropout.training
+    model, pairs = head_of().train(), pairs_of([9, 4])
+    seen: list[bool] = []
+    wanted = score(model, pairs)
+    model.register_forward_hook(lambda module, *_: seen.extend(m.training for m in (module, module.dropout)))
+    torch.testing.assert_close(score(model, pairs), wanted)
+    assert seen == [False, False]
+    assert model.training
+    assert model.dropout.training
+
+
+def test_a_sequence_without_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least its <cls> token"), prepared(model := head_of(), "fp32"):
+        model(batch_of([9, 0, 4]))
 
 
 @pytest.mark.parametrize("hooked", [False, True])
