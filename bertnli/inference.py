@@ -80,12 +80,12 @@ def in_batches(
     device = encoder.pos_embedding.device
     begins, outputs = range(0, max(1, len(pairs)), batch_size), []  # no pairs are one batch of none
     whole = model if isinstance(model, Head) else encoder
-    uncompiled = whole is model and model._compiled_call_impl is None and encoder._compiled_call_impl is None
+    compiled = whole is not model or model._compiled_call_impl is not None or encoder._compiled_call_impl is not None
     # The weights of a model in training change before the next time.
     with ExitStack() as within:
         replaced = within.enter_context(prepared(whole, precision, keep=not model.training))
-        if not (uncompiled and model in replaced and function is model and each is None):  # modules run
-            within.enter_context(evaluating(model, layers=not uncompiled or encoder not in replaced))
+        if compiled or model not in replaced or function is not model or each is not None:  # modules run
+            within.enter_context(evaluating(model, layers=compiled or encoder not in replaced))
         graphs = None
         if by_sequence and len(begins) >= _MANY and wanted(cuda_graphs, model, device, rank_and_size()[1]):
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)
