@@ -29,9 +29,12 @@ def wanted(asked: bool | None, model: Head, device: torch.device, processes: int
     why_not = obstacle(model, device, processes, accumulate)
     if asked and why_not is not None:
         raise ValueError(why_not)
-    if asked is None:
-        return why_not is None and type(model).__module__.partition(".")[0] == __package__
-    return asked
+    return why_not is None and ours(model) if asked is None else asked
+
+
+def ours(model: Head) -> bool:
+    """Whether the head is one of this package."""
+    return type(model).__module__.partition(".")[0] == __package__
 
 
 def obstacle(model: Head, device: torch.device, processes: int, accumulate: int) -> str | None:
@@ -67,10 +70,11 @@ def in_a_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch
 
 _mine = threading.local()  # the streams of a thread
 _one_at_a_time = threading.Lock()  # PyTorch's rule for captures
+_workspaces: dict[torch.cuda.Stream, object] = {}  # the pool in which cuBLAS's for a stream of captures lies
 
 
 def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
-    """The thread's stream for a purpose: a stream of each capture's own would keep a workspace of cuBLAS."""
+    """The thread's stream for a purpose: for each stream on which it has run, cuBLAS keeps a workspace."""
     streams: dict[tuple[torch.device, str], torch.cuda.Stream] = _mine.__dict__.setdefault("streams", {})
     if (device, purpose) not in streams:
         streams[device, purpose] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -125,7 +129,7 @@ class CapturedSteps:
         return tuple(x.clone() for x in outputs)
 
     def _warmed_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
-        here, beside = torch.cuda.current_stream(self.device), _stream(self.device, self.purpose)
+        here, beside = torch.cuda.current_stream(self.device), _stream(self.device, "warm-up")
         beside.wait_stream(here)
         with torch.cuda.stream(beside):
             found = self.step(inputs, self._number)
@@ -134,17 +138,16 @@ class CapturedSteps:
 
     def _captured(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
         """The results of a step, and what computes them anew from what `inputs` hold by then."""
-        graph = torch.cuda.CUDAGraph()
-        # "thread_local": what other threads do meanwhile, such as another model's inference, is none of the graph's
-        # business.
-        with (
-            _one_at_a_time,
-            torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=_stream(self.device, self.purpose),
-                capture_error_mode="thread_local",
-            ),
-        ):
-            outputs = self.step(inputs, self._number)
+        graph, stream = torch.cuda.CUDAGraph(), _stream(self.device, self.purpose)
+        with _one_at_a_time:
+            if _workspaces.get(stream) != self._pool:
+                # A graph holds the address of cuBLAS's workspace for its stream: it is to be made anew, in this pool.
+                # One from before is gone once anybody has PyTorch let go of all, as torch.compile does for graphs of
+                # its own.
+                torch._C._cuda_clearCublasWorkspaces()
+                _workspaces[stream] = self._pool
+            # "thread_local": what other threads do meanwhile, such as another model's inference, is none of the graph's
+            # business.
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                outputs = self.step(inputs, self._number)
         return outputs, graph.replay

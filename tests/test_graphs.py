@@ -333,6 +333,22 @@ def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str,
 
 
 @needs_gpu
+def test_graphs_outlive_workspaces_that_others_let_go_of() -> None:
+    """As torch.compile's CUDA graphs do: a product that uses one, split along its long inner dimension."""
+    x, w = torch.randn(64, 1 << 15, device="cuda"), torch.randn(1 << 15, 64, device="cuda")
+    batch = in_a_bucket(pairs(4).batch(range(4)), -100, 20)
+    for _ in range(2):  # the second finds the first's
+        steps = CapturedSteps(lambda *_: (x @ w, x.bfloat16() @ w.bfloat16()), x.device)
+        for _ in range(4):
+            found = steps(batch, 1)
+            torch._C._cuda_clearCublasWorkspaces()
+            torch.cuda.empty_cache()
+            torch.cuda.synchronize()
+        torch.testing.assert_close(found[0], (x.double() @ w.double()).float(), rtol=1e-3, atol=1e-1)
+        torch.testing.assert_close(found[0], found[1].float(), rtol=2e-2, atol=3)
+
+
+@needs_gpu
 def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
     options = dict(epochs=2, batch_size=9, progress=False, device="cuda", cuda_graphs=True)
     first, second = (fit(model(dropout=0.3), pairs(), lr=1e-3, **options).losses for _ in range(2))  # type: ignore[arg-type]
