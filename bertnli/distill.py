@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.batching import PackedBatch, ragged_index
+from bertnli.graphs import ours
 from bertnli.heads import HEADS, Head
 from bertnli.inference import check_labels, evaluating, in_batches
 from bertnli.model import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
@@ -281,14 +282,28 @@ def distill(
     if (counts.sum() != their_counts.sum()) if mine.labels is not None else not torch.equal(counts, their_counts):
         raise ValueError("the student's tokens are not the teacher's: prune no token of the texts (min_freq=1)")
 
+    width = teacher.output.out_features + bool(hidden) * teacher.config.num_hiddens * (1 + len(hidden_layers))
+    by_sequence = student.pooled and student.ignored is not None and len(mine) * width * 4 <= _MOST_ON_A_GPU
+
     def known(batch: PackedBatch) -> Tensor:
         vectors = _vectors(teacher, batch, found)
         outputs = teacher.head(vectors[:, : teacher.config.num_hiddens])
-        return torch.cat([outputs, vectors] if hidden else [outputs], 1).float().cpu()
+        kept = torch.cat([outputs, vectors] if hidden else [outputs], 1).float()
+        return kept if by_sequence else kept.cpu()
 
+    graphs = options.pop("cuda_graphs", None if ours(student) else False)
     with _watched(teacher, hidden_layers) as found:
-        targets = in_batches(teacher, known, theirs, precision=precision)
-    pupil = _Pupil(student, mine, parts[0], targets, counts.cpu(), temperature, hard, soft, hidden, len(hidden_layers))
+        targets = in_batches(
+            teacher,
+            known,
+            theirs,
+            precision=precision,
+            by_sequence=by_sequence and not hidden_layers,
+            cuda_graphs=graphs,
+        )
+    pupil = _Pupil(
+        student, mine, parts[0], targets, counts.cpu(), by_sequence, temperature, hard, soft, hidden, len(hidden_layers)
+    )
     keys = torch.arange(len(mine))[:, None]
     keyed = EncodedPairs(mine.ids, mine.offsets, mine.first_lens, keys, pad_id=mine.pad_id, max_len=mine.max_len)
     assert parts[0].labels is not None
@@ -296,7 +311,7 @@ def distill(
         temperature=temperature, hard=hard, soft=soft, hidden=hidden, hidden_layers=list(hidden_layers),
         taught=fingerprint([*teacher.parameters(), parts[0].labels]),
     )  # fmt: skip
-    history = fit(pupil, keyed, held, precision=precision, **options)
+    history = fit(pupil, keyed, held, precision=precision, cuda_graphs=graphs, **options)
     student.eval()
     return history
 
@@ -335,13 +350,18 @@ def _vectors(model: Head, batch: PackedBatch, found: list[Tensor]) -> Tensor:
     return torch.cat([last, *(x.to(last.dtype) for x in inner)], 1)
 
 
+_MOST_ON_A_GPU = 2 << 30  # bytes of what the teacher said; more stays on the CPU
+
+
 class _Pupil(Head):
     """The student among what it is to learn from; the labels of its training data, int64 [N, 1], are their own numbers.
 
-    pairs       all of that data; labels only where they say which tokens are read
-    labelled    its beginning, with its own labels
-    targets     float32 [R, C + H' (1 + layers)], of each row read the teacher's outputs and then its vectors
-    counts      int64 [N], the rows read of each example
+    pairs        all of that data; labels only where they say which tokens are read
+    labelled     its beginning, with its own labels
+    targets      float32 [R, C + H' (1 + layers)], of each row read the teacher's outputs and then its vectors
+    counts       int64 [N], the rows read of each example
+    by_sequence  one row is read of each sequence, and what is known of them comes to lie where the student is: so a
+                 step waits for nothing, and can be a CUDA graph, whose padding has -1 for a number
     """
 
     def __init__(
@@ -351,6 +371,7 @@ class _Pupil(Head):
         labelled: EncodedPairs,
         targets: Tensor,
         counts: Tensor,
+        by_sequence: bool,
         temperature: float,
         hard: float,
         soft: float,
@@ -359,14 +380,18 @@ class _Pupil(Head):
     ) -> None:
         nn.Module.__init__(self)
         self.student = student
+        assert labelled.labels is not None
         self.pairs, self.labelled = pairs, labelled
         self.targets, self.counts, self.begins = targets, counts, counts.cumsum(0) - counts
+        self.labels = labelled.labels
+        self.by_sequence = by_sequence
+        self.ignored = -1 if by_sequence else None  # type: ignore[misc]
         self.weights = (hard, soft, hidden)
         self.temperature = temperature
         self.layers = range(layers)
         width = (targets.shape[1] - student.output.out_features) // (1 + layers)
-        own = student.config.num_hiddens
-        self.project = nn.ModuleList(nn.Linear(own, width) for _ in range(1 + layers) if hidden)
+        own, dtype = student.config.num_hiddens, student.output.weight.dtype
+        self.project = nn.ModuleList(nn.Linear(own, width, dtype=dtype) for _ in range(1 + layers) if hidden)
         self.metric = student.metric
 
     @property
@@ -378,8 +403,13 @@ class _Pupil(Head):
         return self.student.dropout
 
     def _own(self, batch: PackedBatch) -> PackedBatch:
-        """A batch of numbered examples as the student's head knows it; others as they are."""
-        return self.pairs.batch(_numbers(batch)).to(batch.device) if _numbered(batch.labels) else batch
+        """A batch of numbered examples as the student's head knows it, but for labels that only the loss needs; others
+        as they are."""
+        if not _numbered(batch.labels):
+            return batch
+        if self.by_sequence:
+            return replace(batch, labels=None)
+        return self.pairs.batch(_numbers(batch).cpu()).to(batch.device)
 
     def rows(self, batch: PackedBatch) -> Tensor | None:
         return self.student.rows(self._own(batch))
@@ -399,29 +429,55 @@ class _Pupil(Head):
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         if not _numbered(batch.labels):
             return self.student.loss(outputs, batch)
-        own, numbers = self._own(batch), _numbers(batch)
-        units = self.student.units(own)
-        counts = self.counts[numbers]
-        targets = self.targets[ragged_index(self.begins[numbers], counts)].to(outputs)
-        width = self.student.output.out_features
+        own, width = self._own(batch), self.student.output.out_features
+        outputs, targets = self._read(outputs, batch)
         scores, vectors = outputs[:, :width], outputs[:, width:]
         hard, soft, hidden = self.weights
         mine, theirs = (self.student.logits(x, own) for x in (scores, targets[:, :width]))
         if mine is None or theirs is None:
-            loss = soft * F.mse_loss(scores, targets[:, :width]) * units
+            apart = (scores - targets[:, :width]).square()
         else:
             # Padding has minus infinity on both sides, of which a difference is none.
             p, q = ((x.clamp(min=-1e30) / self.temperature).log_softmax(-1) for x in (theirs, mine))
-            divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean()
-            loss = soft * self.temperature**2 * divergence * units
+            apart = self.temperature**2 * F.kl_div(q, p, reduction="none", log_target=True).sum(-1, keepdim=True)
+        parts = [(soft, apart)]
         if len(self.project):
-            loss = loss + hidden * F.mse_loss(vectors, targets[:, width:]) * units
-        known = numbers < len(self.labelled)
-        if bool(known.any()):
-            read = known.repeat_interleave(counts).to(scores.device)
-            labelled = self.labelled.batch(numbers[known]).to(scores.device)
-            loss = loss + hard * self.student.loss(scores[read], labelled)
-        return loss
+            parts.append((hidden, (vectors - targets[:, width:]).square()))
+        if self.by_sequence:
+            padding = (_numbers(batch) < 0)[:, None]
+            parts = [(weight, x.masked_fill(padding, 0)) for weight, x in parts]
+        means = torch.stack([weight * x.mean() for weight, x in parts])
+        return self.student.units(own) * means.sum() + hard * self._hard(scores, batch)
+
+    def _read(self, outputs: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """The outputs of the rows that the student's head reads, and their targets."""
+        if self.by_sequence:
+            if self.targets.device != batch.device:  # at the first step
+                self.targets, self.labels = self.targets.to(batch.device), self.labels.to(batch.device)
+            return outputs, self.targets[_numbers(batch).clamp(min=0)].to(outputs)
+        numbers = _numbers(batch).cpu()
+        targets = self.targets[ragged_index(self.begins[numbers], self.counts[numbers])].to(outputs)
+        if len(outputs) > len(targets):  # a tagger's of all tokens, as in training on a GPU
+            rows = self.student.rows(self.pairs.batch(numbers))
+            assert rows is not None
+            outputs = outputs[rows.to(outputs.device)]
+        return outputs, targets
+
+    def _hard(self, scores: Tensor, batch: PackedBatch) -> Tensor | float:
+        """The task's own loss where there are labels."""
+        numbers, count = _numbers(batch), len(self.labelled)
+        if self.by_sequence:
+            assert self.student.ignored is not None
+            labels = self.labels[numbers.clamp(0, count - 1)]
+            foreign = ((numbers < 0) | (numbers >= count)).view(-1, *[1] * (labels.dim() - 1))
+            labelled = replace(batch, labels=labels.masked_fill(foreign, self.student.ignored))
+            return self.student.loss(scores, labelled)
+        numbers = numbers.cpu()
+        known = numbers < count
+        if not bool(known.any()):
+            return 0.0
+        labelled = self.labelled.batch(numbers[known]).to(scores.device)
+        return self.student.loss(scores[known.repeat_interleave(self.counts[numbers]).to(scores.device)], labelled)
 
     def units(self, batch: PackedBatch) -> int:
         return self.student.units(self._own(batch))
@@ -439,4 +495,4 @@ def _numbered(labels: Tensor | None) -> bool:
 
 def _numbers(batch: PackedBatch) -> Tensor:
     assert batch.labels is not None
-    return batch.labels[:, 0].cpu()
+    return batch.labels[:, 0]

@@ -47,10 +47,10 @@ def texts(n: int, seed: int = 0) -> PairData:
     return PairData([" ".join(a) for a in first], [" ".join(b) for b in second], labels, NAMES)
 
 
-def teacher(task: str = "classification", hidden: int = 64) -> Head:
+def teacher(task: str = "classification", hidden: int = 64, dropout: float = 0.1) -> Head:
     torch.manual_seed(0)
     config = BERTConfig.original(
-        len(PIECES), num_hiddens=hidden, ffn_num_hiddens=96, num_heads=2, num_layers=3, max_len=32, dropout=0.1
+        len(PIECES), num_hiddens=hidden, ffn_num_hiddens=96, num_heads=2, num_layers=3, max_len=32, dropout=dropout
     )
     bert = BERTModel(config)
     return HEADS[task](bert, 2, NAMES) if task in ("classification", "tagging") else HEADS[task](bert)

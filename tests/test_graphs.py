@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_distill import PIECES, TASKS, teacher
 from test_train import SIZES, VOCAB, pairs
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from bertnli import (
     EncodedPairs,
     Epoch,
     PackedBatch,
+    WordPieceTokenizer,
     evaluate,
     fit,
     graphs,
@@ -32,6 +34,7 @@ from bertnli import (
     score,
     train,
 )
+from bertnli.distill import distill, make_student
 from bertnli.graphs import CapturedSteps, in_a_bucket
 from bertnli.heads import Head
 
@@ -186,6 +189,28 @@ def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], opt
     assert repeated
 
 
+def taught(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **options: Any) -> list[float]:
+    """The losses of a student that learns from labels, outputs and vectors of a teacher, on both; the task's data."""
+    big, full, (make, without) = teacher(task, dropout=0.0), WordPieceTokenizer(PIECES), TASKS[task]
+    torch.manual_seed(0)
+    student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32, num_layers=2)
+    options = dict(epochs=3, lr=1e-3, batch_size=9, progress=False) | options
+    big, student = (x.to(device, dtype) for x in (big, student))
+    return distill(
+        big, full, student, full, make(60, 1), make(20, 2), unlabelled=without(make(40, 3)), **options
+    ).losses
+
+
+@pytest.mark.parametrize("options", [{}, {"hidden_layers": [1]}, {"hidden": 0, "hard": 1}], ids=str)
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_repeated_distillation_is_the_distillation(on_cpu: type[OnCPU], task: str, options: dict[str, Any]) -> None:
+    wanted = taught(task, dtype=torch.float64, cuda_graphs=False, **options)
+    assert not on_cpu.made
+    found = taught(task, dtype=torch.float64, **options)
+    assert [steps.purpose for steps in on_cpu.made if steps.repeated] == ["training"]
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
 def test_a_tagger_that_reads_all_tokens_learns_the_same() -> None:
     data, options = data_for(BERTTagger), dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
     wanted, found = (fit(model(head).double(), data, **options) for head in (BERTTagger, AllTokens))  # type: ignore[arg-type]
@@ -330,6 +355,17 @@ def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str,
             figures["loss"], rel=tolerance
         )
     assert captured
+
+
+@needs_gpu
+@pytest.mark.parametrize("task", TASKS)
+def test_distillation_on_a_gpu(task: str, captured: list[PackedBatch]) -> None:
+    """The losses are those of the CPU; where a head reads one row a sequence, steps are captured."""
+    wanted = taught(task)
+    assert taught(task, "cuda", cuda_graphs=False) == pytest.approx(wanted, rel=1e-2)
+    assert not captured
+    assert taught(task, "cuda") == pytest.approx(wanted, rel=1e-2)
+    assert bool(captured) == (task in ("classification", "regression"))
 
 
 @needs_gpu
