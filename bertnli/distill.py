@@ -446,13 +446,13 @@ class _Pupil(Head):
         if self.by_sequence:
             padding = (_numbers(batch) < 0)[:, None]
             parts = [(weight, x.masked_fill(padding, 0)) for weight, x in parts]
-        means = torch.stack([weight * x.mean() for weight, x in parts])
-        return self.student.units(own) * means.sum() + hard * self._hard(scores, batch)
+        means = [weight * x.sum() / max(1, x.numel()) for weight, x in parts]  # sentences may be without words
+        return self.student.units(own) * torch.stack(means).sum() + hard * self._hard(scores, batch)
 
     def _read(self, outputs: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """The outputs of the rows that the student's head reads, and their targets."""
         if self.by_sequence:
-            if self.targets.device != batch.device:  # at the first step
+            if self.labels.device != batch.device:  # at the first step
                 self.targets, self.labels = self.targets.to(batch.device), self.labels.to(batch.device)
             return outputs, self.targets[_numbers(batch).clamp(min=0)].to(outputs)
         numbers = _numbers(batch).cpu()

@@ -290,6 +290,15 @@ def test_students_of_tokens(task: str) -> None:
     assert distances[1] < 0.8 * distances[0], distances
 
 
+def test_sentences_without_words() -> None:
+    big, full = teacher("tagging"), WordPieceTokenizer(PIECES)
+    student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32)
+    data = WordData([[], ["red"], []], [[], [1], []], NAMES)
+    losses = distill(big, full, student, full, data, epochs=1, batch_size=1, progress=False).losses
+    assert sorted(losses)[:2] == [0, 0]
+    assert sorted(losses)[2] > 0
+
+
 def test_bad_arguments() -> None:
     full, data = WordPieceTokenizer(PIECES), texts(8)
     with pytest.raises(ValueError, match="same task and classes"):
