@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from bertnli.distributed import rank_and_size
 from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
 from bertnli.heads import Head
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
-from bertnli.prepared import prepared
+from bertnli.prepared import computing, stand_ins
 from bertnli.tokenizer import Tokenizer, Truncation
 
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
@@ -56,7 +56,6 @@ def score(
     return found.float().cpu()
 
 
-@torch.no_grad()
 def in_batches(
     model: Head,
     function: Callable[[PackedBatch], Tensor],
@@ -77,18 +76,23 @@ def in_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; found {batch_size}")
     encoder = model.encoder
-    device = encoder.pos_embedding.device
     begins, outputs = range(0, max(1, len(pairs)), batch_size), []  # no pairs are one batch of none
     whole = model if isinstance(model, Head) else encoder
     compiled = whole is not model or model._compiled_call_impl is not None or encoder._compiled_call_impl is not None
-    # The weights of a model in training change before the next time.
-    with ExitStack() as within:
-        replaced = within.enter_context(prepared(whole, precision, keep=not model.training))
-        if compiled or model not in replaced or function is not model or each is not None:  # modules run
-            within.enter_context(evaluating(model, layers=compiled or encoder not in replaced))
-        graphs = None
-        if by_sequence and len(begins) >= _MANY and wanted(cuda_graphs, model, device, rank_and_size()[1]):
+    graphs = None
+    if by_sequence and len(begins) >= _MANY:
+        device = encoder.pos_embedding.device
+        if wanted(cuda_graphs, model, device, rank_and_size()[1]):
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)
+    # The weights of a model in training change before the next time.
+    stand_in = stand_ins(whole, precision, keep=not model.training)
+    if function is model and model in stand_in and not compiled and each is None and graphs is None:
+        run = stand_in[model]  # to which the call would come: no module runs
+        outputs = [run(pairs.batch(range(i, min(i + batch_size, len(pairs))))) for i in begins]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    device = encoder.pos_embedding.device
+    layers = compiled or encoder not in stand_in
+    with torch.no_grad(), computing(whole, precision, stand_in), evaluating(model, layers):
         for begin in begins:
             batch = pairs.batch(range(begin, min(begin + batch_size, len(pairs))))
             if graphs is not None:

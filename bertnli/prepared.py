@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import attrgetter, is_
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from bertnli import ops
+from bertnli import _ops, ops
 from bertnli.batching import PackedBatch
 from bertnli.heads import Head
 from bertnli.model import AddNorm, BERTEncoder, EncoderBlock, MultiHeadAttention, PositionWiseFFN, operators
@@ -19,21 +18,20 @@ from bertnli.model import AddNorm, BERTEncoder, EncoderBlock, MultiHeadAttention
 TRAINING_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*TRAINING_PRECISIONS, "int8")
 
-_version = attrgetter("_version")
-
 
 class _Packed:
     """An encoder's weights, packed in one precision, and what to look at to know that they are still its own."""
 
     def __init__(self, encoder: BERTEncoder, parts: _Parts, precision: str, kept: bool) -> None:
         config = encoder.config
-        self.parts, self.state = parts, (precision, ops.cpu_isa(), *parts.state()) if kept else ()
-        self.operator = torch.classes.bertnli.PreparedEncoder(
+        self.parts, self.precision, self.state = parts, precision, _ops.state(parts.tensors) if kept else b""
+        self.operator = _ops.PreparedEncoder(
             parts.tensors, config.num_heads, config.norm_eps, config.activation, precision
         )
 
     def holds(self, precision: str) -> bool:
-        return self.parts.stand() and self.state == (precision, ops.cpu_isa(), *self.parts.state())
+        same = self.precision == precision and self.state == _ops.state(self.parts.tensors)
+        return same and self.parts.stand()
 
 
 # Of each encoder the weights last packed, and the parts of each head. (No part of a head leads to it.)
@@ -58,7 +56,7 @@ def autocast(device: torch.device, low: bool) -> torch.autocast:
 
 
 @contextmanager
-def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[Collection[nn.Module]]:
+def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[Mapping[nn.Module, Any]]:
     """Within it, in this thread, `model` computes without gradients and dropout, with products in `precision`.
 
     model      an encoder, or a head with its encoder
@@ -71,9 +69,17 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
     On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator, and so is a head that
     computes as Head does. Otherwise (another device or dtype, layers that were replaced or have hooks) the modules run
     as they stand, under autocast for "bf16" where `lowered` says so.
-    Gives the modules that the operator stands for, with all within them: their mode does not count.
-    Raises ValueError for an unknown precision, and for "int8" where the encoder cannot be prepared.
+    Gives what `stand_ins` does. Raises ValueError for an unknown precision, and for "int8" where the encoder cannot be
+    prepared.
     """
+    stand_in = stand_ins(model, precision, keep)
+    with computing(model, precision, stand_in):
+        yield stand_in
+
+
+def stand_ins(model: BERTEncoder | Head, precision: str, keep: bool) -> Mapping[nn.Module, Any]:
+    """What computes for the encoder, an operator, and for a head, a function of batches: with all within them, whose
+    mode does not count. Empty where modules run as they stand. The arguments and errors are those of `prepared`."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
     encoder = model.encoder if isinstance(model, Head) else model
@@ -88,10 +94,7 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
                     "precision 'int8' is for float32 encoders on the CPU whose layers are the model's own and without "
                     "hooks"
                 )
-            device = encoder.pos_embedding.device
-            with autocast(device, lowered(device, precision)):
-                yield ()
-            return
+            return {}
         # An inference tensor counts no versions: its changes cannot be seen, so nothing is kept.
         keep = keep and not any(t.is_inference() for t in parts.tensors)
         packed = _Packed(encoder, parts, precision, keep)
@@ -99,14 +102,24 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
             _packed[encoder] = packed
         else:
             _packed.pop(encoder, None)
-    stand_in: dict[nn.Module, Any] = {encoder: packed.operator}
-    if isinstance(model, Head) and (outputs := _outputs(model, packed.operator)) is not None:
-        stand_in[model] = outputs
+    if isinstance(model, Head) and (outputs := _outputs(model, encoder, packed.operator)) is not None:
+        return {encoder: packed.operator, model: outputs}
+    return {encoder: packed.operator}
+
+
+@contextmanager
+def computing(model: BERTEncoder | Head, precision: str, stand_in: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Within it, in this thread, calls of the modules come to what stands in for them; see `prepared`."""
+    if not stand_in:
+        device = (model.encoder if isinstance(model, Head) else model).pos_embedding.device
+        with autocast(device, lowered(device, precision)):
+            yield
+        return
     of = operators.of
     outer = {module: of.get(module) for module in stand_in}
     of.update(stand_in)
     try:
-        yield stand_in
+        yield
     finally:
         for module, before in outer.items():
             if before is None:
@@ -115,10 +128,12 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
                 of[module] = before
 
 
-def _outputs(head: Head, operator: Any) -> Callable[[PackedBatch], Tensor] | None:
+def _outputs(
+    head: Head, encoder: BERTEncoder, operator: _ops.PreparedEncoder
+) -> Callable[[PackedBatch], Tensor] | None:
     """What Head.forward does, by the operator; None where this one may do anything else, or somebody listens."""
-    kind, encoder = type(head), head.encoder
-    if any(getattr(kind, name) is not getattr(Head, name) for name in ("forward", "features", "head")):
+    kind = type(head)
+    if kind.forward is not Head.forward or kind.features is not Head.features or kind.head is not Head.head:
         return None
     if not _OWN.isdisjoint(vars(head)) or "forward" in vars(encoder):
         return None
@@ -134,7 +149,7 @@ def _outputs(head: Head, operator: Any) -> Callable[[PackedBatch], Tensor] | Non
     def outputs(batch: PackedBatch) -> Tensor:
         encoder.check_length(batch)
         ids = batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens
-        return cast(Tensor, operator.outputs(*ids, None if first else head.rows(batch), first, weights))
+        return operator.outputs(*ids, None if first else head.rows(batch), first, weights)
 
     return outputs
 
@@ -147,8 +162,7 @@ class _Parts:
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
-        # Every part is still the `found` of its `name` in its `owner`, and nothing has hooks: loops without bytecode,
-        # since they run before each call.
+        # Every part is still the `found` of its `name` in its `owner`, and nothing has hooks.
         self.owners: list[dict[str, Any]] = []
         self.names: list[str] = []
         self.found: list[Any] = []
@@ -157,15 +171,8 @@ class _Parts:
         self.lengths: list[int] = []
 
     def stand(self) -> bool:
-        return (
-            not any(self.hooks)
-            and all(map(is_, map(dict.get, self.owners, self.names), self.found))
-            and list(map(len, self.sequences)) == self.lengths
-        )
-
-    def state(self) -> tuple[Any, ...]:
-        """It changes with any parameter."""
-        return *map(Tensor.data_ptr, self.tensors), *map(_version, self.tensors)
+        as_found = _ops.stand(self.owners, self.names, self.found, self.hooks)
+        return as_found and list(map(len, self.sequences)) == self.lengths
 
     # These raise KeyError for what the operator does not know.
 

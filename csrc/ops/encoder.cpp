@@ -9,11 +9,13 @@
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
-#include <torch/custom_class.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
 #pragma GCC diagnostic pop
 
 #include <algorithm>
@@ -157,7 +159,7 @@ Tensor dense(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 
 // ---- the encoder ----
 
-class PreparedEncoder : public torch::CustomClassHolder {
+class PreparedEncoder {
  public:
   // The order of `tensors` is that of bertnli/prepared.py: token, segment and position tables, the embeddings' norm
   // where they have one, and sixteen for each layer. All float32 [..], on the CPU.
@@ -275,8 +277,8 @@ class PreparedEncoder : public torch::CustomClassHolder {
   }
 
   // The same, of each sequence's first token where `first` says so, and what a head makes of it: float32 [T or R,
-  // outputs]. Its weights, [H, H] and [H] of a hidden layer
-  // with tanh if there is one, [outputs, H] and [outputs] of the output layer, are as they are at the call.
+  // outputs]. Its weights, [H, H] and [H] of a hidden layer with tanh if there is one, [outputs, H] and [outputs] of
+  // the output layer, are as they are at the call.
   Tensor outputs(const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& cu_seqlens,
                  const std::optional<Tensor>& rows, bool first, const std::vector<Tensor>& head) const {
     TORCH_CHECK(head.size() == 2 || head.size() == 4, "a head has one or two layers");
@@ -553,11 +555,15 @@ class PreparedEncoder : public torch::CustomClassHolder {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(bertnli, m) {
-  m.class_<PreparedEncoder>("PreparedEncoder")
-      .def(torch::init<const std::vector<Tensor>&, int64_t, double, const std::string&, const std::string&>())
-      .def("forward", &PreparedEncoder::forward)
-      .def("outputs", &PreparedEncoder::outputs);
+void define_encoder(pybind11::module_& m) {
+  pybind11::class_<PreparedEncoder>(m, "PreparedEncoder")
+      .def(pybind11::init(
+          torch::wrap_pybind_function_no_gil([](const std::vector<Tensor>& tensors, int64_t heads, double eps,
+                                                const std::string& activation, const std::string& precision) {
+            return std::make_unique<PreparedEncoder>(tensors, heads, eps, activation, precision);
+          })))
+      .def("forward", torch::wrap_pybind_function_no_gil(&PreparedEncoder::forward))
+      .def("outputs", torch::wrap_pybind_function_no_gil(&PreparedEncoder::outputs));
 }
 
 }  // namespace bertnli
