@@ -86,8 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_reading(sub)
     _add_cache(sub)
     _add_training(sub)
-    graphs = argparse.BooleanOptionalAction
-    sub.add_argument("--cuda-graphs", action=graphs, help="steps as CUDA graphs, the default where they are possible")
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, gradual, or a number of layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
     sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="with --scratch: the tokens")
@@ -202,6 +200,8 @@ def _add_training(sub: argparse.ArgumentParser, epochs: int = 3, lr: float = 5e-
         help="of the matrix products; bf16 is the faster one on GPUs and on CPUs with AMX or, by AMD, AVX-512; "
         "CPUs that are slow at it (without AVX-512) train in fp32",
     )  # fmt: skip
+    graphs = argparse.BooleanOptionalAction
+    sub.add_argument("--cuda-graphs", action=graphs, help="steps as CUDA graphs, the default where they are possible")
     sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples")
     sub.add_argument("--seed", type=int, default=0, help="of initial weights, order and dropout")
     sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
@@ -328,14 +328,14 @@ def _train(a: argparse.Namespace) -> None:
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     a.output.mkdir(parents=True, exist_ok=True)
-    history = fit(model, train_data, dev_data, freeze=freeze, cuda_graphs=a.cuda_graphs, **_options(a, state_file))
+    history = fit(model, train_data, dev_data, freeze=freeze, **_options(a, state_file))
     _finish(model, a.output, tokenizer, history, state_file)
 
 
 def _options(a: argparse.Namespace, state_file: Path) -> dict[str, Any]:
     """Those of `fit` that training and distillation share."""
     names = ("epochs", "batch_tokens", "accumulate", "lr", "optimizer", "weight_decay", "warmup", "precision", "seed")
-    return {name: getattr(a, name) for name in names} | {
+    return {name: getattr(a, name) for name in (*names, "cuda_graphs")} | {
         "batch_size": a.batch_size if a.batch_tokens is None else None,
         "max_grad_norm": a.max_grad_norm or None,
         "device": _device(a.device),

@@ -61,7 +61,7 @@ def make_student(
     sample: EncodedPairs | None = None,
     max_len: int = 128,
 ) -> Head:
-    """A smaller head of the teacher's task, variant and dropout.
+    """A smaller head of the teacher's task, variant and dropout, on its device.
 
     token_ids     the teacher's ids of the student's tokens (`pruned_tokenizer` gives them)
     num_hiddens   narrower than the teacher, the student's embeddings begin as the principal components of the teacher's
@@ -101,6 +101,7 @@ def make_student(
         pretraining_heads=False,
     )
     student = HEADS[teacher.task](BERTModel(small), teacher.output.out_features, teacher.label_names, teacher.dropout.p)
+    student.to(encoder.pos_embedding.device)
     student.settings.update(teacher.settings)
     own: BERTEncoder = student.encoder
     if layers is not None and num_hiddens < width:
@@ -253,10 +254,12 @@ def distill(
     max_len         tokens a row; None means the head's own
     hidden_layers   layers of the teacher, from 0, that the student's first layers are to be like, in order, where the
                     head reads; the last is always to be like the last
-    options         for `fit`
+    options         for `fit`. On a GPU steps are CUDA graphs where the head reads one row a sequence and what the
+                    teacher says of all examples takes no more than 2 GiB; else each step fetches its part from the CPU
 
-    Raises ValueError for heads of different tasks or classes, for layers that are not there, and where the student's
-    head would read other rows than the teacher's: that of question answering reads all tokens, which must be the same.
+    Raises ValueError for heads of different tasks or classes, for layers that are not there or do not learn, for
+    `cuda_graphs` where steps cannot be, and where the student's head would read other rows than the teacher's: that of
+    question answering reads all tokens, which must be the same.
     """
     if (student.task, student.label_names) != (teacher.task, teacher.label_names):
         raise ValueError("teacher and student must be heads of the same task and classes")
@@ -266,6 +269,8 @@ def distill(
         raise ValueError(f"hidden_layers are 0 to {teacher.config.num_layers - 2} of the teacher, not {bad[0]}")
     if hidden_layers and not hidden:
         raise ValueError("hidden_layers need `hidden` above 0")
+    if hidden_layers and options.get("freeze") in ("encoder", "gradual", student.config.num_layers):
+        raise ValueError(f"hidden_layers are for layers that learn, and freeze={options['freeze']!r} freezes all")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0; found {temperature}")
     max_len = min(teacher.row_len(max_len), student.config.max_len)
@@ -277,13 +282,22 @@ def distill(
     for name, data in (("train", parts[0]), ("dev", held)):
         if data is not None:
             check_labels(pairs_of(data, name), name, student)
-    counts, their_counts = (in_batches(m, m.rows_read, pairs) for m, pairs in ((student, mine), (teacher, theirs)))
+    counts, their_counts = (in_batches(m, m.rows_read, x).cpu() for m, x in ((student, mine), (teacher, theirs)))
     # Sentences of words may be cut into rows elsewhere; the words are the same.
     if (counts.sum() != their_counts.sum()) if mine.labels is not None else not torch.equal(counts, their_counts):
         raise ValueError("the student's tokens are not the teacher's: prune no token of the texts (min_freq=1)")
 
+    graphs = options.pop("cuda_graphs", None)
+    if graphs is None and not ours(student):
+        graphs = False
     width = teacher.output.out_features + bool(hidden) * teacher.config.num_hiddens * (1 + len(hidden_layers))
-    by_sequence = student.pooled and student.ignored is not None and len(mine) * width * 4 <= _MOST_ON_A_GPU
+    ignores = student.ignored is not None and (ours(student) or graphs is True)
+    by_sequence = student.pooled and ignores and len(mine) * width * 4 <= _MOST_ON_A_GPU
+    if graphs and not by_sequence:
+        raise ValueError(
+            "cuda_graphs needs a head that reads one row a sequence and whose loss ignores a label, and no more than "
+            f"{_MOST_ON_A_GPU >> 30} GiB of what the teacher says of all examples"
+        )
 
     def known(batch: PackedBatch) -> Tensor:
         vectors = _vectors(teacher, batch, found)
@@ -291,18 +305,11 @@ def distill(
         kept = torch.cat([outputs, vectors] if hidden else [outputs], 1).float()
         return kept if by_sequence else kept.cpu()
 
-    graphs = options.pop("cuda_graphs", None if ours(student) else False)
+    capturable = by_sequence and not hidden_layers  # hooks are none of a graph's
     with _watched(teacher, hidden_layers) as found:
-        targets = in_batches(
-            teacher,
-            known,
-            theirs,
-            precision=precision,
-            by_sequence=by_sequence and not hidden_layers,
-            cuda_graphs=graphs,
-        )
+        targets = in_batches(teacher, known, theirs, precision=precision, by_sequence=capturable, cuda_graphs=graphs)
     pupil = _Pupil(
-        student, mine, parts[0], targets, counts.cpu(), by_sequence, temperature, hard, soft, hidden, len(hidden_layers)
+        student, mine, parts[0], targets, counts, by_sequence, temperature, hard, soft, hidden, len(hidden_layers)
     )
     keys = torch.arange(len(mine))[:, None]
     keyed = EncodedPairs(mine.ids, mine.offsets, mine.first_lens, keys, pad_id=mine.pad_id, max_len=mine.max_len)
@@ -452,7 +459,7 @@ class _Pupil(Head):
     def _read(self, outputs: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """The outputs of the rows that the student's head reads, and their targets."""
         if self.by_sequence:
-            if self.labels.device != batch.device:  # at the first step
+            if not self.targets.device == self.labels.device == batch.device:  # at the first step
                 self.targets, self.labels = self.targets.to(batch.device), self.labels.to(batch.device)
             return outputs, self.targets[_numbers(batch).clamp(min=0)].to(outputs)
         numbers = _numbers(batch).cpu()

@@ -70,7 +70,6 @@ def in_a_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch
 
 _mine = threading.local()  # the streams of a thread
 _one_at_a_time = threading.Lock()  # PyTorch's rule for captures
-_workspaces: dict[torch.cuda.Stream, object] = {}  # the pool in which cuBLAS's for a stream of captures lies
 
 
 def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
@@ -140,12 +139,9 @@ class CapturedSteps:
         """The results of a step, and what computes them anew from what `inputs` hold by then."""
         graph, stream = torch.cuda.CUDAGraph(), _stream(self.device, self.purpose)
         with _one_at_a_time:
-            if _workspaces.get(stream) != self._pool:
-                # A graph holds the address of cuBLAS's workspace for its stream: it is to be made anew, in this pool.
-                # One from before is gone once anybody has PyTorch let go of all, as torch.compile does for graphs of
-                # its own.
-                torch._C._cuda_clearCublasWorkspaces()
-                _workspaces[stream] = self._pool
+            # A graph holds the address of cuBLAS's workspace for its stream: so it is made anew, in the graph's pool.
+            # Another is gone once anybody has PyTorch let go of all, as torch.compile does for graphs of its own.
+            torch._C._cuda_clearCublasWorkspaces()
             # "thread_local": what other threads do meanwhile, such as another model's inference, is none of the graph's
             # business.
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):

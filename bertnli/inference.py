@@ -86,8 +86,8 @@ def in_batches(
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)
     # The weights of a model in training change before the next time.
     stand_in = stand_ins(whole, precision, keep=not model.training)
-    if function is model and model in stand_in and not compiled and each is None and graphs is None:
-        run = stand_in[model]  # to which the call would come: no module runs
+    if function is model and model in stand_in and not compiled and each is None and graphs is None and _bare(model):
+        run = stand_in[model]  # to which the call would come
         outputs = [run(pairs.batch(range(i, min(i + batch_size, len(pairs))))) for i in begins]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     device = encoder.pos_embedding.device
@@ -104,6 +104,18 @@ def in_batches(
                 each(found, batch)
             outputs.append(found)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _bare(model: Head) -> bool:
+    """Whether a call of the model does no more than what stands in for it, where that finds the rows by itself."""
+    kind, hooks = type(model), torch.nn.modules.module
+    return (
+        kind.__call__ is nn.Module.__call__
+        and kind.rows is Head.rows
+        and "rows" not in vars(model)
+        and not hooks._global_forward_hooks
+        and not hooks._global_forward_pre_hooks
+    )
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _outputs(
             _heads.pop(head, None)
             return None
         _heads[head] = parts
-    weights, first = parts.tensors, head.pooled and kind.rows is Head.rows
+    weights, first = parts.tensors, head.pooled and kind.rows is Head.rows and "rows" not in vars(head)
 
     def outputs(batch: PackedBatch) -> Tensor:
         encoder.check_length(batch)

@@ -17,6 +17,7 @@ from bertnli import (
     BERTModel,
     BERTRegressor,
     Head,
+    PackedBatch,
     PairData,
     QuestionData,
     Vocab,
@@ -290,6 +291,38 @@ def test_students_of_tokens(task: str) -> None:
     assert distances[1] < 0.8 * distances[0], distances
 
 
+def test_heads_of_ones_own_see_labels_alone() -> None:
+    """Their losses are not asked to ignore anything."""
+
+    class Huber(BERTRegressor):
+        def loss(self, outputs: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+            assert batch.labels is not None
+            assert bool(batch.labels.isfinite().all())
+            return torch.nn.functional.smooth_l1_loss(outputs, batch.labels.view_as(outputs), reduction="sum")
+
+    big, full, data = Huber(teacher("regression")), WordPieceTokenizer(PIECES), scores(20)
+    student = Huber(make_student(big, torch.arange(len(PIECES)), num_hiddens=32))
+    more = PairData.of(data.premises, data.hypotheses)
+    history = distill(big, full, student, full, data, unlabelled=more, epochs=1, batch_size=7, progress=False)
+    assert all(loss > 0 for loss in history.losses)  # no NaN
+
+
+def test_what_lies_on_the_cpu_is_learnt_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the teacher says too much for a GPU."""
+    big, full, data = teacher(), WordPieceTokenizer(PIECES), texts(30)
+    more = PairData.of(data.hypotheses or [], data.premises)
+    losses = []
+    for most in (2 << 30, 0):
+        monkeypatch.setattr("bertnli.distill._MOST_ON_A_GPU", most)
+        torch.manual_seed(0)
+        student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32)
+        options: dict[str, Any] = {"unlabelled": more, "epochs": 2, "batch_size": 7, "progress": False}
+        losses.append(distill(big, full, student, full, data, **options).losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    with pytest.raises(ValueError, match="cuda_graphs needs a head that reads one row"):
+        distill(big, full, student, full, data, cuda_graphs=True)
+
+
 def test_sentences_without_words() -> None:
     big, full = teacher("tagging"), WordPieceTokenizer(PIECES)
     student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32)
@@ -310,6 +343,11 @@ def test_bad_arguments() -> None:
             distill(teacher(), full, teacher(), full, data, hidden_layers=layers)
     with pytest.raises(ValueError, match="hidden_layers need `hidden`"):
         distill(teacher(), full, teacher(), full, data, hidden_layers=[0], hidden=0)
+    for freeze in ("encoder", "gradual", 3):
+        with pytest.raises(ValueError, match="hidden_layers are for layers that learn"):
+            distill(teacher(), full, teacher(), full, data, hidden_layers=[0], freeze=freeze)
+    with pytest.raises(ValueError, match="cuda_graphs needs a head that reads one row"):
+        distill(teacher("tagging"), full, teacher("tagging"), full, words(8), cuda_graphs=True)
     for temperature in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="temperature must be above 0"):
             distill(teacher(), full, teacher(), full, data, temperature=temperature)

@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -267,6 +268,47 @@ def test_heads_are_part_of_the_operator(kind: type[Head], precision: str, monkey
         assert model(pairs[:0].batch([])).shape == (0, 3)
         with pytest.raises(ValueError, match="longer than the model's max_len"):
             model(batch_of([81]))
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@torch.no_grad()
+def test_a_sequence_has_the_bits_that_it_has_in_a_batch(isa: str, precision: str) -> None:
+    """In tiles of any height, and whatever the number of rows that are read."""
+    made, pairs = encoder(True, 96, 160, 3), pairs_of([1, 2, 3, 27, 60, 14, 31, *[20] * 9])
+    for read in (False, True):
+        parts = []
+        for size in (16, 1, 2, 3):
+            batches = [pairs.batch(range(i, min(16, i + size))) for i in range(0, 16, size)]
+            found = [run(made, b, precision, b.cu_seqlens[:-1].long() if read else None) for b in batches]
+            parts.append(torch.cat(found))
+        assert all(torch.equal(parts[0], part) for part in parts)
+
+
+def test_what_a_call_of_the_head_does_beside() -> None:
+    """A `__call__` or `rows` of its own, and hooks on all modules."""
+    pairs = pairs_of([9, 4, 30])
+
+    class Cooler(BERTClassifier):
+        def __call__(self, *args: Any) -> Any:
+            return super().__call__(*args) / 2
+
+    wanted = score(head_of(), pairs)
+    torch.testing.assert_close(score(head_of(Cooler), pairs), wanted / 2)
+    model, seen = head_of(), []
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    try:
+        found = score(model, pairs)
+    finally:
+        handle.remove()
+    assert seen
+    assert torch.equal(found, wanted)
+    assert not found.requires_grad
+    model.rows = lambda batch: batch.cu_seqlens[1:].long() - 1  # type: ignore[method-assign]
+    with torch.no_grad():
+        batch = pairs.batch(range(3))
+        last = model.head(model.features(batch))
+        assert torch.equal(model.rows(batch), torch.tensor([8, 12, 42]))
+    torch.testing.assert_close(score(model, pairs), last)
 
 
 @torch.no_grad()

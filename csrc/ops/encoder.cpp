@@ -166,6 +166,7 @@ class PreparedEncoder {
   PreparedEncoder(const std::vector<Tensor>& tensors, int64_t heads, double eps, const std::string& activation,
                   const std::string& precision)
       : heads_(heads), eps_(eps) {
+    const at::NoGradGuard no_gradients;
     for (const Tensor& t : tensors)
       TORCH_CHECK(t.device().is_cpu() && t.scalar_type() == at::kFloat,
                   "a prepared encoder takes float32 parameters on the CPU; found ", t.dtype(), " on ", t.device());
