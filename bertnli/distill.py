@@ -255,7 +255,8 @@ def distill(
     hidden_layers   layers of the teacher, from 0, that the student's first layers are to be like, in order, where the
                     head reads; the last is always to be like the last
     options         for `fit`. On a GPU steps are CUDA graphs where the head reads one row a sequence and what the
-                    teacher says of all examples takes no more than 2 GiB; else each step fetches its part from the CPU
+                    teacher says of all examples takes no more than 2 GiB (while it says it, twice that); else each step
+                    fetches its part from the CPU
 
     Raises ValueError for heads of different tasks or classes, for layers that are not there or do not learn, for
     `cuda_graphs` where steps cannot be, and where the student's head would read other rows than the teacher's: that of
@@ -307,7 +308,8 @@ def distill(
 
     capturable = by_sequence and not hidden_layers  # hooks are none of a graph's
     with _watched(teacher, hidden_layers) as found:
-        targets = in_batches(teacher, known, theirs, precision=precision, by_sequence=capturable, cuda_graphs=graphs)
+        asked = False if graphs is False else None  # of the student's steps; the teacher may lie elsewhere
+        targets = in_batches(teacher, known, theirs, precision=precision, by_sequence=capturable, cuda_graphs=asked)
     pupil = _Pupil(
         student, mine, parts[0], targets, counts, by_sequence, temperature, hard, soft, hidden, len(hidden_layers)
     )

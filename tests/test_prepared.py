@@ -273,15 +273,16 @@ def test_heads_are_part_of_the_operator(kind: type[Head], precision: str, monkey
 @pytest.mark.parametrize("precision", TOLERANCE)
 @torch.no_grad()
 def test_a_sequence_has_the_bits_that_it_has_in_a_batch(isa: str, precision: str) -> None:
-    """In tiles of any height, and whatever the number of rows that are read."""
-    made, pairs = encoder(True, 96, 160, 3), pairs_of([1, 2, 3, 27, 60, 14, 31, *[20] * 9])
-    for read in (False, True):
-        parts = []
-        for size in (16, 1, 2, 3):
-            batches = [pairs.batch(range(i, min(16, i + size))) for i in range(0, 16, size)]
-            found = [run(made, b, precision, b.cu_seqlens[:-1].long() if read else None) for b in batches]
-            parts.append(torch.cat(found))
-        assert all(torch.equal(parts[0], part) for part in parts)
+    """In tiles of any height, whatever the number of rows that are read, and where the depth is cut too."""
+    for sizes, lens in (((96, 160, 3), [1, 2, 3, 27, 60, 14, 31, *[20] * 9]), ((160, 4506, 5, 1), [1, 2, 3, 5, 1])):
+        made, pairs = encoder(True, *sizes), pairs_of(lens)
+        for read in (False, True):
+            parts = []
+            for size in (len(lens), 1, 2, 3):
+                batches = [pairs.batch(range(i, min(len(lens), i + size))) for i in range(0, len(lens), size)]
+                found = [run(made, b, precision, b.cu_seqlens[:-1].long() if read else None) for b in batches]
+                parts.append(torch.cat(found))
+            assert all(torch.equal(parts[0], part) for part in parts)
 
 
 def test_what_a_call_of_the_head_does_beside() -> None:
