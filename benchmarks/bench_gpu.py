@@ -14,8 +14,8 @@ differs, which makes the exit status 1. Row by row:
                 and compiled, with its own CUDA graphs where it says "graphs"; memory beyond parameters, gradients and
                 moments; `launch_ms` is how long the host takes for ours
     logits      the same in inference, ours as `score` takes many batches
-    fit         pairs a second in the third epoch of `fit`, when graphs are made, and with every kernel launched by
-                itself; `feed_ms` is how long the host takes to gather a batch and send it off
+    fit         pairs a second in the third epoch of `fit`, after most graphs were made, and with every kernel launched
+                by itself; `feed_ms` is how long the host takes to gather a batch and send it off
     attention   ours against SDPA padded to the longest (with a mask), SDPA on nested tensors, torch.nn.attention.varlen
                 and FlexAttention over the packed tokens, forward and forward + backward, without and with dropout, each
                 in a CUDA graph (or launched, which its name says then); "long": of 130 to 512 tokens a sequence
