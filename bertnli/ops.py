@@ -1,12 +1,12 @@
-"""Operators on packed tokens: for each a wrapper, what it does to fake tensors, and its gradient.
+"""Operators on packed tokens: for each a wrapper, and what it does to fake tensors.
 
-The CPU implementations are in csrc/ops, with the schemas in csrc/ops/bindings.cpp; those for CUDA, in Triton, are in
-bertnli/kernels. On other devices, for float64 on CUDA and without Triton, PyTorch's own operations run.
+The CPU implementations are in csrc/ops, with the schemas in csrc/ops/bindings.cpp and the gradients, for every device,
+in csrc/ops/autograd.cpp; those for CUDA, in Triton, are in bertnli/kernels. On other devices, for float64 on CUDA and
+without Triton, PyTorch's own operations run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -415,40 +415,6 @@ torch.library.register_fake("bertnli::varlen_attention_packed", _fake_packed)
 torch.library.register_fake("bertnli::varlen_attention_packed_backward", _fake_packed_backward)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, cu_seqlens_q, cu_seqlens, *ctx.numbers, seed = inputs
-    ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens, seed)
-    ctx.mark_non_differentiable(output[2])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, dout: Tensor | None, dweight_sum: Tensor | None, _dlse: None) -> tuple[Tensor | None, ...]:
-    *tensors, seed = ctx.saved_tensors
-    if dout is None:
-        dout = torch.zeros_like(tensors[3])
-    return *_lib.varlen_attention_backward(dout, dweight_sum, *tensors, *ctx.numbers, seed), *[None] * 7
-
-
-torch.library.register_autograd("bertnli::varlen_attention", _backward, setup_context=_save)
-
-
-def _save_packed(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    qkv, cu_seqlens, *ctx.numbers, seed = inputs
-    ctx.save_for_backward(qkv, *output, cu_seqlens, seed)
-    ctx.mark_non_differentiable(output[1], output[2])
-    ctx.set_materialize_grads(False)
-
-
-def _backward_packed(ctx: Any, dout: Tensor | None, _dweight_sum: None, _dlse: None) -> tuple[Tensor | None, ...]:
-    *tensors, seed = ctx.saved_tensors
-    if dout is None:
-        return (None,) * 6
-    return _lib.varlen_attention_packed_backward(dout, *tensors, *ctx.numbers, seed), *[None] * 5
-
-
-torch.library.register_autograd("bertnli::varlen_attention_packed", _backward_packed, setup_context=_save_packed)
-
-
 def _fake_add_norm(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     rows = x.shape[:1]
     return x.new_empty(x.shape), x.new_empty(rows, dtype=_row_dtype(x)), x.new_empty(rows, dtype=_row_dtype(x))
@@ -501,87 +467,3 @@ torch.library.register_fake("bertnli::embed", _fake_embed)
 torch.library.register_fake("bertnli::embed_backward", _fake_embed_backward)
 torch.library.register_fake("bertnli::embed_norm", _fake_embed_norm)
 torch.library.register_fake("bertnli::embed_norm_backward", _fake_embed_norm_backward)
-
-
-def _save_add_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, y, y_bias, weight, bias, _eps, ctx.dropout_p, seed = inputs
-    ctx.save_for_backward(x, y, y_bias, weight, bias, *output[1:], seed)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _backward_add_norm(ctx: Any, dout: Tensor | None, _dmean: None, _drstd: None) -> tuple[Tensor | None, ...]:
-    *tensors, seed = ctx.saved_tensors
-    if dout is None:
-        return (None,) * 8
-    dx, dy, dy_bias, dweight, dbias = _lib.add_norm_backward(dout, *tensors, ctx.dropout_p, seed)
-    return dx, dy, None if tensors[2] is None else dy_bias, dweight, dbias, None, None, None
-
-
-def _save_bias_act(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
-    x, bias, ctx.kind = inputs
-    ctx.save_for_backward(x, bias)
-
-
-def _backward_bias_act(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    return *_lib.bias_act_backward(dout, *ctx.saved_tensors, ctx.kind), None
-
-
-def _save_embed(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.rows, ctx.sparse = [table.size(0) for table in inputs[:3]], inputs[6]
-    ctx.save_for_backward(*inputs[3:6])
-
-
-def _backward_embed(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _table_gradients(dout, ctx.saved_tensors, ctx.rows, ctx.needs_input_grad[:3], ctx.sparse)
-    return *gradients, None, None, None, None
-
-
-def _save_embed_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, _eps, ctx.dropout_p, seed, _dtype, ctx.sparse = inputs
-    ctx.save_for_backward(*tensors, *output[1:], seed)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _backward_embed_norm(ctx: Any, dout: Tensor | None, _dmean: None, _drstd: None) -> tuple[Tensor | None, ...]:
-    if dout is None:
-        return (None,) * 13
-    *tensors, seed = ctx.saved_tensors
-    dz, dweight, dbias = _lib.embed_norm_backward(dout, *tensors, ctx.dropout_p, seed)
-    rows, wanted = [table.size(0) for table in tensors[:3]], ctx.needs_input_grad[:3]
-    gradients = _table_gradients(dz, tensors[3:6], rows, wanted, ctx.sparse)
-    return (
-        *(None if g is None else g.to(tensors[0].dtype) for g in gradients),
-        None,
-        None,
-        None,
-        dweight,
-        dbias,
-        *[None] * 5,
-    )
-
-
-def _table_gradients(
-    dout: Tensor, ids: Sequence[Tensor], rows: Sequence[int], wanted: Sequence[bool], sparse: bool
-) -> list[Tensor | None]:
-    """The gradients of three tables from that of the sum of their rows; None where none is wanted."""
-    if not any(wanted):
-        return [None] * 3
-    slots, shape = ids[0], (rows[0], dout.size(1))
-    if sparse := sparse and wanted[0]:
-        distinct, slots = torch.unique(ids[0], return_inverse=True)
-        slots, rows = slots.to(torch.int32), [len(distinct), *rows[1:]]
-    found = _lib.embed_backward(dout, slots, *ids[1:], *rows, *wanted)
-    gradients = [g if want else None for g, want in zip(found, wanted, strict=True)]
-    if sparse:
-        gradients[0] = torch.sparse_coo_tensor(
-            distinct[None], found[0], shape, is_coalesced=True, check_invariants=False
-        )
-    return gradients
-
-
-torch.library.register_autograd("bertnli::add_norm", _backward_add_norm, setup_context=_save_add_norm)
-torch.library.register_autograd("bertnli::bias_act", _backward_bias_act, setup_context=_save_bias_act)
-torch.library.register_autograd("bertnli::embed", _backward_embed, setup_context=_save_embed)
-torch.library.register_autograd("bertnli::embed_norm", _backward_embed_norm, setup_context=_save_embed_norm)

@@ -1,6 +1,6 @@
 // bertnli._ops: the operators' schemas, and what inference calls from Python without the way through torch's
-// dispatcher. Each operator registers its CPU implementation in a file of its own, and bertnli/ops.py adds what it does
-// to fake tensors and its gradient.
+// dispatcher. Each operator registers its CPU implementation in a file of its own, autograd.cpp its gradient, and
+// bertnli/ops.py what it does to fake tensors.
 #include <Python.h>
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
