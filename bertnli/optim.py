@@ -71,46 +71,50 @@ class Adam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients = {
-            p: g for group in self.param_groups for p in group["params"] if (g := self._gradient(p)) is not None
-        }
+        work = [
+            (group, [(p, g) for p in group["params"] if (g := self._gradient(p)) is not None])
+            for group in self.param_groups
+        ]
         scale = 1.0
         if self.max_grad_norm is not None:
-            values = [g._values() if g.is_sparse else g for g in gradients.values()]
+            values = [g._values() if g.is_sparse else g for _, found in work for _, g in found]
             scale = min(1.0, self.max_grad_norm / (float(_lib.gradient_norm(values)) + 1e-6))
-        for group in self.param_groups:
-            dense: dict[int, list[Tensor]] = {}  # by the number of the step
-            for p in group["params"]:
-                if p not in gradients:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["step"] = torch.zeros(())
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-                state["step"] += 1
-                if gradients[p].is_sparse:
-                    self._step_rows(group, p, gradients[p], scale)
-                else:
-                    self._flush(group, p)
-                    dense.setdefault(int(state["step"]), []).append(p)
-            for number, parameters in dense.items():
-                states = [self.state[p] for p in parameters]
-                _lib.adam_step(
-                    parameters,
-                    [gradients[p] for p in parameters],
-                    [state["exp_avg"] for state in states],
-                    [state["exp_avg_sq"] for state in states],
-                    [self.copies.get(p, p.new_empty(0)).detach() for p in parameters],
-                    *self._numbers(group, number),
-                    *self._constants(group),
-                    scale,
-                )
-        increment_version([*gradients, *(copy for p, copy in self.copies.items() if p in gradients)])
+        for group, found in work:
+            if found:
+                self._step_group(group, found, scale)
         return loss
+
+    def _step_group(self, group: dict[str, Any], found: list[tuple[Tensor, Tensor]], scale: float) -> None:
+        """A step of the parameters of a group that have gradients. (All tensors at once where that can be: a step of
+        few pairs takes no longer than some hundred calls from Python.)"""
+        states = [self.state[p] for p, _ in found]
+        for (p, _), state in zip(found, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros(())
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        counts = [state["step"] for state in states]
+        torch._foreach_add_(counts, 1)
+        dense: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]] = {}  # by the number of the step
+        nothing = torch.empty(0)
+        for (p, gradient), state, number in zip(found, states, torch.stack(counts).tolist(), strict=True):
+            if gradient.is_sparse:
+                self._step_rows(group, p, gradient, scale)
+                continue
+            self._flush(group, p)
+            copy = self.copies.get(p, nothing)
+            dense.setdefault(int(number), []).append((p, gradient, state["exp_avg"], state["exp_avg_sq"], copy))
+        for number, tensors in dense.items():
+            lists = map(list, zip(*tensors, strict=True))
+            _lib.adam_step(*lists, *self._numbers(group, number), *self._constants(group), scale)
+        increment_version([p for p, _ in found] + [self.copies[p] for p, _ in found if p in self.copies])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, also those of the copies."""
-        super().zero_grad(set_to_none)
+        if not set_to_none:
+            super().zero_grad(set_to_none)
+        for group in self.param_groups if set_to_none else ():
+            for p in group["params"]:
+                p.grad = None
         for copy in self.copies.values():
             copy.grad = None
 
@@ -178,8 +182,6 @@ class Adam(torch.optim.Optimizer):
         )
 
     def _catch_up(self, group: dict[str, Any], p: Tensor, rows: Tensor | None) -> None:
-        if p not in self._behind:
-            return
         behind, state, (beta1, beta2, eps, l2) = self._behind[p], self.state[p], self._constants(group)
         felt = behind.taken
         if not l2 and 0 < beta1 < math.sqrt(beta2):
@@ -192,8 +194,9 @@ class Adam(torch.optim.Optimizer):
         increment_version(p)
 
     def _flush(self, group: dict[str, Any], p: Tensor) -> None:
-        self._catch_up(group, p, None)
-        self._behind.pop(p, None)
+        if p in self._behind:
+            self._catch_up(group, p, None)
+            del self._behind[p]
 
     def _numbers(self, group: dict[str, Any], step: int) -> tuple[float, float, float]:
         lr, (beta1, beta2) = float(group["lr"]), group["betas"]
