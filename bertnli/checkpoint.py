@@ -175,8 +175,8 @@ def save_pretrained(
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(f"a vocabulary of {len(tokenizer)} tokens for a model of vocab_size {model.config.vocab_size}")
     if format == "bertnli":
-        vocab_file = _save_vocab(tokenizer, folder)
-        _write_json(folder / "config.json", _config_json(model, tokenizer, vocab_file))
+        _save_vocab(tokenizer, folder)
+        _write_json(folder / "config.json", _config_json(model, tokenizer))
         _save_safetensors(state, folder / "model.safetensors")
     elif format == "huggingface":
         config = _huggingface_config(model, tokenizer)
@@ -440,17 +440,16 @@ def _state_of(model: nn.Module) -> dict[str, Tensor]:
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def _config_json(model: Head | BERTModel, tokenizer: Vocab | Tokenizer, vocab_file: str) -> dict[str, Any]:
+def _config_json(model: Head | BERTModel, tokenizer: Vocab | Tokenizer) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "format": "bertnli",
         "format_version": 1,
         "model": dataclasses.asdict(model.config),
-        "tokenizer": {"type": "words", "file": vocab_file},
+        "tokenizer": {"type": "words"},
     }
     if isinstance(tokenizer, WordPieceTokenizer):
         settings["tokenizer"] = {
             "type": "wordpiece",
-            "file": vocab_file,
             "lowercase": tokenizer.lowercase,
             "split_special_tokens": tokenizer.split_special_tokens,
         }
@@ -517,13 +516,11 @@ def _to_huggingface(state: dict[str, Tensor], output: str) -> dict[str, Tensor]:
     return result
 
 
-def _save_vocab(tokenizer: Vocab | Tokenizer, folder: Path) -> str:
+def _save_vocab(tokenizer: Vocab | Tokenizer, folder: Path) -> None:
     vocab = tokenizer.vocab if isinstance(tokenizer, WordTokenizer) else tokenizer
     if not isinstance(vocab, (Vocab, WordPieceTokenizer)):
         raise TypeError(f"a {type(vocab).__name__} cannot be saved; give a Vocab, WordTokenizer or WordPieceTokenizer")
-    name = "vocab.json" if isinstance(vocab, Vocab) else "vocab.txt"
-    vocab.save(folder / name)
-    return name
+    vocab.save(folder / ("vocab.json" if isinstance(vocab, Vocab) else "vocab.txt"))
 
 
 def _save_safetensors(state: dict[str, Tensor], path: Path) -> None:

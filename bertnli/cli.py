@@ -34,7 +34,8 @@ TRUNCATIONS = get_args(Truncation)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command; the exit status: 0, 1 when the reader of its output has left, 2 for bad input, 130 when
+    interrupted."""
     arguments = _parser().parse_args(argv)
     try:
         with (
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-hiddens", type=_positive, default=128, help="width of the student")
     sub.add_argument("--ffn-num-hiddens", type=_positive, help="None: four times the width")
     sub.add_argument("--num-heads", type=_positive, help="None: heads of 32")
-    sub.add_argument("--num-layers", type=_positive, default=4, help="layers of the student")
+    sub.add_argument("--num-layers", type=_positive, help="None: 4, or as many as --teacher-layers")
     sub.add_argument(
         "--teacher-layers", type=_numbers, help="layers of the teacher that the student begins with, from 0"
     )
@@ -277,7 +278,7 @@ def _train(a: argparse.Namespace) -> None:
         columns: Columns = "parse" if a.vocab == "words" else "text"
         data = _read(a, task, a.train, "train", columns, a.labels)
         make = WordTokenizer.from_texts if a.vocab == "words" else WordPieceTokenizer.of_characters
-        tokenizer: Tokenizer = make(_texts(data), a.min_freq)
+        tokenizer: Tokenizer = make(_texts(data if a.limit is None else data[: a.limit]), a.min_freq)
         train = data if a.cache is None else _source(a, task, a.train, "train", columns, a.labels)
         sizes = dict(SIZES[a.scratch])
         if a.dropout is not None:
@@ -288,12 +289,12 @@ def _train(a: argparse.Namespace) -> None:
         trained = loaded if isinstance(loaded, Head) else None
         task = a.task or ("classification" if trained is None else trained.task)
         names = a.labels or (None if trained is None or trained.task != task else trained.label_names)
-        if a.labels is None and names and (a.text_columns or task == "tagging"):
+        if a.labels is None and names and (task == "tagging" or (task == "classification" and a.text_columns)):
             found = _read(a, task, a.train, "train", _columns(tokenizer), None).label_names
             names = names if set(found) <= set(names) else None  # other classes than the checkpoint's: the data's own
         train = _source(a, task, a.train, "train", _columns(tokenizer), names)
     unnamed = names is None and task == "classification" and not a.text_columns  # SNLI's layout, and so its classes
-    if trained is not None and (trained.task, trained.label_names or ()) == (task, train.label_names):
+    if trained is not None and trained.task == task and train.label_names in ((), trained.label_names):
         model = trained
     else:
         if trained is not None:
@@ -315,8 +316,7 @@ def _train(a: argparse.Namespace) -> None:
         model.settings["no_answer"] = any(not answers for answers in train.answers or ())
         if a.stride is not None:
             model.settings["stride"] = a.stride
-    dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
-    dev = None
+    dev, dev_path = None, _dev_path(a)
     if dev_path is not None:
         dev = _source(a, task, dev_path, "dev", _columns(tokenizer), None if unnamed else train.label_names or None)
     train_data, count, dropped = _encode(a, model, tokenizer, train, a.limit)
@@ -352,7 +352,7 @@ def _distill(a: argparse.Namespace) -> None:
     names = _named(teacher, a.labels)
     train = _read(a, teacher.task, a.train, "train", columns, names)
     train = train if a.limit is None else train[: a.limit]
-    dev_path = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
+    dev_path = _dev_path(a)
     dev: Any = None if dev_path is None else _read(a, teacher.task, dev_path, "dev", columns, names)
     unlabelled = None
     if a.unlabelled is not None:
@@ -390,6 +390,12 @@ def _distill(a: argparse.Namespace) -> None:
         hidden_layers=a.hidden_layers, **_options(a, state_file),
     )  # fmt: skip
     _finish(student, a.output, tokenizer, history, state_file)
+
+
+def _dev_path(a: argparse.Namespace) -> Path | None:
+    """What `--dev` names, else the dev file of the folder that `--train` names."""
+    path: Path | None = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
+    return path
 
 
 def _state_file(a: argparse.Namespace) -> Path:

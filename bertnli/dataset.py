@@ -34,6 +34,8 @@ class _Rows(Sequence[_Item]):
         return len(self.rows)
 
     def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _Rows(self.dataset, self.rows[i])
         return _Item(self.dataset[self.rows[i]])
 
     def __iter__(self) -> Iterator[_Item]:

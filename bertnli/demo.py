@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from bertnli.files import atomic_path
+
 T = TypeVar("T")
 Tree = dict[str | None, "str | None"]  # value to parent; the root is its own parent
 Scene = dict[str, str | None]
@@ -141,7 +143,6 @@ PLURALS = {
     "policeman": "policemen",
     "policewoman": "policewomen",
     "fisherman": "fishermen",
-    "fireman": "firemen",
     "waitress": "waitresses",
     "actress": "actresses",
     "siamese": "siamese",
@@ -471,7 +472,7 @@ def _binary_parse(caption: Caption) -> str:
 
 def _parse(caption: Caption) -> str:
     subject, predicate = (" ".join(f"(X {word})" for word in " ".join(part).split()) for part in caption)
-    return f"(ROOT (S (NP {_capital(subject.replace('(X ', '(X ', 1))}) (VP {predicate}) (. .)))"
+    return f"(ROOT (S (NP {_capital(subject)}) (VP {predicate}) (. .)))"
 
 
 def _capital(text: str) -> str:
@@ -531,10 +532,6 @@ def write_demo_corpus(
             columns = [f(caption) for f in (_binary_parse, _parse, _sentence) for caption in (premise, hypothesis)]
             lines.append("\t".join([label, *columns, caption_id, f"{caption_id}r1{label[0]}", label, "", "", "", ""]))
         path = folder / f"snli_1.0_{split}.txt"
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with atomic_path(path) as part:
             part.write_bytes(("\n".join(lines) + "\n").encode())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
     return folder

@@ -43,10 +43,7 @@ def pruned_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], min_freq: int =
         return pruned, torch.tensor(kept)
     always = {tokenizer.token_to_id(token) for token in ("<unk>", "<pad>", "<mask>", "<cls>", "<sep>")}
     kept = sorted(frequent | always)
-    vocab = Vocab()
-    vocab.idx_to_token = [tokenizer.id_to_token(i) for i in kept]
-    vocab.token_to_idx = {token: i for i, token in enumerate(vocab.idx_to_token)}
-    return WordTokenizer(vocab), torch.tensor(kept)
+    return WordTokenizer(Vocab.of([tokenizer.id_to_token(i) for i in kept])), torch.tensor(kept)
 
 
 def make_student(
@@ -56,48 +53,52 @@ def make_student(
     num_hiddens: int = 128,
     ffn_num_hiddens: int | None = None,
     num_heads: int | None = None,
-    num_layers: int = 4,
+    num_layers: int | None = None,
     layers: Sequence[int] | None = None,
     sample: EncodedPairs | None = None,
-    max_len: int = 128,
+    max_len: int | None = None,
 ) -> Head:
     """A smaller head of the teacher's task, variant and dropout, on its device.
 
     token_ids     the teacher's ids of the student's tokens (`pruned_tokenizer` gives them)
     num_hiddens   narrower than the teacher, the student's embeddings begin as the principal components of the teacher's
                   and the rest at random; as wide, it begins with the teacher's embeddings, hidden and output layer
-    ffn_num_hiddens, num_heads   None means four times the width, and heads of 32; with `layers` of the teacher's width
-                  the teacher's, with others heads of the teacher's size
+    ffn_num_hiddens, num_heads, num_layers   None means four times the width, heads of 32, and four layers; with
+                  `layers` those have as many layers as named, with heads of the teacher's size and a feed-forward layer
+                  not wider than the teacher's (as wide, where the student is)
     layers        the teacher's layers, from 0, that the student's begin as: as wide as the teacher the same, narrower
                   what comes nearest to them on `sample`
     sample        rows of the teacher's tokens, of which the first 16,384 tokens are used
+    max_len       tokens of the longest row; None means the teacher's (`Head.row_len`)
 
     Raises ValueError for layers that the teacher does not have, and for sizes that do not go with `layers`.
     """
     config, encoder = teacher.config, teacher.encoder
     width = config.num_hiddens
+    asked = dict(ffn_num_hiddens=ffn_num_hiddens, num_heads=num_heads, num_layers=num_layers)
+    given = {name: number for name, number in asked.items() if number is not None}
+    sizes: dict[str, Any] = dict(ffn_num_hiddens=4 * num_hiddens, num_heads=max(1, num_hiddens // 32), num_layers=4)
     if layers is not None:
         if bad := [i for i in layers if not 0 <= i < config.num_layers]:
             raise ValueError(f"the teacher has layers 0 to {config.num_layers - 1}, not {bad[0]}")
-        num_layers = len(layers)
-        if num_hiddens == width:
-            ffn_num_hiddens, num_heads = config.ffn_num_hiddens, config.num_heads
-        else:
-            size = width // config.num_heads
-            if num_hiddens > width or num_hiddens % size:
-                raise ValueError(f"layers of a teacher {width} wide, of heads of {size}, cannot be {num_hiddens} wide")
-            if sample is None:
-                raise ValueError("layers narrower than the teacher's need a sample")
-            ffn_num_hiddens = min(ffn_num_hiddens or 4 * num_hiddens, config.ffn_num_hiddens)
-            num_heads = num_hiddens // size
+        size = width // config.num_heads
+        if num_hiddens > width or num_hiddens % size:
+            raise ValueError(f"layers of a teacher {width} wide, of heads of {size}, cannot be {num_hiddens} wide")
+        if num_hiddens < width and sample is None:
+            raise ValueError("layers narrower than the teacher's need a sample")
+        wide = config.ffn_num_hiddens if num_hiddens == width else min(4 * num_hiddens, config.ffn_num_hiddens)
+        sizes = dict(ffn_num_hiddens=wide, num_heads=num_hiddens // size, num_layers=len(layers))
+        for name, number in given.items():
+            cut = name == "ffn_num_hiddens" and num_hiddens < width
+            if number > config.ffn_num_hiddens if cut else number != sizes[name]:
+                most = f"at most {config.ffn_num_hiddens}" if cut else sizes[name]
+                raise ValueError(f"{name}={number} does not go with layers={list(layers)}, which ask for {most}")
     small: BERTConfig = replace(
         config,
         vocab_size=len(token_ids),
         num_hiddens=num_hiddens,
-        ffn_num_hiddens=ffn_num_hiddens or 4 * num_hiddens,
-        num_heads=num_heads or max(1, num_hiddens // 32),
-        num_layers=num_layers,
-        max_len=min(max_len, config.max_len),
+        **(sizes | given),
+        max_len=teacher.row_len(max_len),
         pretraining_heads=False,
     )
     student = HEADS[teacher.task](BERTModel(small), teacher.output.out_features, teacher.label_names, teacher.dropout.p)

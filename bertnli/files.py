@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are there, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def check_file(path: Path) -> None:
+    """Raise IsADirectoryError or FileNotFoundError where `path` is no file."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bertnli.files import check_file
 from bertnli.reader import JSON_LINES, PairData, Texts
 
 _NO_LABEL = {"", "-", "-1"}  # how the corpora say that there is no gold label
@@ -169,8 +170,8 @@ def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:
                 _demand(f"{path}:{number}", columns, list(row))
                 yield number, [row[name] for name in columns]
             return
+        csv.field_size_limit(2**31 - 1)
         if path.suffix.lower() == ".csv":
-            csv.field_size_limit(2**31 - 1)
             reader = csv.reader(lines, strict=True)
         else:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -231,10 +232,7 @@ class _opened:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; name a file in it")
-        if not path.exists():
-            raise FileNotFoundError(f"no file {path}")
+        check_file(path)
 
     def __enter__(self) -> Iterator[str]:
         self.file = open(self.path, encoding="utf-8-sig", newline="")
@@ -297,7 +295,7 @@ def _read_words(
             if skip(line):
                 continue
             fields = line.split("\t") if "\t" in line else line.split()
-            needed = max(2, word, tag)
+            needed = max(2, word, tag, -word, -tag)
             if len(fields) < needed or not fields[columns[0]] or not fields[columns[1]].strip():
                 raise ValueError(f"{path}:{number}: expected {expected}; found {line!r}")
             if between:
@@ -329,9 +327,10 @@ def read_squad(path: str | os.PathLike[str]) -> QuestionData:
             raise ValueError(f'{path}: expected a JSON object with "data", as SQuAD has it: {error!r}') from None
     questions: list[str] = []
     contexts, answers, ids, titles = [], [], [], []
-    where = f"{path}: the first article"
+    where = f"{path}: data"
     try:
-        for article in articles:
+        for number, article in enumerate(articles, 1):
+            where = f"{path}: article {number}"
             for paragraph in article["paragraphs"]:
                 context = paragraph["context"]
                 for question in paragraph["qas"]:

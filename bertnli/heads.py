@@ -43,7 +43,8 @@ class Head(nn.Module):
     metrics          figures of merit from the outputs of all examples
     predictions      what `predict` gives
 
-    and, where the default does not do: `rows`, `head`, `units`, `right`, `logits`, `flaw`, `encode`;
+    and, where the default does not do: `rows`, `head`, `units`, `right`, `logits`, `flaw`, `encode`,
+    `inputs`;
 
     ignored          a label that `loss` and `right` count as nothing: CUDA graphs pad batches by sequences with it
                      (`fit(cuda_graphs=True)`; unasked only those of this package's heads)
@@ -174,9 +175,14 @@ class Head(nn.Module):
     # ---- from text to tokens ----
 
     def encode(
-        self, tokenizer: Tokenizer, data: Any, max_len: int = 128, truncation: Truncation = "longest_first"
+        self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"
     ) -> Any:
-        """What `fit` and `evaluate` take, of what the task's reader gives: here single texts or pairs (PairData)."""
+        """What `fit` and `evaluate` take, of what the task's reader gives: here single texts or pairs (PairData).
+
+        max_len     see `row_len`
+        truncation  see `Tokenizer.encode_pairs`
+        """
+        max_len = self.row_len(max_len)
         if data.hypotheses is None:
             return tokenizer.encode_texts(data.premises, max_len, labels=data.labels)
         return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)

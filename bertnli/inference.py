@@ -186,5 +186,5 @@ def predict(
 
     A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths.
     """
-    data = model.encode(tokenizer, model.inputs(*inputs), model.row_len(max_len), truncation)
+    data = model.encode(tokenizer, model.inputs(*inputs), max_len, truncation)
     return model.predictions(score(model, data, batch_size=batch_size, precision=precision), data)

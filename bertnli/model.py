@@ -86,9 +86,8 @@ class BERTConfig:
 
         The default sizes are bert.base's: 768 hidden, 3072 feed-forward, 12 heads, 12 layers, dropout 0.1.
         """
-        base: dict[str, Any] = dict(num_hiddens=768, ffn_num_hiddens=3072, num_heads=12, num_layers=12, dropout=0.1)
         variant: dict[str, Any] = dict(activation="gelu", embedding_norm=True, norm_eps=1e-12)
-        return cls(vocab_size, **{**base, **variant, **sizes})
+        return cls(vocab_size, **{**SIZES["bert.base"], **variant, **sizes})
 
     @classmethod
     def from_d2l_arguments(cls, *args: Any, **kwargs: Any) -> BERTConfig:
@@ -262,7 +261,7 @@ class _TakeRows(torch.autograd.Function):
         return dx.index_add(0, ctx.saved_tensors[0], drows), None
 
 
-_SIZES = 64  # of products between a size and its double, where each is compiled: at most 1.6 % more rows
+_PER_DOUBLING = 64  # of products between a size and its double, where each is compiled: at most 1.6 % more rows
 
 
 def _rounded(batch: PackedBatch) -> PackedBatch:
@@ -272,7 +271,7 @@ def _rounded(batch: PackedBatch) -> PackedBatch:
     itself takes.
     """
     tokens = len(batch.input_ids)
-    return batch.padded(tokens + more, len(batch) + 1) if (more := padding(tokens, _SIZES)) else batch
+    return batch.padded(tokens + more, len(batch) + 1) if (more := padding(tokens, _PER_DOUBLING)) else batch
 
 
 class _Operators(threading.local):
@@ -403,7 +402,7 @@ class BERTEncoder(nn.Module):
             return self.embed(batch), None
         dtype = self._matrix_dtype
         if dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"):  # as in `_rounded`
-            distinct = torch.cat([distinct, distinct[:1].expand(padding(len(distinct), _SIZES))])
+            distinct = torch.cat([distinct, distinct[:1].expand(padding(len(distinct), _PER_DOUBLING))])
         tokens, segments, positions = self._tables()
         tokens = ops.take(tokens, distinct, sparse=self.token_embedding.sparse)
         ids = slots.to(torch.int32), batch.segment_ids, batch.positions

@@ -245,11 +245,11 @@ def add_norm(
         counter = (t, 2**32 - 1, 0, c // 4)      key = (seed[0] mod 2**32, seed[1] mod 2**32)
 
     Raises RuntimeError that names the argument where a shape, dtype or dropout_p does not fit; ValueError for a seed
-    on another device than the CPU, where PyTorch's dropout runs.
+    where PyTorch's own operations run.
     """
     if not has_kernel(x):
         if seed is not None:
-            raise ValueError(f"add_norm takes a seed on the CPU only; x lies on {x.device}")
+            raise ValueError(f"add_norm takes no seed for {x.dtype} on {x.device}")
         return F.layer_norm(
             x + F.dropout(y if y_bias is None else y + y_bias, dropout_p), (x.size(-1),), weight, bias, eps
         )
@@ -338,7 +338,7 @@ def embed_norm(
     tables, ids = (token_table, segment_table, position_table), (input_ids, segment_ids, positions)
     if not has_kernel(token_table):
         if seed is not None:
-            raise ValueError(f"embed_norm takes a seed on the CPU only; the tables lie on {token_table.device}")
+            raise ValueError(f"embed_norm takes no seed for {token_table.dtype} on {token_table.device}")
         x = F.layer_norm(embed(*tables, *ids), (token_table.size(1),), weight, bias, eps)
         return F.dropout(x, dropout_p).to(dtype)
     seed = _seed(token_table, dropout_p, seed)

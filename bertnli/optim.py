@@ -30,8 +30,9 @@ class Adam(torch.optim.Optimizer):
     params         parameters or groups, as in torch; float32 or float64, contiguous, on the CPU
     decoupled      weight decay as in AdamW; else it is added to the gradient
     max_grad_norm  the norm of all gradients together is clipped to this, as `clip_grad_norm_` does; None does not clip
-    copies         {float32 parameter: its bfloat16 copy}: each step writes the new value there too, and takes the
-                   gradient from the copy's `.grad`
+
+    The attribute `copies`, {float32 parameter: its bfloat16 copy}, is the caller's to fill: each step writes the new
+    value there too, and takes the gradient from the copy's `.grad`.
 
     A two-dimensional parameter with a sparse gradient (that of `nn.Embedding(sparse=True)`; ours sets it in `fit`) is
     updated lazily: only the rows of the gradient are touched. What a dense optimizer would have done to the others
@@ -90,12 +91,12 @@ class Adam(torch.optim.Optimizer):
         states = [self.state[p] for p, _ in found]
         for (p, _), state in zip(found, states, strict=True):
             if not state:
-                state["step"] = torch.zeros(())
+                state["step"] = torch.zeros((), device="cpu")
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
         counts = [state["step"] for state in states]
         torch._foreach_add_(counts, 1)
         dense: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]] = {}  # by the number of the step
-        nothing = torch.empty(0)
+        nothing = torch.empty(0, device="cpu")
         for (p, gradient), state, number in zip(found, states, torch.stack(counts).tolist(), strict=True):
             if gradient.is_sparse:
                 self._step_rows(group, p, gradient, scale)
@@ -146,6 +147,8 @@ class Adam(torch.optim.Optimizer):
         """Take up a state of this class, or of torch's Adam or AdamW."""
         self._behind.clear()
         super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state["step"] = torch.tensor(float(state["step"]), device="cpu")  # an int, or [1], in old ones
 
     def _gradient(self, p: Tensor) -> Tensor | None:
         copy = self.copies.get(p)

@@ -96,30 +96,18 @@ class EncodedPairs:
         if step != 1:
             chosen = torch.from_numpy(np.arange(start, stop, step))
             batch = self.batch(chosen)
-            return EncodedPairs(
-                batch.input_ids,
-                batch.cu_seqlens.to(torch.int64),
-                self.first_lens[chosen],
-                batch.labels,
-                pad_id=self.pad_id,
-                max_len=self.max_len,
-                dropped=self.dropped,
-            )
-        stop = max(start, stop)
-        offsets = self.offsets[start : stop + 1]
-        first, last = int(offsets[0]), int(offsets[-1])
-        labels = self.labels
-        if labels is not None:
-            labels = labels[first:last] if self._by_token else labels[start:stop]
-        return EncodedPairs(
-            self.ids[first:last],
-            offsets - first,
-            self.first_lens[start:stop],
-            labels,
-            pad_id=self.pad_id,
-            max_len=self.max_len,
-            dropped=self.dropped,
-        )
+            ids, offsets, labels = batch.input_ids, batch.cu_seqlens.to(torch.int64), batch.labels
+            first_lens = self.first_lens[chosen]
+        else:
+            stop = max(start, stop)
+            offsets = self.offsets[start : stop + 1]
+            first, last = int(offsets[0]), int(offsets[-1])
+            ids, offsets, labels = self.ids[first:last], offsets - first, self.labels
+            first_lens = self.first_lens[start:stop]
+            if labels is not None:
+                labels = labels[first:last] if self._by_token else labels[start:stop]
+        numbers = dict(pad_id=self.pad_id, max_len=self.max_len, dropped=self.dropped)
+        return EncodedPairs(ids, offsets, first_lens, labels, **numbers)
 
     @property
     def lengths(self) -> Tensor:

@@ -192,9 +192,13 @@ class BERTQuestionAnswering(Head):
         return answers
 
     def encode(
-        self, tokenizer: Tokenizer, data: QuestionData, max_len: int = 384, truncation: Truncation = "longest_first"
+        self,
+        tokenizer: Tokenizer,
+        data: QuestionData,
+        max_len: int | None = None,
+        truncation: Truncation = "longest_first",
     ) -> EncodedQuestions:
-        return encode_questions(tokenizer, data, max_len, self.settings["stride"])
+        return encode_questions(tokenizer, data, self.row_len(max_len), self.settings["stride"])
 
     def inputs(self, *texts: Any) -> QuestionData:
         """`predict` takes questions and contexts; two strings are one of each."""

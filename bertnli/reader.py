@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from bertnli import _text
+from bertnli.files import check_file
 
 Columns = Literal["parse", "text"]
 SNLI_LABELS = ("entailment", "contradiction", "neutral")
@@ -160,10 +161,7 @@ def read_options(
     """
     if columns not in ("parse", "text"):
         raise ValueError(f"columns must be 'parse' or 'text', not {columns!r}")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"no file {path}")
+    check_file(path)
     return {
         "path": str(path),
         "json_lines": path.suffix.lower() in JSON_LINES,

@@ -15,7 +15,6 @@ from torch import Tensor
 from bertnli.batching import PackedBatch, ragged_index
 from bertnli.formats import WordData
 from bertnli.heads import Head, class_flaw
-from bertnli.model import BERTModel
 from bertnli.pairs import EncodedPairs
 from bertnli.tokenizer import Tokenizer, Truncation
 
@@ -99,15 +98,9 @@ class BERTTagger(Head):
     pooled = False
     ignored = NOT_READ
 
-    def __init__(
-        self,
-        bert: BERTModel | Head,
-        num_labels: int,
-        label_names: Sequence[str] | None = None,
-        dropout: float | None = None,
-    ) -> None:
-        super().__init__(bert, num_labels, label_names, dropout)
-        self.metric = "f1" if self.entities else "accuracy"
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        return "f1" if self.entities else "accuracy"
 
     @property
     def entities(self) -> bool:
@@ -155,9 +148,13 @@ class BERTTagger(Head):
         return self._names(outputs.argmax(1), data)
 
     def encode(
-        self, tokenizer: Tokenizer, data: WordData, max_len: int = 128, truncation: Truncation = "longest_first"
+        self,
+        tokenizer: Tokenizer,
+        data: WordData,
+        max_len: int | None = None,
+        truncation: Truncation = "longest_first",
     ) -> EncodedWords:
-        return encode_words(tokenizer, data, max_len)
+        return encode_words(tokenizer, data, self.row_len(max_len))
 
     def inputs(self, *texts: Any) -> WordData:
         """`predict` takes a sequence of sentences, each a sequence of words."""
@@ -191,11 +188,7 @@ def entities_of(tags: Iterable[str]) -> list[tuple[str, int, int]]:
     than before; E and S end one. So a stray "I-x" counts as an entity's beginning.
     """
     found: list[tuple[str, int, int]] = []
-    begin, last, kind = (
-        -1,
-        "O",
-        "",
-    )  # of the entity at hand: its first word (-1: none), its last word's letter, its type
+    begin, last, kind = -1, "O", ""  # of the entity at hand: first word (-1: none), last word's letter, type
     for i, tag in enumerate([*tags, "O"]):
         letter, _, name = tag.partition("-")
         name = name or "_"

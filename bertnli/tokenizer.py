@@ -67,6 +67,11 @@ class Vocab:
                 raise ValueError(f"{path}: expected a JSON list of tokens: {error}") from None
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ValueError(f"{path}: expected a JSON list of tokens, all strings")
+        return cls.of(tokens)
+
+    @classmethod
+    def of(cls, tokens: list[str]) -> Vocab:
+        """The vocabulary of these tokens, in the order of their ids."""
         vocab = cls()
         vocab.idx_to_token = tokens
         vocab.token_to_idx = {token: i for i, token in enumerate(tokens)}
@@ -324,7 +329,7 @@ class WordTokenizer(Tokenizer):
     def from_texts(cls, texts: Iterable[str], min_freq: int = 5) -> WordTokenizer:
         """The lower-case words of the texts that occur `min_freq` times, by falling frequency, as the book has them.
 
-        Sentences go through `spaced` first: a Vocab has no "sleeping." with a full stop.
+        Pass sentences through `spaced` first, or the vocabulary has "sleeping." with its full stop.
         """
         words = [text.lower().split() for text in texts]
         return cls(Vocab(words, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))

@@ -471,12 +471,12 @@ def _optimizer(
     kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if name not in kinds:
         raise ValueError(f"optimizer must be one of {sorted(kinds)}; found {name!r}")
+    norms = {p for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
-            norm_or_bias = key.endswith(".bias") or ".ln." in key or "embedding_norm" in key
-            (spared if norm_or_bias else decayed).append(parameter)
+            (spared if parameter in norms or key.endswith(".bias") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     device = next(model.parameters()).device

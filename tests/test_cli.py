@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertnli import BERTConfig, BERTModel, BERTTagger, WordPieceTokenizer, read_pairs, save_pretrained
+from bertnli import (
+    BERTConfig,
+    BERTModel,
+    BERTRegressor,
+    BERTTagger,
+    WordPieceTokenizer,
+    read_pairs,
+    save_pretrained,
+)
 from bertnli.cli import main
 from bertnli.demo import write_demo_corpus
 
@@ -233,6 +241,29 @@ def test_a_trained_output_layer_is_kept(
     assert status == 0
     assert "starting a new one" in out
     assert json.loads((tmp_path / "other" / "config.json").read_text())["labels"] == names.split(",")
+
+
+def test_a_regressors_output_layer_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one with a name, which no file of numbers has."""
+    tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])
+    bert = BERTModel(BERTConfig(len(tokenizer), num_hiddens=8, ffn_num_hiddens=8, num_heads=1, num_layers=1))
+    save_pretrained(BERTRegressor(bert, 1, ["score"]), tmp_path / "model", tokenizer)
+    (tmp_path / "data.csv").write_text("text,label\nred,0.5\ngreen,1.5\n")
+    train = ["train", "--model", tmp_path / "model", "--train", tmp_path / "data.csv", "--text-columns", "text"]
+    status, out, err = run(*train, "--output", tmp_path / "same", "--lr", 0, "--epochs", 1, "--quiet", capsys=capsys)
+    assert status == 0, err
+    assert "starting a new one" not in out
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "same")]
+    assert weights[0] == weights[1]
+
+
+def test_a_limit_is_one_on_the_vocabulary_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data.csv").write_text("text,label\nred,a\ngreen,b\nblue,a\n")
+    train = ["train", "--scratch", "bert.small", "--train", tmp_path / "data.csv", "--text-columns", "text"]
+    options = ["--limit", 2, "--min-freq", 1, "--epochs", 1, "--output", tmp_path / "x", "--quiet"]
+    status, _, err = run(*train, *options, capsys=capsys)
+    assert status == 0, err
+    assert {"red", "green", "blue"} & set(json.loads((tmp_path / "x" / "vocab.json").read_text())) == {"red", "green"}
 
 
 def test_bad_input_is_one_line_and_status_2(

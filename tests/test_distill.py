@@ -93,6 +93,16 @@ def test_a_student_of_teacher_layers_begins_as_the_teacher() -> None:
                                   (64, 3, "layers 0 to 2, not 3"), (16, 0, "cannot be 16 wide")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             make_student(big, ids, num_hiddens=width, layers=[layer])
+    rows, same = (
+        big.encode(full, data),
+        make_student(big, ids, num_hiddens=64, layers=[2, 0], num_layers=2, num_heads=2),
+    )
+    assert same.config == replace(big.config, num_layers=2, pretraining_heads=False, vocab_size=len(ids))
+    for asked, message in ((dict(num_layers=4), "num_layers=4 does not go with .* which ask for 1"),
+                           (dict(num_heads=1), "num_heads=1 .* ask for 2"), (dict(ffn_num_hiddens=64), "ask for 96"),
+                           (dict(num_hiddens=32, ffn_num_hiddens=128), "ask for at most 96")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            make_student(big, ids, **{"num_hiddens": 64, "layers": [1], "sample": rows, **asked})
 
 
 def test_narrow_layers_of_a_teacher_that_is_no_richer() -> None:

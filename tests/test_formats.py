@@ -96,6 +96,14 @@ def test_labels(tmp_path: Path) -> None:
         read_table(path, "t", "l")
 
 
+def test_fields_of_any_length(tmp_path: Path) -> None:
+    text = "word " * 40_000
+    for name, comma in (("a.tsv", "\t"), ("a.csv", ",")):
+        csv.field_size_limit(131_072)  # Python's own
+        (tmp_path / name).write_text(f"first{comma}gold\n{text}{comma}yes\n")
+        assert list(read_table(tmp_path / name, "first", "gold").premises) == [text]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -184,6 +192,8 @@ def test_conll(tmp_path: Path, data_dir: Path) -> None:
         path.write_text(f"a O\n{line}\n")
         with pytest.raises(ValueError, match=r"x\.conll:2: expected a word and a tag; found 'b"):
             read_conll(path)
+    with pytest.raises(ValueError, match=r"x\.conll:1: expected a word and a tag; found 'a O'"):
+        read_conll(path, tag=-5)
     path.write_text("\n\n")
     with pytest.raises(ValueError, match=r"x\.conll has no sentences"):
         read_conll(path)
@@ -235,6 +245,10 @@ def test_squad(tmp_path: Path, data_dir: Path) -> None:
     qas[0]["answers"] = [{"answer_start": 1, "text": "b"}]
     path.write_text(json.dumps(whole))
     with pytest.raises(ValueError, match=r"v2\.json: question '1' is not as in SQuAD.*'b' at character 1"):
+        read_squad(path)
+    whole["data"] = [{"title": "T", "paragraphs": []}, {"title": "U"}]
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=r"v2\.json: article 2 is not as in SQuAD: KeyError\('paragraphs'\)"):
         read_squad(path)
     for content in ("[]", "{", '{"data": []}', '{"data": [{"paragraphs": [{}]}]}'):
         path.write_text(content)

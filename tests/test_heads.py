@@ -25,6 +25,9 @@ from bertnli import (
     BERTTagger,
     EncodedPairs,
     Head,
+    PairData,
+    QuestionData,
+    WordData,
     WordPieceTokenizer,
     evaluate,
     fit,
@@ -34,7 +37,7 @@ from bertnli import (
     score,
 )
 from bertnli.checkpoint import _from_huggingface
-from bertnli.pairs import row_array
+from bertnli.pairs import pairs_of, row_array
 
 PIECES = [*WordPieceTokenizer.SPECIAL, *(f"w{i}" for i in range(35))]
 HEADS: dict[str, Any] = {
@@ -317,6 +320,20 @@ def test_several_numbers_a_row() -> None:
     assert set(figures["per_label"]) == {"up", "down"}
     assert figures["pearson"] == pytest.approx(np.mean([c["pearson"] for c in figures["per_label"].values()]))
     assert figures["loss"] == pytest.approx(figures["mse"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
+    """Where the caller does not say: as the settings have it, no more than there are positions."""
+    model, tokenizer = model_of(task), WordPieceTokenizer(PIECES)
+    text = " ".join(["w1"] * 30)
+    of_task = {"tagging": WordData([text.split()], None), "qa": QuestionData(["w2"], [text], None, ["0"], ["0"])}
+    data = of_task.get(task, PairData.of([text]))
+    model.settings["stride"] = 4
+    for wanted, given in ((20, None), (12, 12)):
+        assert int(pairs_of(model.encode(tokenizer, data, given), "").lengths.max()) == wanted
+    model.settings["max_len"] = 15
+    assert int(pairs_of(model.encode(tokenizer, data), "").lengths.max()) == 15
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -113,6 +114,11 @@ def test_names_and_file_addresses(site: Path, tmp_path: Path, monkeypatch: pytes
         hub.download("nothing")
     with pytest.raises(ValueError, match="holds no other"):
         hub.download_extract("mini", "other", progress=False)
+    for name in ("packed.tar.gz", "packed.tgz"):
+        with tarfile.open(site / name, "w:gz") as archive:
+            archive.add(folder, "packed")
+        found = Path(hub.download_extract((site / name).as_uri(), into=tmp_path / name, progress=False))
+        assert (found / "a.txt").read_text() == "alpha"
 
 
 def test_a_broken_archive_is_named(tmp_path: Path) -> None:

@@ -338,6 +338,23 @@ def test_gradcheck(name: str) -> None:
     torch.autograd.gradcheck(function, [x.requires_grad_() for x in inputs])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_node_only_where_a_gradient_is_wanted(name: str) -> None:
+    """Constants go through functorch's transforms, which refuse such nodes; compiled autograd takes them."""
+    function, inputs = cases(torch.float32, 5, 8)[name]
+    inputs = [x.detach() for x in inputs]
+    value = function(*inputs)
+    assert not value.requires_grad
+    gradient = torch.func.grad(lambda factor: (function(*inputs) * factor).sum())(torch.ones(8))
+    torch.testing.assert_close(gradient, value.sum(0))
+    wanted = with_gradients(function, inputs, torch.ones_like(value))[1:]
+    leaves = [x.requires_grad_() for x in inputs]
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        function(*leaves).sum().backward()
+    for x, w in zip(leaves, wanted, strict=True):
+        torch.testing.assert_close(x.grad, w)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_opcheck(dtype: torch.dtype) -> None:
     (x, y, w, b, v), _ = add_norm_inputs(6, 8, dtype)

@@ -153,6 +153,21 @@ def test_copies_follow_and_give_the_gradient(isa: str) -> None:
     assert torch.equal(parameter.grad, parts[0].float() + parts[1].float() + parts[2].float())
 
 
+@pytest.mark.parametrize("step", [3, torch.tensor(3.0), torch.tensor([3.0])], ids=["int", "scalar", "one"])
+def test_steps_of_old_states(step: int | torch.Tensor) -> None:
+    """torch's were once integers; and a default device is nothing to a step."""
+    ours, theirs = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizers = Adam([ours], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
+    for optimizer, p in zip(optimizers, (ours, theirs), strict=True):
+        state = {0: dict(step=step, exp_avg=torch.full((3,), 0.5), exp_avg_sq=torch.ones(3))}
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        p.grad = torch.ones(3)
+    with torch.device("meta"):
+        optimizers[0].step()
+    optimizers[1].step()
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_result_does_not_depend_on_the_number_of_threads() -> None:
     before, results = torch.get_num_threads(), []
     try:

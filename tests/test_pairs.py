@@ -589,6 +589,7 @@ def test_rows_of_a_batch_are_examples_too():
         assert_same_tree(tuple(row), items[i])
     assert_same_tree(default_collate(rows), default_collate([items[4], items[2], items[2]]))
     assert_same_tree(default_collate(list(rows)), default_collate([items[4], items[2], items[2]]))
+    assert_same_tree(default_collate(rows[:2]), default_collate([items[4], items[2]]))
 
 
 def _child(queue, tokenizer, premises, hypotheses):

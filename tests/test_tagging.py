@@ -102,6 +102,7 @@ def test_accuracy_where_tags_are_no_entities() -> None:
     model = BERTTagger(BERTModel(config), 2, ("NOUN", "VERB"))
     encoded = model.encode(WordPieceTokenizer(PIECES), WordData([["dog", "runs"]], [[0, 1]], ("NOUN", "VERB")))
     assert model.metric == "accuracy"
+    assert BERTTagger(model, 2, ("O", "B-x")).metric == "f1"
     assert set(evaluate(model, encoded)) == {"examples", "loss", "words", "accuracy"}
     with pytest.raises(ValueError, match="the evaluated data has words without a tag"):
         evaluate(model, model.encode(WordPieceTokenizer(PIECES), WordData([["dog"]], None)))

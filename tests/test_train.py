@@ -476,6 +476,21 @@ def test_the_rest_is_left_as_it_was() -> None:
         torch.set_flush_denormal(False)
 
 
+def test_decay_spares_biases_and_layer_norms() -> None:
+    """Also those of a head of one's own: at a learning rate that gradients cannot match, the others shrink."""
+    net = classifier(original=True)
+    net.hidden = torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.LayerNorm(24), torch.nn.Tanh())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.where(p == 0, 0.1, p))
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    fit(net, pairs(32), epochs=1, batch_size=32, lr=1e-6, warmup=0, weight_decay=1e5, progress=False)
+    for name, p in net.named_parameters():
+        shrunk = float((p.detach() / before[name]).median())
+        spared = name.endswith("bias") or "ln" in name or "norm" in name or name.startswith("hidden.1")
+        assert shrunk == pytest.approx(1.0 if spared else 0.9, abs=0.01), name
+
+
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.pt"
     options = dict(epochs=1, batch_size=16, progress=False, state_file=file)

@@ -3,6 +3,7 @@
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/_unique2.h>
 #include <ATen/ops/zeros_like.h>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 namespace bertnli {
@@ -43,22 +45,45 @@ variable_list first_of(AutogradContext* ctx, const Three& outputs) {
   ctx->set_materialize_grads(false);
   return {out, one, two};
 }
+
+bool has_gradient(const Tensor& x) { return x.requires_grad() || x._fw_grad(0).defined(); }
+bool has_gradient(const Maybe& x) { return x.has_value() && x->defined() && has_gradient(*x); }
+template <class... T>
+bool needs_node(const T&... tensors) {
+  return (has_gradient(tensors) || ...) && at::GradMode::is_enabled();
+}
+
+// The operator of F, with a node where one of its inputs has a gradient.
 template <class F, class... Args>
-Three three(const Args&... args) {
-  variable_list outputs = F::apply(args...);
-  return {outputs[0], outputs[1], outputs[2]};
+auto call(bool node, const Args&... args) -> decltype(F::op().call(args...)) {
+  if (!node) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return F::op().call(args...);
+  }
+  auto outputs = F::apply(args...);
+  if constexpr (std::is_same_v<decltype(outputs), Tensor>) {
+    return outputs;
+  } else {
+    // Compiled autograd refuses a node that remembers which outputs have none.
+    if (auto* const made = dynamic_cast<torch::autograd::CppNode<F>*>(outputs[0].grad_fn().get()))
+      made->ctx_.mark_non_differentiable({});
+    return {outputs[0], outputs[1], outputs[2]};
+  }
 }
 
 // ---- variable-length attention ----
 
 struct Attention : Function<Attention> {
+  static const auto& op() {
+    static const auto op = find<Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, SymInt,
+                                      SymInt, double, double, const Maybe&)>("bertnli::varlen_attention");
+    return op;
+  }
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                                const Tensor& cu_q, const Tensor& cu, const SymInt& max_q, const SymInt& max,
                                double dropout_p, double scale, const Maybe& seed) {
-    static const auto op = find<Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, SymInt,
-                                      SymInt, double, double, const Maybe&)>("bertnli::varlen_attention");
     const at::AutoDispatchBelowADInplaceOrView below;
-    const auto [out, weight_sum, lse] = op.call(q, k, v, cu_q, cu, max_q, max, dropout_p, scale, seed);
+    const auto [out, weight_sum, lse] = op().call(q, k, v, cu_q, cu, max_q, max, dropout_p, scale, seed);
     ctx->save_for_backward({q, k, v, out, weight_sum, lse, cu_q, cu, seed.value_or(Tensor())});
     ctx->saved_data["max_q"] = max_q;
     ctx->saved_data["max"] = max;
@@ -83,16 +108,19 @@ struct Attention : Function<Attention> {
 };
 Three attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu, SymInt max_q,
                 SymInt max, double dropout_p, double scale, const Maybe& seed) {
-  return three<Attention>(q, k, v, cu_q, cu, max_q, max, dropout_p, scale, seed);
+  return call<Attention>(needs_node(q, k, v), q, k, v, cu_q, cu, max_q, max, dropout_p, scale, seed);
 }
 
 struct PackedAttention : Function<PackedAttention> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& cu, const SymInt& max,
-                               double dropout_p, double scale, const Maybe& seed) {
+  static const auto& op() {
     static const auto op = find<Three(const Tensor&, const Tensor&, SymInt, double, double, const Maybe&)>(
         "bertnli::varlen_attention_packed");
+    return op;
+  }
+  static variable_list forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& cu, const SymInt& max,
+                               double dropout_p, double scale, const Maybe& seed) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    const Three outputs = op.call(qkv, cu, max, dropout_p, scale, seed);
+    const Three outputs = op().call(qkv, cu, max, dropout_p, scale, seed);
     const auto& [out, weight_sum, lse] = outputs;
     ctx->save_for_backward({qkv, out, weight_sum, lse, cu, seed.value_or(Tensor())});
     ctx->saved_data["max"] = max;
@@ -118,19 +146,22 @@ struct PackedAttention : Function<PackedAttention> {
 };
 Three packed_attention(const Tensor& qkv, const Tensor& cu, SymInt max, double dropout_p, double scale,
                        const Maybe& seed) {
-  return three<PackedAttention>(qkv, cu, max, dropout_p, scale, seed);
+  return call<PackedAttention>(needs_node(qkv), qkv, cu, max, dropout_p, scale, seed);
 }
 
 // ---- row by row ----
 
 struct AddNorm : Function<AddNorm> {
+  static const auto& op() {
+    static const auto op = find<Three(const Tensor&, const Tensor&, const Maybe&, const Tensor&, const Tensor&, double,
+                                      double, const Maybe&)>("bertnli::add_norm");
+    return op;
+  }
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& y, const Maybe& y_bias,
                                const Tensor& weight, const Tensor& bias, double eps, double dropout_p,
                                const Maybe& seed) {
-    static const auto op = find<Three(const Tensor&, const Tensor&, const Maybe&, const Tensor&, const Tensor&, double,
-                                      double, const Maybe&)>("bertnli::add_norm");
     const at::AutoDispatchBelowADInplaceOrView below;
-    const Three outputs = op.call(x, y, y_bias, weight, bias, eps, dropout_p, seed);
+    const Three outputs = op().call(x, y, y_bias, weight, bias, eps, dropout_p, seed);
     const auto& [out, mean, rstd] = outputs;
     ctx->save_for_backward({x, y, y_bias.value_or(Tensor()), weight, bias, mean, rstd, seed.value_or(Tensor())});
     ctx->saved_data["dropout_p"] = dropout_p;
@@ -149,16 +180,19 @@ struct AddNorm : Function<AddNorm> {
 };
 Three add_norm(const Tensor& x, const Tensor& y, const Maybe& y_bias, const Tensor& weight, const Tensor& bias,
                double eps, double dropout_p, const Maybe& seed) {
-  return three<AddNorm>(x, y, y_bias, weight, bias, eps, dropout_p, seed);
+  return call<AddNorm>(needs_node(x, y, y_bias, weight, bias), x, y, y_bias, weight, bias, eps, dropout_p, seed);
 }
 
 struct BiasAct : Function<BiasAct> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& bias, const std::string& kind) {
+  static const auto& op() {
     static const auto op = find<Tensor(const Tensor&, const Tensor&, c10::string_view)>("bertnli::bias_act");
+    return op;
+  }
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& bias, const std::string& kind) {
     const at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({x, bias});
     ctx->saved_data["kind"] = kind;
-    return op.call(x, bias, kind);
+    return op().call(x, bias, kind);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     static const auto op =
@@ -169,7 +203,7 @@ struct BiasAct : Function<BiasAct> {
   }
 };
 Tensor bias_act(const Tensor& x, const Tensor& bias, c10::string_view kind) {
-  return BiasAct::apply(x, bias, std::string(kind));
+  return call<BiasAct>(needs_node(x, bias), x, bias, std::string(kind));
 }
 
 // The gradients of three tables from that of the sum of their rows; undefined where none is wanted.
@@ -201,15 +235,18 @@ void save_tables(AutogradContext* ctx, const Tensor& token, const Tensor& segmen
 }
 
 struct Embed : Function<Embed> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& token, const Tensor& segment, const Tensor& position,
-                        const Tensor& ids, const Tensor& segments, const Tensor& positions, bool sparse) {
+  static const auto& op() {
     static const auto op =
         find<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, bool)>(
             "bertnli::embed");
+    return op;
+  }
+  static Tensor forward(AutogradContext* ctx, const Tensor& token, const Tensor& segment, const Tensor& position,
+                        const Tensor& ids, const Tensor& segments, const Tensor& positions, bool sparse) {
     const at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({ids, segments, positions});
     save_tables(ctx, token, segment, position, sparse);
-    return op.call(token, segment, position, ids, segments, positions, sparse);
+    return op().call(token, segment, position, ids, segments, positions, sparse);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const variable_list s = ctx->get_saved_variables();
@@ -220,21 +257,24 @@ struct Embed : Function<Embed> {
 };
 Tensor embed(const Tensor& token, const Tensor& segment, const Tensor& position, const Tensor& ids,
              const Tensor& segments, const Tensor& positions, bool sparse) {
-  return Embed::apply(token, segment, position, ids, segments, positions, sparse);
+  return call<Embed>(needs_node(token, segment, position), token, segment, position, ids, segments, positions, sparse);
 }
 
 struct EmbedNorm : Function<EmbedNorm> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& token, const Tensor& segment, const Tensor& position,
-                               const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& weight,
-                               const Tensor& bias, double eps, double dropout_p, const Maybe& seed,
-                               at::ScalarType dtype, bool sparse) {
+  static const auto& op() {
     static const auto op =
         find<Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                    const Tensor&, const Tensor&, double, double, const Maybe&, at::ScalarType, bool)>(
             "bertnli::embed_norm");
+    return op;
+  }
+  static variable_list forward(AutogradContext* ctx, const Tensor& token, const Tensor& segment, const Tensor& position,
+                               const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& weight,
+                               const Tensor& bias, double eps, double dropout_p, const Maybe& seed,
+                               at::ScalarType dtype, bool sparse) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    const Three outputs =
-        op.call(token, segment, position, ids, segments, positions, weight, bias, eps, dropout_p, seed, dtype, sparse);
+    const Three outputs = op().call(token, segment, position, ids, segments, positions, weight, bias, eps, dropout_p,
+                                    seed, dtype, sparse);
     const auto& [out, mean, rstd] = outputs;
     ctx->save_for_backward(
         {token, segment, position, ids, segments, positions, weight, bias, mean, rstd, seed.value_or(Tensor())});
@@ -263,8 +303,8 @@ struct EmbedNorm : Function<EmbedNorm> {
 Three embed_norm(const Tensor& token, const Tensor& segment, const Tensor& position, const Tensor& ids,
                  const Tensor& segments, const Tensor& positions, const Tensor& weight, const Tensor& bias, double eps,
                  double dropout_p, const Maybe& seed, at::ScalarType dtype, bool sparse) {
-  return three<EmbedNorm>(token, segment, position, ids, segments, positions, weight, bias, eps, dropout_p, seed, dtype,
-                          sparse);
+  return call<EmbedNorm>(needs_node(token, segment, position, weight, bias), token, segment, position, ids, segments,
+                         positions, weight, bias, eps, dropout_p, seed, dtype, sparse);
 }
 
 }  // namespace
