@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("bertnli: interrupted", file=sys.stderr)
+        print(f"bertnli: interrupted{_kept(arguments)}", file=sys.stderr)
         return 130
     except (ValueError, OSError, IndexError, KeyError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bertnli", description="Fine-tune and run BERT on sentence pairs, fast.")
+    parser.add_argument("--version", action="version", version=f"bertnli {_version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -133,12 +135,20 @@ def _parser() -> argparse.ArgumentParser:
         help="file of JSON lines, or of texts, `premise<TAB>hypothesis`, words with spaces between, or "
         "`question<TAB>context`; - reads standard input",
     )
+    _add_text_columns(sub)
     _add_running(sub)
 
     sub = command("download", _download, "Fetch and unpack SNLI, bert.small or bert.base.")
     sub.add_argument("name", choices=sorted(hub.DATA_HUB), help="what to fetch")
     sub.add_argument("--folder", type=Path, default=hub.cache_dir(), help="where to")
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("bertnli")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _positive(text: str) -> int:
@@ -167,14 +177,18 @@ def _add_reading(sub: argparse.ArgumentParser) -> None:
         choices=get_args(Columns),
         help="SNLI's layout: words of the parses, or the sentences; the tokenizer decides",
     )
+    _add_text_columns(sub)
+    sub.add_argument(
+        "--label-column", help="column of the labels; tagging: number of the tags' column, or upos or xpos"
+    )
+
+
+def _add_text_columns(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--text-columns",
         type=_names,
         help="columns of the text, or of premise and hypothesis, in a .csv, .tsv, .jsonl or .parquet file; numbers "
         "where it has no header",
-    )
-    sub.add_argument(
-        "--label-column", help="column of the labels; tagging: number of the tags' column, or upos or xpos"
     )
 
 
@@ -300,6 +314,12 @@ def _train(a: argparse.Namespace) -> None:
         if trained is not None:
             print("the checkpoint's output layer is for another task or other classes: starting a new one")
         names = train.label_names
+        real = next((name for name in names if re.fullmatch(r"-?\d+\.\d*[1-9]\d*", name)), None)
+        if real is not None and a.task is None and a.labels is None:
+            raise ValueError(
+                f"{a.train} has labels such as {real}: --task regression learns numbers, --task classification "
+                f"{len(names)} classes"
+            )
         if task in ("classification", "tagging") and len(names) == 1:
             raise ValueError(
                 f"every label of {a.train} is {names[0]!r}: there is nothing to learn (rows labelled - or -1 are "
@@ -307,6 +327,8 @@ def _train(a: argparse.Namespace) -> None:
             )
         model = HEADS[task](loaded, len(names), names) if names else HEADS[task](loaded)
     if a.max_len is not None:
+        if a.max_len > model.config.max_len:
+            raise ValueError(f"--max-len {a.max_len}: the model reads {model.config.max_len} tokens at most")
         model.settings["max_len"] = a.max_len
     if isinstance(train, PairData):
         model.settings["texts"] = 1 if train.hypotheses is None else 2
@@ -322,6 +344,11 @@ def _train(a: argparse.Namespace) -> None:
     train_data, count, dropped = _encode(a, model, tokenizer, train, a.limit)
     dev_data, dev_count, dev_dropped = (None, 0, 0) if dev is None else _encode(a, model, tokenizer, dev)
     pairs = pairs_of(train_data, "train")
+    if model.label_names:
+        print(f"classes: {', '.join(model.label_names)}")
+    full = 0 if task == "qa" else int((pairs.lengths == model.row_len()).sum())
+    if full:
+        print(f"{full} rows are as long as rows may be ({model.row_len()} tokens, --max-len): what was longer was cut")
     print(
         f"{task}: {count} training examples in {len(pairs)} rows of {len(pairs.ids) / max(1, len(pairs)):.1f} "
         f"tokens, {dev_count} dev examples, {dropped + dev_dropped} without a label dropped; "
@@ -392,6 +419,13 @@ def _distill(a: argparse.Namespace) -> None:
     _finish(student, a.output, tokenizer, history, state_file)
 
 
+def _kept(a: argparse.Namespace) -> str:
+    """What is left of an interrupted command, to follow the word."""
+    if not hasattr(a, "resume"):
+        return ""
+    return ": continue with --resume" if (a.output / "training_state.pt").exists() else " before an epoch was done"
+
+
 def _dev_path(a: argparse.Namespace) -> Path | None:
     """What `--dev` names, else the dev file of the folder that `--train` names."""
     path: Path | None = a.dev if a.dev is not None else a.train if a.train.is_dir() else None
@@ -442,17 +476,28 @@ def _line(figures: dict[str, Any]) -> str:
 
 def _predict(a: argparse.Namespace) -> None:
     model, tokenizer = _load_head(a.model, a.device)
-    if a.input == "-":
+    if a.text_columns and a.input == "-":
+        raise ValueError("--text-columns are those of a file that --input names")
+    if a.text_columns:
+        data = read_table(a.input, a.text_columns, None)
+        sides: list[Sequence[Any]] = [data.premises] if data.hypotheses is None else [data.premises, data.hypotheses]
+        if model.task == "tagging":
+            sides = [[text.split() for text in side] for side in sides]
+        _predict_examples(a, model, tokenizer, zip(*sides, strict=True))
+    elif a.input == "-":
+        if sys.stdin.isatty():
+            print("bertnli: reading examples from standard input, one a line", file=sys.stderr)
         # Not sys.stdin: its encoding and line ends are the environment's choice, ours must not be.
         with open(sys.stdin.fileno(), encoding="utf-8-sig", newline="\n", closefd=False) as file:
-            _predict_stream(a, model, tokenizer, file, "standard input")
+            _predict_examples(a, model, tokenizer, _parse_examples(file, "standard input", model))
     else:
         with open(a.input, encoding="utf-8-sig", newline="\n") as file:
-            _predict_stream(a, model, tokenizer, file, a.input)
+            _predict_examples(a, model, tokenizer, _parse_examples(file, a.input, model))
 
 
-def _predict_stream(a: argparse.Namespace, model: Head, tokenizer: Tokenizer, lines: TextIO, where: str) -> None:
-    examples = _parse_examples(lines, where, model)
+def _predict_examples(
+    a: argparse.Namespace, model: Head, tokenizer: Tokenizer, examples: Iterator[tuple[Any, ...]]
+) -> None:
     while chunk := list(itertools.islice(examples, a.batch_size)):
         for p in predict(
             model,

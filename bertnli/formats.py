@@ -89,7 +89,7 @@ class QuestionData:
 def read_table(
     path: str | os.PathLike[str],
     text: str | Sequence[str],
-    label: str,
+    label: str | None,
     label_names: Sequence[str] | None = None,
     *,
     real: bool = False,
@@ -99,7 +99,7 @@ def read_table(
     path          .csv (quoted as Excel does), .parquet (needs pyarrow), JSON lines (.jsonl, .json, .ndjson), or
                   tab-separated text without quoting (anything else)
     text          the column of the texts, or the two of the pairs
-    label         the column of the labels
+    label         the column of the labels; None reads all rows, without labels
     label_names   the classes: a label is a name or, where no name is a number, an index. None takes the labels that the
                   file has, numbers in their order, else by the alphabet. Rows without a label (empty, "-", and but for
                   reals -1) are dropped and counted
@@ -115,8 +115,8 @@ def read_table(
     raw: list[str] = []
     places: list[int] = []
     dropped = 0
-    for place, values in _rows(path, [*columns, label]):
-        gold = "" if values[-1] is None else values[-1]
+    for place, values in _rows(path, columns if label is None else [*columns, label]):
+        gold = "?" if label is None else "" if values[-1] is None else values[-1]
         if not isinstance(gold, (str, Number)) or gold != gold:
             raise ValueError(f"{path}:{place}: {label} is {gold!r}, not a label")
         found = str(gold).strip()
@@ -130,10 +130,12 @@ def read_table(
         raw.append(found)
         places.append(place)
     if not raw:
-        raise ValueError(f"{path} has no labelled rows")
-    labels: list[Any]
-    if real:
-        names: tuple[str, ...] = ()
+        raise ValueError(f"{path} has no {'rows' if label is None else 'labelled rows'}")
+    names: tuple[str, ...] = ()
+    labels: list[Any] | None
+    if label is None:
+        labels = None
+    elif real:
         labels = [_real(value, f"{path}:{place}") for value, place in zip(raw, places, strict=True)]
     else:
         names, labels = _indices(raw, [f"{path}:{place}" for place in places], label_names, by_index=True)
@@ -197,7 +199,10 @@ def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:
 def _demand(where: object, columns: list[str], found: list[str]) -> None:
     for name in columns:
         if name not in found:
-            raise ValueError(f"{where}: there is no column {name!r}; the columns are {', '.join(map(repr, found))}")
+            hint = " (numbers are places where all columns are numbers, the labels' too)" if name.isdecimal() else ""
+            raise ValueError(
+                f"{where}: there is no column {name!r}{hint}; the columns are {', '.join(map(repr, found))}"
+            )
 
 
 def _real(text: str, where: str) -> float:

@@ -182,7 +182,10 @@ class Head(nn.Module):
         max_len     see `row_len`
         truncation  see `Tokenizer.encode_pairs`
         """
-        max_len = self.row_len(max_len)
+        max_len, texts = self.row_len(max_len), 1 if data.hypotheses is None else 2
+        if self.settings.get("texts", texts) != texts:
+            found, known = ("pairs", "single texts")[:: 1 if texts == 2 else -1]
+            raise ValueError(f'{found} for a model of {known}, as its settings["texts"] says')
         if data.hypotheses is None:
             return tokenizer.encode_texts(data.premises, max_len, labels=data.labels)
         return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)
@@ -209,7 +212,7 @@ class Prediction:
 class BERTClassifier(Head):
     """One of `num_labels` classes for each text or pair, from its `<cls>` vector: D2L's `encoder`, `hidden`, `output`.
 
-    Labels: int64 [N]. Arguments: see Head.
+    Labels: int64 [N]. Arguments: see Head; without `num_labels` as many classes as names, or SNLI's three.
 
     Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT".
     """
@@ -222,10 +225,12 @@ class BERTClassifier(Head):
     def __init__(
         self,
         bert: BERTModel | Head,
-        num_labels: int = 3,
+        num_labels: int | None = None,
         label_names: Sequence[str] | None = None,
         dropout: float | None = None,
     ) -> None:
+        if num_labels is None:
+            num_labels = 3 if label_names is None else len(label_names)
         super().__init__(bert, num_labels, label_names, dropout)
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:

@@ -16,7 +16,7 @@ from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
 from bertnli.heads import Head
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 from bertnli.prepared import computing, stand_ins
-from bertnli.tokenizer import Tokenizer, Truncation
+from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer
 
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
 
@@ -171,7 +171,7 @@ def evaluate(
 
 def predict(
     model: Head,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | Vocab,
     *inputs: Any,
     max_len: int | None = None,
     truncation: Truncation = "longest_first",
@@ -180,11 +180,13 @@ def predict(
 ) -> list[Any]:
     """The prediction of each example, in order.
 
+    tokenizer  the model's; a Vocab, as the book's checkpoints have it, stands for its WordTokenizer
     inputs     what the head takes, by position: for classification and regression texts, or premises and hypotheses; a
                string, or two, instead of lists are one example
     max_len    tokens a row; None means `settings["max_len"]`, else the head's own
 
     A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths.
     """
+    tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
     data = model.encode(tokenizer, model.inputs(*inputs), max_len, truncation)
     return model.predictions(score(model, data, batch_size=batch_size, precision=precision), data)

@@ -1,4 +1,4 @@
-"""Figures of merit of predictions, by scikit-learn and SciPy."""
+"""Figures of merit of predictions, by scikit-learn and SciPy, which take a second to import and so wait for a use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 
@@ -16,6 +14,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, label_names: Sequence
 
     logits: float [N, C]; labels: int64 [N]. `confusion[i][j]` counts the examples of class i that were given class j.
     """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     classes = logits.shape[1]
     names = list(label_names) if label_names is not None else [str(i) for i in range(classes)]
     predicted = logits.argmax(1)
@@ -57,6 +57,8 @@ def regression_metrics(outputs: Tensor, labels: Tensor, label_names: Sequence[st
 
 
 def _column_metrics(guess: Any, truth: Any) -> dict[str, float]:
+    from scipy.stats import pearsonr, spearmanr
+
     constant = len(guess) < 2 or np.ptp(guess) == 0 or np.ptp(truth) == 0
     return {
         "pearson": 0.0 if constant else float(pearsonr(guess, truth).statistic),

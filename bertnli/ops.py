@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from bertnli import _ops  # noqa: F401  (registers torch.ops.bertnli)
 from bertnli.batching import pad
@@ -121,6 +120,8 @@ def varlen_attention_with_sum(
     if (cu_seqlens_q is None) != (max_seqlen_q is None):
         raise ValueError("cu_seqlens_q and max_seqlen_q must be given together")
     if cu_seqlens_q is None and _flash_serves(q, k, v, max_seqlen, dropout_p):
+        from torch.nn.attention.varlen import varlen_attn  # here, since it brings half of torch.compile
+
         out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=_scale(q, scale))
         return cast(Tensor, out), q.new_ones(q.shape[:2], dtype=torch.float32)
     if not has_kernel(q):

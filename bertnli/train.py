@@ -117,8 +117,8 @@ def fit(
 
     The model ends in eval mode; its parameters' `requires_grad` and torch's generators are left as they were.
 
-    Raises ValueError for missing or foreign labels, for too long rows, for unknown options, and for a state file of
-    another run.
+    Raises ValueError for missing or foreign labels, for too long rows, for unknown options, for a state file of another
+    run, and where the loss is no finite number any more: on the CPU at once, elsewhere after the epoch.
     """
     train = pairs_of(train, "train")
     check_labels(train, "train", model)
@@ -229,6 +229,13 @@ def fit(
             update()
             return sum(losses[1:], losses[0]), units, sum(hits[1:], hits[0])
 
+        def check_finite(sums: list[float]) -> None:
+            if not all(map(math.isfinite, sums)):
+                raise ValueError(
+                    f"the loss is no finite number in epoch {epoch + 1}: training has diverged; try a learning rate "
+                    f"below lr={lr}"
+                )
+
         for epoch in range(len(history.epochs), epochs):
             of_steps = steps_of(epoch)
             if rank:  # equal order, other dropout
@@ -267,6 +274,8 @@ def fit(
                         group["lr"] = group["lr"].fill_(factor) if cuda_graphs else factor
                     loss, units, right = step(rows)
                     losses.append(loss)
+                    if ranks == 1 and loss.device.type == "cpu":
+                        check_finite([float(loss)])
                     done.append(units)
                     hits.append(right)
                     # Reading a figure waits for the device; this process's own are shown.
@@ -278,6 +287,7 @@ def fit(
                         bar.set_postfix(text, refresh=False)
                     bar.update(len(rows))
             sums, correct = added_up(torch.stack(losses)).tolist(), int(added_up(torch.stack(hits).sum()))
+            check_finite(sums)
             history.losses += [loss / units for loss, units in zip(sums, done, strict=True)]
             seconds = time.perf_counter() - begun
             figures = {} if dev is None else evaluate(model, dev, precision=precision, cuda_graphs=asked)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bertnli import (
+    BERTClassifier,
     BERTConfig,
     BERTModel,
     BERTRegressor,
@@ -255,6 +256,48 @@ def test_a_regressors_output_layer_is_kept(tmp_path: Path, capsys: pytest.Captur
     assert "starting a new one" not in out
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "same")]
     assert weights[0] == weights[1]
+
+
+def test_what_a_first_run_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real numbers taken for classes, rows longer than the model reads, and a rate at which nothing is learnt."""
+    rows = ["red,0.5,a", "green,1.5,b", "blue red green blue red,2,a"]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label,kind", *rows]) + "\n")
+    train = ["train", "--scratch", "bert.small", "--train", tmp_path / "data.csv", "--text-columns", "text"]
+    train += ["--min-freq", 1, "--epochs", 1, "--quiet", "--output", tmp_path / "x"]
+    for options, message in (
+        ([], "has labels such as 0.5: --task regression learns numbers, --task classification 3 classes"),
+        (["--label-column", "kind", "--max-len", 513], "--max-len 513: the model reads 512 tokens at most"),
+        (["--label-column", "kind", "--lr", "1e30", "--max-grad-norm", 0, "--epochs", 3], "training has diverged"),
+    ):
+        status, _, err = run(*train, *options, capsys=capsys)
+        assert (status, message in err) == (2, True), err
+    assert not (tmp_path / "x" / "model.safetensors").exists()
+    for state in (tmp_path / "x").glob("*.pt"):
+        state.unlink()
+    for options in (["--task", "classification"], ["--label-column", "kind", "--max-len", 4]):
+        status, out, err = run(*train, *options, capsys=capsys)
+        assert status == 0, err
+    assert "classes: a, b\n1 rows are as long as rows may be (4 tokens, --max-len)" in out
+
+
+def test_predict_reads_columns_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])
+    bert = BERTModel(BERTConfig(len(tokenizer), num_hiddens=8, ffn_num_hiddens=8, num_heads=1, num_layers=1))
+    (tmp_path / "data.csv").write_text('id,one,two\n1,"red, red",green\n2,green,\n')
+    (tmp_path / "data.tsv").write_text("red, red\tgreen\ngreen\t\n")
+    outputs = []
+    for name, model in (("tagger", BERTTagger(bert, 2, ("a", "b"))), ("classifier", BERTClassifier(bert))):
+        save_pretrained(model, tmp_path / name, tokenizer)
+        columns = "one,two" if name == "classifier" else "one"
+        arguments = ["predict", "--model", tmp_path / name, "--text-columns", columns]
+        status, out, err = run(*arguments, "--input", tmp_path / "data.csv", capsys=capsys)
+        assert status == 0, err
+        outputs.append(out)
+        status, _, err = run(*arguments, capsys=capsys)
+        assert (status, "those of a file" in err) == (2, True)
+    assert [len(json.loads(line)) for line in outputs[0].splitlines()] == [2, 1]  # tags of words
+    status, out, err = run(*arguments[:3], "--input", tmp_path / "data.tsv", capsys=capsys)
+    assert (status, out) == (0, outputs[1])
 
 
 def test_a_limit_is_one_on_the_vocabulary_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,6 +96,14 @@ def test_labels(tmp_path: Path) -> None:
         read_table(path, "t", "l")
 
 
+def test_rows_without_labels(tmp_path: Path) -> None:
+    data = read_table(write(tmp_path / "data.csv"), "first", None)
+    assert list(data.premises) == [row[0] for row in ROWS]
+    assert (data.labels, data.label_names, data.dropped) == (None, (), 0)
+    with pytest.raises(ValueError, match=r"no column '2' \(numbers are places where all columns are numbers"):
+        read_table(tmp_path / "data.csv", "2", "gold")
+
+
 def test_fields_of_any_length(tmp_path: Path) -> None:
     text = "word " * 40_000
     for name, comma in (("a.tsv", "\t"), ("a.csv", ",")):

@@ -332,6 +332,12 @@ def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
     model.settings["stride"] = 4
     for wanted, given in ((20, None), (12, 12)):
         assert int(pairs_of(model.encode(tokenizer, data, given), "").lengths.max()) == wanted
+    if task in ("classification", "regression"):
+        model.settings["texts"] = 2
+        with pytest.raises(ValueError, match="single texts for a model of pairs"):
+            model.encode(tokenizer, data)
+        assert len(model.encode(tokenizer, PairData.of("w1", "w2")))
+        model.settings["texts"] = 1
     model.settings["max_len"] = 15
     assert int(pairs_of(model.encode(tokenizer, data), "").lengths.max()) == 15
 

@@ -65,6 +65,14 @@ def test_a_wheel_works_outside_the_checkout(site: Path) -> None:
     assert result.stdout.split(" ", 1) == [str(site / "bertnli" / "__init__.py"), "[1, 3]\n"]
 
 
+@pytest.mark.skipif(torch.version.cuda is not None, reason="Triton may bring what it likes")
+def test_an_import_brings_little_beside_torch(site: Path) -> None:
+    """What takes seconds to import waits until it is used."""
+    result = python("import bertnli.cli, sys; print(*sys.modules)", site)
+    assert result.returncode == 0, result.stderr
+    assert not {"torch._dynamo", "sklearn", "scipy", "matplotlib", "pyarrow"} & set(result.stdout.split())
+
+
 def test_a_wheel_carries_types_licence_and_its_torch(site: Path) -> None:
     names = {p.name for p in (site / "bertnli").iterdir()}
     assert {"py.typed", "_text.pyi", "_ops.pyi"} <= names

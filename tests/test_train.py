@@ -491,6 +491,13 @@ def test_decay_spares_biases_and_layer_norms() -> None:
         assert shrunk == pytest.approx(1.0 if spared else 0.9, abs=0.01), name
 
 
+@pytest.mark.parametrize("original", [False, True])
+def test_a_loss_that_is_no_number_ends_the_run(original: bool, tmp_path: Path) -> None:
+    net, state = classifier(original), tmp_path / "state.pt"
+    with pytest.raises(ValueError, match=r"no finite number in epoch \d: training has diverged; .* below lr=1e\+30"):
+        fit(net, pairs(), epochs=4, lr=1e30, max_grad_norm=None, progress=False, state_file=state)
+
+
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.pt"
     options = dict(epochs=1, batch_size=16, progress=False, state_file=file)
