@@ -344,9 +344,9 @@ def _train(a: argparse.Namespace) -> None:
     train_data, count, dropped = _encode(a, model, tokenizer, train, a.limit)
     dev_data, dev_count, dev_dropped = (None, 0, 0) if dev is None else _encode(a, model, tokenizer, dev)
     pairs = pairs_of(train_data, "train")
-    if model.label_names:
+    if model.label_names and task != "regression":
         print(f"classes: {', '.join(model.label_names)}")
-    full = 0 if task == "qa" else int((pairs.lengths == model.row_len()).sum())
+    full = int((pairs.lengths == model.row_len()).sum()) if model.pooled else 0  # others' texts go on in the next row
     if full:
         print(f"{full} rows are as long as rows may be ({model.row_len()} tokens, --max-len): what was longer was cut")
     print(
@@ -478,6 +478,8 @@ def _predict(a: argparse.Namespace) -> None:
     model, tokenizer = _load_head(a.model, a.device)
     if a.text_columns and a.input == "-":
         raise ValueError("--text-columns are those of a file that --input names")
+    if a.text_columns and len(a.text_columns) not in (counts := [len(names) for names in _fields(model)]):
+        raise ValueError(f"--text-columns names {len(a.text_columns)}; the model takes {' or '.join(map(str, counts))}")
     if a.text_columns:
         data = read_table(a.input, a.text_columns, None)
         sides: list[Sequence[Any]] = [data.premises] if data.hypotheses is None else [data.premises, data.hypotheses]
@@ -604,6 +606,7 @@ def _encode(
     """Of the first `limit` examples: what `fit` and `evaluate` take, how many they are, and how many were dropped."""
     max_len = model.row_len(a.max_len)
     if isinstance(data, _PairFile):
+        model.check_texts(2)
         pairs = data.encode(tokenizer, max_len, a.truncation)[:limit]
         return pairs, len(pairs), pairs.dropped
     data = data[:limit]
@@ -712,10 +715,14 @@ _PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"))
 _SINGLES = (("text",), ("sentence",))
 
 
+def _fields(model: Head) -> tuple[tuple[str, ...], ...]:
+    texts = model.settings.get("texts")
+    return _FIELDS.get(model.task) or (*(_PAIRS if texts != 1 else ()), *(_SINGLES if texts != 2 else ()))
+
+
 def _parse_examples(lines: Iterable[str], where: str, model: Head) -> Iterator[tuple[Any, ...]]:
     """The parts of each line's example: JSON objects where the first line begins with `{`, else tab-separated text."""
-    texts = model.settings.get("texts")
-    fields = _FIELDS.get(model.task) or (*(_PAIRS if texts != 1 else ()), *(_SINGLES if texts != 2 else ()))
+    fields = _fields(model)
     as_json: bool | None = None
     try:
         for number, line in enumerate(lines, 1):

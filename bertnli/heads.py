@@ -174,6 +174,12 @@ class Head(nn.Module):
 
     # ---- from text to tokens ----
 
+    def check_texts(self, count: int) -> None:
+        """Raise ValueError where `settings` say that the model was trained on another number of texts an example."""
+        if self.settings.get("texts", count) != count:
+            found, known = ("pairs", "single texts") if count == 2 else ("single texts", "pairs")
+            raise ValueError(f'{found} for a model of {known}, as its settings["texts"] says')
+
     def encode(
         self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"
     ) -> Any:
@@ -182,10 +188,8 @@ class Head(nn.Module):
         max_len     see `row_len`
         truncation  see `Tokenizer.encode_pairs`
         """
-        max_len, texts = self.row_len(max_len), 1 if data.hypotheses is None else 2
-        if self.settings.get("texts", texts) != texts:
-            found, known = ("pairs", "single texts")[:: 1 if texts == 2 else -1]
-            raise ValueError(f'{found} for a model of {known}, as its settings["texts"] says')
+        self.check_texts(1 if data.hypotheses is None else 2)
+        max_len = self.row_len(max_len)
         if data.hypotheses is None:
             return tokenizer.encode_texts(data.premises, max_len, labels=data.labels)
         return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)

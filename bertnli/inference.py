@@ -185,8 +185,12 @@ def predict(
                string, or two, instead of lists are one example
     max_len    tokens a row; None means `settings["max_len"]`, else the head's own
 
-    A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths.
+    A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths,
+    and where the model's outputs are NaN.
     """
     tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
     data = model.encode(tokenizer, model.inputs(*inputs), max_len, truncation)
-    return model.predictions(score(model, data, batch_size=batch_size, precision=precision), data)
+    outputs = score(model, data, batch_size=batch_size, precision=precision)
+    if outputs.isnan().any():
+        raise ValueError("the model's outputs are no numbers (NaN): its training has diverged, or its file is damaged")
+    return model.predictions(outputs, data)

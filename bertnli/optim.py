@@ -148,7 +148,8 @@ class Adam(torch.optim.Optimizer):
         self._behind.clear()
         super().load_state_dict(state_dict)
         for state in self.state.values():
-            state["step"] = torch.tensor(float(state["step"]), device="cpu")  # an int, or [1], in old ones
+            if "step" in state:  # an int, or [1], in old ones
+                state["step"] = torch.tensor(float(state["step"]), device="cpu")
 
     def _gradient(self, p: Tensor) -> Tensor | None:
         copy = self.copies.get(p)

@@ -118,7 +118,8 @@ def fit(
     The model ends in eval mode; its parameters' `requires_grad` and torch's generators are left as they were.
 
     Raises ValueError for missing or foreign labels, for too long rows, for unknown options, for a state file of another
-    run, and where the loss is no finite number any more: on the CPU at once, elsewhere after the epoch.
+    run, and where the loss is no finite number any more (on the CPU at once, elsewhere after the epoch): then the
+    model's weights are of no use.
     """
     train = pairs_of(train, "train")
     check_labels(train, "train", model)
@@ -231,9 +232,10 @@ def fit(
 
         def check_finite(sums: list[float]) -> None:
             if not all(map(math.isfinite, sums)):
+                known = state_file is not None and Path(state_file).exists()
                 raise ValueError(
                     f"the loss is no finite number in epoch {epoch + 1}: training has diverged; try a learning rate "
-                    f"below lr={lr}"
+                    f"below lr={lr}{f', and remove {state_file} before' if known else ''}"
                 )
 
         for epoch in range(len(history.epochs), epochs):
@@ -292,6 +294,7 @@ def fit(
             seconds = time.perf_counter() - begun
             figures = {} if dev is None else evaluate(model, dev, precision=precision, cuda_graphs=asked)
             figures = of_rank_0(lambda figures=figures: figures)  # type: ignore[misc]
+            check_finite([figures.get("loss", 0.0)])
             history.epochs.append(
                 Epoch(
                     epoch + 1,

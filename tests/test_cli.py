@@ -267,13 +267,16 @@ def test_what_a_first_run_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     for options, message in (
         ([], "has labels such as 0.5: --task regression learns numbers, --task classification 3 classes"),
         (["--label-column", "kind", "--max-len", 513], "--max-len 513: the model reads 512 tokens at most"),
-        (["--label-column", "kind", "--lr", "1e30", "--max-grad-norm", 0, "--epochs", 3], "training has diverged"),
+        (
+            ["--label-column", "kind", "--lr", "1e30", "--max-grad-norm", 0, "--dev", tmp_path / "data.csv"],
+            "in epoch 1: training has diverged",
+        ),
+        (["--label-column", "kind", "--lr", "1e30", "--epochs", 9, "--warmup", 0.3], "training_state.pt before"),
     ):
         status, _, err = run(*train, *options, capsys=capsys)
         assert (status, message in err) == (2, True), err
     assert not (tmp_path / "x" / "model.safetensors").exists()
-    for state in (tmp_path / "x").glob("*.pt"):
-        state.unlink()
+    (tmp_path / "x" / "training_state.pt").unlink()
     for options in (["--task", "classification"], ["--label-column", "kind", "--max-len", 4]):
         status, out, err = run(*train, *options, capsys=capsys)
         assert status == 0, err
@@ -295,9 +298,23 @@ def test_predict_reads_columns_of_a_table(tmp_path: Path, capsys: pytest.Capture
         outputs.append(out)
         status, _, err = run(*arguments, capsys=capsys)
         assert (status, "those of a file" in err) == (2, True)
+        arguments[4] = "one,two,id"
+        status, _, err = run(*arguments, "--input", tmp_path / "data.csv", capsys=capsys)
+        assert (status, "--text-columns names 3; the model takes" in err) == (2, True)
     assert [len(json.loads(line)) for line in outputs[0].splitlines()] == [2, 1]  # tags of words
     status, out, err = run(*arguments[:3], "--input", tmp_path / "data.tsv", capsys=capsys)
     assert (status, out) == (0, outputs[1])
+
+
+def test_a_model_that_has_diverged_predicts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])
+    bert = BERTModel(BERTConfig(len(tokenizer), num_hiddens=8, ffn_num_hiddens=8, num_heads=1, num_layers=1))
+    torch.nn.init.constant_(bert.encoder.blks[0].ffn.dense1.weight, float("nan"))
+    save_pretrained(BERTClassifier(bert), tmp_path / "model", tokenizer)
+    (tmp_path / "data.txt").write_text("red\tgreen\n")
+    status, out, err = run("predict", "--model", tmp_path / "model", "--input", tmp_path / "data.txt", capsys=capsys)
+    assert (status, out) == (2, "")
+    assert "outputs are no numbers (NaN)" in err
 
 
 def test_a_limit_is_one_on_the_vocabulary_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -338,6 +338,7 @@ def test_gradcheck(name: str) -> None:
     torch.autograd.gradcheck(function, [x.requires_grad_() for x in inputs])
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, at the first dual
 @pytest.mark.parametrize("name", CASES)
 def test_a_node_only_where_a_gradient_is_wanted(name: str) -> None:
     """Constants go through functorch's transforms, which refuse such nodes; compiled autograd takes them."""
@@ -347,6 +348,10 @@ def test_a_node_only_where_a_gradient_is_wanted(name: str) -> None:
     assert not value.requires_grad
     gradient = torch.func.grad(lambda factor: (function(*inputs) * factor).sum())(torch.ones(8))
     torch.testing.assert_close(gradient, value.sum(0))
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        duals = [torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)) for x in inputs]
+        with pytest.raises(RuntimeError, match="jvp is not implemented"):
+            function(*duals)
     wanted = with_gradients(function, inputs, torch.ones_like(value))[1:]
     leaves = [x.requires_grad_() for x in inputs]
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):

@@ -46,11 +46,14 @@ variable_list first_of(AutogradContext* ctx, const Three& outputs) {
   return {out, one, two};
 }
 
-bool has_gradient(const Tensor& x) { return x.requires_grad() || x._fw_grad(0).defined(); }
+// Forward-mode derivatives do not ask whether gradients are on; the node refuses them.
+bool has_gradient(const Tensor& x) {
+  return (x.requires_grad() && at::GradMode::is_enabled()) || x._fw_grad(0).defined();
+}
 bool has_gradient(const Maybe& x) { return x.has_value() && x->defined() && has_gradient(*x); }
 template <class... T>
 bool needs_node(const T&... tensors) {
-  return (has_gradient(tensors) || ...) && at::GradMode::is_enabled();
+  return (has_gradient(tensors) || ...);
 }
 
 // The operator of F, with a node where one of its inputs has a gradient.
