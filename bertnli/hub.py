@@ -99,7 +99,7 @@ def download_extract(
     """
     archive = Path(download(name, into, progress=progress))
     stem, extension = os.path.splitext(archive)
-    result = archive.parent / (folder or Path(stem.removesuffix(".tar")))
+    result = archive.parent / (folder or Path(stem).name.removesuffix(".tar"))
     if extension not in (".zip", ".tar", ".gz", ".tgz"):
         raise ValueError(f"{archive} is not a zip or tar archive")
     stamp = archive.with_name(f".{archive.name}.unpacked")

@@ -113,9 +113,10 @@ class Adam(torch.optim.Optimizer):
         """Forget the gradients, also those of the copies."""
         if not set_to_none:
             super().zero_grad(set_to_none)
-        for group in self.param_groups if set_to_none else ():
-            for p in group["params"]:
-                p.grad = None
+        else:  # what torch does around the same loop takes three times as long
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad = None
         for copy in self.copies.values():
             copy.grad = None
 

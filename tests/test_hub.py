@@ -121,6 +121,12 @@ def test_names_and_file_addresses(site: Path, tmp_path: Path, monkeypatch: pytes
         assert (found / "a.txt").read_text() == "alpha"
 
 
+def test_a_folder_that_is_named_from_here(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub.download_extract((site / "mini.zip").as_uri(), into="to", progress=False) == str(Path("to", "mini"))
+    assert Path("to", "mini", "a.txt").read_text() == "alpha"
+
+
 def test_a_broken_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"not a zip")
     with pytest.raises(ValueError, match=r"bad\.zip cannot be unpacked"):

@@ -56,13 +56,17 @@ bool needs_node(const T&... tensors) {
   return (has_gradient(tensors) || ...);
 }
 
-// The operator of F, with a node where one of its inputs has a gradient.
+// The operator of F, below the gradients.
+template <class F, class... Args>
+auto run(const Args&... args) {
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return F::op().call(args...);
+}
+
+// The same with a node where one of its inputs has a gradient.
 template <class F, class... Args>
 auto call(bool node, const Args&... args) -> decltype(F::op().call(args...)) {
-  if (!node) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    return F::op().call(args...);
-  }
+  if (!node) return run<F>(args...);
   auto outputs = F::apply(args...);
   if constexpr (std::is_same_v<decltype(outputs), Tensor>) {
     return outputs;
@@ -85,8 +89,7 @@ struct Attention : Function<Attention> {
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                                const Tensor& cu_q, const Tensor& cu, const SymInt& max_q, const SymInt& max,
                                double dropout_p, double scale, const Maybe& seed) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const auto [out, weight_sum, lse] = op().call(q, k, v, cu_q, cu, max_q, max, dropout_p, scale, seed);
+    const auto [out, weight_sum, lse] = run<Attention>(q, k, v, cu_q, cu, max_q, max, dropout_p, scale, seed);
     ctx->save_for_backward({q, k, v, out, weight_sum, lse, cu_q, cu, seed.value_or(Tensor())});
     ctx->saved_data["max_q"] = max_q;
     ctx->saved_data["max"] = max;
@@ -122,8 +125,7 @@ struct PackedAttention : Function<PackedAttention> {
   }
   static variable_list forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& cu, const SymInt& max,
                                double dropout_p, double scale, const Maybe& seed) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const Three outputs = op().call(qkv, cu, max, dropout_p, scale, seed);
+    const Three outputs = run<PackedAttention>(qkv, cu, max, dropout_p, scale, seed);
     const auto& [out, weight_sum, lse] = outputs;
     ctx->save_for_backward({qkv, out, weight_sum, lse, cu, seed.value_or(Tensor())});
     ctx->saved_data["max"] = max;
@@ -163,8 +165,7 @@ struct AddNorm : Function<AddNorm> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& y, const Maybe& y_bias,
                                const Tensor& weight, const Tensor& bias, double eps, double dropout_p,
                                const Maybe& seed) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const Three outputs = op().call(x, y, y_bias, weight, bias, eps, dropout_p, seed);
+    const Three outputs = run<AddNorm>(x, y, y_bias, weight, bias, eps, dropout_p, seed);
     const auto& [out, mean, rstd] = outputs;
     ctx->save_for_backward({x, y, y_bias.value_or(Tensor()), weight, bias, mean, rstd, seed.value_or(Tensor())});
     ctx->saved_data["dropout_p"] = dropout_p;
@@ -192,10 +193,9 @@ struct BiasAct : Function<BiasAct> {
     return op;
   }
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& bias, const std::string& kind) {
-    const at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({x, bias});
     ctx->saved_data["kind"] = kind;
-    return op().call(x, bias, kind);
+    return run<BiasAct>(x, bias, kind);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     static const auto op =
@@ -217,19 +217,21 @@ variable_list table_gradients(AutogradContext* ctx, const Tensor& dout, const Te
           "bertnli::embed_backward");
   const std::array<bool, 3> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)};
   if (!(wanted[0] || wanted[1] || wanted[2])) return variable_list(3);
-  const std::vector<SymInt> rows = ctx->saved_data["rows"].toSymIntVector();
-  if (!ctx->saved_data["sparse"].toBool() || !wanted[0]) {
-    const auto [token, segment, position] =
-        op.call(dout, ids, segments, positions, rows[0], rows[1], rows[2], wanted[0], wanted[1], wanted[2]);
-    return {wanted[0] ? token : Tensor(), wanted[1] ? segment : Tensor(), wanted[2] ? position : Tensor()};
+  std::vector<SymInt> rows = ctx->saved_data["rows"].toSymIntVector();
+  const SymInt tokens = rows[0];
+  const bool sparse = ctx->saved_data["sparse"].toBool() && wanted[0];
+  Tensor distinct, slots = ids;
+  if (sparse) {
+    std::tie(distinct, slots, std::ignore) = at::_unique2(ids, true, true);
+    slots = slots.to(at::kInt);
+    rows[0] = distinct.sym_size(0);
   }
-  const auto [distinct, slots, _] = at::_unique2(ids, true, true);
-  const auto [token, segment, position] = op.call(dout, slots.to(at::kInt), segments, positions, distinct.sym_size(0),
-                                                  rows[1], rows[2], true, wanted[1], wanted[2]);
-  const Tensor sparse =
-      at::_sparse_coo_tensor_unsafe_symint(distinct.to(at::kLong).unsqueeze(0), token, {rows[0], dout.sym_size(1)},
-                                           token.options().layout(at::kSparse), true);
-  return {sparse, wanted[1] ? segment : Tensor(), wanted[2] ? position : Tensor()};
+  auto [token, segment, position] =
+      op.call(dout, slots, segments, positions, rows[0], rows[1], rows[2], wanted[0], wanted[1], wanted[2]);
+  if (sparse)
+    token = at::_sparse_coo_tensor_unsafe_symint(distinct.to(at::kLong).unsqueeze(0), token, {tokens, dout.sym_size(1)},
+                                                 token.options().layout(at::kSparse), true);
+  return {wanted[0] ? token : Tensor(), wanted[1] ? segment : Tensor(), wanted[2] ? position : Tensor()};
 }
 void save_tables(AutogradContext* ctx, const Tensor& token, const Tensor& segment, const Tensor& position,
                  bool sparse) {
@@ -246,10 +248,9 @@ struct Embed : Function<Embed> {
   }
   static Tensor forward(AutogradContext* ctx, const Tensor& token, const Tensor& segment, const Tensor& position,
                         const Tensor& ids, const Tensor& segments, const Tensor& positions, bool sparse) {
-    const at::AutoDispatchBelowADInplaceOrView below;
     ctx->save_for_backward({ids, segments, positions});
     save_tables(ctx, token, segment, position, sparse);
-    return op().call(token, segment, position, ids, segments, positions, sparse);
+    return run<Embed>(token, segment, position, ids, segments, positions, sparse);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const variable_list s = ctx->get_saved_variables();
@@ -275,9 +276,8 @@ struct EmbedNorm : Function<EmbedNorm> {
                                const Tensor& ids, const Tensor& segments, const Tensor& positions, const Tensor& weight,
                                const Tensor& bias, double eps, double dropout_p, const Maybe& seed,
                                at::ScalarType dtype, bool sparse) {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const Three outputs = op().call(token, segment, position, ids, segments, positions, weight, bias, eps, dropout_p,
-                                    seed, dtype, sparse);
+    const Three outputs = run<EmbedNorm>(token, segment, position, ids, segments, positions, weight, bias, eps,
+                                         dropout_p, seed, dtype, sparse);
     const auto& [out, mean, rstd] = outputs;
     ctx->save_for_backward(
         {token, segment, position, ids, segments, positions, weight, bias, mean, rstd, seed.value_or(Tensor())});
