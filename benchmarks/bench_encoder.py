@@ -22,8 +22,9 @@ The shape `book` is bert.small as the book has it, without LayerNorm on the embe
 The floor is the time of the matrix products that a step cannot do without, measured in the same process on the same
 number of tokens: those of every layer but the last for all tokens (`book`: query, key and value of the first layer for
 the distinct tokens, segments and positions), of the last for the rows that are read, its keys and values not projected;
-once forward and twice backward. `share` is floor / ours. `memory` is the largest growth of the
-process during a step beyond parameters, gradients and optimizer state (each contestant in a process of its own).
+once forward and twice backward, by PyTorch's kernels or our own, whichever are faster. `share` is floor / ours.
+`memory` is the largest growth of the process during a step beyond parameters, gradients and optimizer state (each
+contestant in a process of its own).
 """
 
 from __future__ import annotations
@@ -205,19 +206,31 @@ def floor(shape: str, tokens: int, projected: int, batch: int, precision: str) -
         *((batch, i, o, 1) for i, o in ((h, h), (h, h), (h, h), (h, h), (h, f), (f, h))),
     ]:
         x, w, y = (torch.randn(s).to(dtype) for s in ((rows, inner), (outer, inner), (rows, outer)))
-        out = [torch.empty_like(t) for t in (y, x, w)]
-        best = [float("inf")] * 3
-        for _ in range(5):
-            marks = [time.perf_counter()]
-            torch.mm(x, w.t(), out=out[0])
-            marks.append(time.perf_counter())
-            torch.mm(y, w, out=out[1])
-            marks.append(time.perf_counter())
-            torch.mm(y.t(), x, out=out[2])
-            marks.append(time.perf_counter())
-            best = [min(b, e - s) for b, s, e in zip(best, marks, marks[1:], strict=False)]
-        total += times * sum(best)
+        total += times * sum(min(_seconds(run) for run in runs for _ in range(5)) for runs in products(x, w, y))
     return total
+
+
+def products(x: Tensor, w: Tensor, y: Tensor) -> list[list[Callable[[], Any]]]:
+    """x w^T, y w and y^T x, by PyTorch's kernels and, where training takes them, by ours."""
+    out = [torch.empty_like(t) for t in (y, x, w)]
+    theirs: list[Callable[[], Any]] = [
+        lambda: torch.mm(x, w.t(), out=out[0]),
+        lambda: torch.mm(y, w, out=out[1]),
+        lambda: torch.mm(y.t(), x, out=out[2]),
+    ]
+    linear, backward = torch.ops.bertnli.linear, torch.ops.bertnli.linear_backward
+    own: list[Callable[[], Any]] = [
+        lambda: linear(x, w, None),
+        lambda: backward(y, x, w, True, False),
+        lambda: backward(y, x, w, False, True),
+    ]
+    return [[a, b] if ops.OWN_PRODUCTS else [a] for a, b in zip(theirs, own, strict=True)]
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
 
 
 def entered(c: Contestant) -> Any:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli import ops
@@ -143,14 +142,14 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> Tensor:
         """[T, H] to [T, H]: every token attends to the tokens of its sequence. `qkv` [T, 3H] is x's projection."""
         tokens, width = x.shape
-        qkv = F.linear(x, *self.projection()) if qkv is None else qkv
+        qkv = ops.linear(x, *self.projection()) if qkv is None else qkv
         out = ops.varlen_attention_packed(
             qkv.view(tokens, 3, self.num_heads, width // self.num_heads),
             batch.cu_seqlens,
             batch.max_seqlen,
             dropout_p=self.dropout if self.training else 0.0,
         )  # (T, h, d)
-        return F.linear(out.flatten(1), self.W_o.weight)
+        return ops.linear(out.flatten(1), self.W_o.weight)
 
     def projection(self) -> tuple[Tensor, Tensor]:
         """Weight [3H, H] and bias [3H] of query, key and value: one GEMM for the three."""
@@ -172,7 +171,7 @@ class MultiHeadAttention(nn.Module):
             most_rows = int(cu_seqlens_q.diff().max()) if len(batch) else 0
         h, d = self.num_heads, width // self.num_heads
         weight = self.W_q.weight
-        q = F.linear(read, weight, self.W_q.bias.to(weight.dtype)).view(count, h, d).transpose(0, 1)  # (h, R, d)
+        q = ops.linear(read, weight, self.W_q.bias.to(weight.dtype)).view(count, h, d).transpose(0, 1)  # (h, R, d)
         absorbed = torch.bmm(q, self.W_k.weight.view(h, d, width))  # (h, R, H)
         keys = x.to(absorbed.dtype)[:, None]  # (T, 1, H)
         context, weight_sum = ops.varlen_attention_with_sum(
@@ -190,7 +189,7 @@ class MultiHeadAttention(nn.Module):
         # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
         bias = self.W_v.bias + 0 * self.W_k.bias
         out = out.transpose(0, 1) + weight_sum[:, :, None] * bias.view(h, d)  # (R, h, d)
-        return F.linear(out.reshape(count, width).to(q.dtype), self.W_o.weight)
+        return ops.linear(out.reshape(count, width).to(q.dtype), self.W_o.weight)
 
 
 class AddNorm(nn.Module):
@@ -216,8 +215,8 @@ class PositionWiseFFN(nn.Module):
         self.activation = config.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = ops.bias_act(F.linear(x, self.dense1.weight), self.dense1.bias, self.activation)  # (T, F)
-        return F.linear(hidden, self.dense2.weight)
+        hidden = ops.bias_act(ops.linear(x, self.dense1.weight), self.dense1.bias, self.activation)  # (T, F)
+        return ops.linear(hidden, self.dense2.weight)
 
 
 class EncoderBlock(nn.Module):
@@ -264,12 +263,14 @@ class _TakeRows(torch.autograd.Function):
 _PER_DOUBLING = 64  # of products between a size and its double, where each is compiled: at most 1.6 % more rows
 
 
-def _rounded(batch: PackedBatch) -> PackedBatch:
-    """The batch with a last sequence that nobody reads, so that its number of tokens is one of few.
+def _compiles_products(dtype: torch.dtype) -> bool:
+    """Whether products on the CPU are oneDNN's, which compiles those of bfloat16 for their sizes: a millisecond the
+    first time, as much as a small product itself takes."""
+    return torch.is_autocast_enabled("cpu") or (dtype == torch.bfloat16 and not ops.OWN_PRODUCTS)
 
-    oneDNN's bfloat16 products are compiled for their sizes: a millisecond the first time, as much as a small product
-    itself takes.
-    """
+
+def _rounded(batch: PackedBatch) -> PackedBatch:
+    """The batch with a last sequence that nobody reads, so that its number of tokens is one of few."""
     tokens = len(batch.input_ids)
     return batch.padded(tokens + more, len(batch) + 1) if (more := padding(tokens, _PER_DOUBLING)) else batch
 
@@ -352,7 +353,7 @@ class BERTEncoder(nn.Module):
             if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
                 raise IndexError(f"rows must lie between 0 and {batch.input_ids.numel() - 1}, the last token")
         tokens = batch.input_ids.shape[0]
-        if batch.device.type == "cpu" and (self._matrix_dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
+        if batch.device.type == "cpu" and _compiles_products(self._matrix_dtype):
             batch = _rounded(batch)
         projecting = len(self.blks) > (rows is not None)  # the first layer projects all tokens
         x, qkv = self._embed_and_project(batch) if projecting else (self.embed(batch), None)
@@ -401,7 +402,7 @@ class BERTEncoder(nn.Module):
         if len(distinct) == 0 or len(slots) < _RECUR * len(distinct):
             return self.embed(batch), None
         dtype = self._matrix_dtype
-        if dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"):  # as in `_rounded`
+        if _compiles_products(dtype):
             distinct = torch.cat([distinct, distinct[:1].expand(padding(len(distinct), _PER_DOUBLING))])
         tokens, segments, positions = self._tables()
         tokens = ops.take(tokens, distinct, sparse=self.token_embedding.sparse)
@@ -410,9 +411,9 @@ class BERTEncoder(nn.Module):
         weight, bias = cast(EncoderBlock, self.blks[0]).attention.projection()
         reached = positions[: int(batch.positions.max()) // 64 * 64 + 64]
         projected = (
-            F.linear(tokens.to(dtype), weight),
-            F.linear(segments.to(dtype), weight, bias),
-            F.linear(reached.to(dtype), weight),
+            ops.linear(tokens.to(dtype), weight),
+            ops.linear(segments.to(dtype), weight, bias),
+            ops.linear(reached.to(dtype), weight),
         )  # (U, 3H), (S, 3H), (P, 3H)
         return x, ops.embed(*projected, *ids)
 

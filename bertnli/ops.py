@@ -19,6 +19,7 @@ from bertnli.batching import pad
 
 _lib = torch.ops.bertnli
 
+OWN_PRODUCTS: bool = _lib.cpu_multiplies_better()  # whether `linear` is ours on the CPU
 _HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
 if _HAS_TRITON:
     from bertnli import kernels  # noqa: F401  (registers the operators for CUDA)
@@ -258,6 +259,26 @@ def add_norm(
     return cast(Tensor, out)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias, [T, out]: `torch.nn.functional.linear`, by kernels of our own where PyTorch's are slower.
+
+    x [T, in], weight [out, in] and bias [out], float32 or bfloat16. On AMD's CPUs with AVX-512 the library that PyTorch
+    calls multiplies float32 by vectors of half their width, and compiles products of bfloat16 anew for every number of
+    tokens. Ours are differentiable, once, in all three; their sums are in float32 and do not depend on the number of
+    threads.
+    """
+    if (
+        OWN_PRODUCTS
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype in (torch.float32, torch.bfloat16)
+        and x.dim() == 2
+        and x.size(0) > 1
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return cast(Tensor, _lib.linear(x, weight, bias))
+    return F.linear(x, weight, bias)
+
+
 def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
     """The activation of x + bias, [T, F]: "relu", "gelu" (exact) or "gelu_tanh" (its approximation by tanh).
 
@@ -428,6 +449,16 @@ def _fake_add_norm_backward(
     return x.new_empty(x.shape), y.new_empty(y.shape), dy_bias, torch.empty_like(weight), torch.empty_like(bias)
 
 
+def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((x.size(0), weight.size(0)))
+
+
+def _fake_linear_backward(
+    dout: Tensor, x: Tensor, weight: Tensor, x_wanted: bool, weight_wanted: bool
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if x_wanted else 0), weight.new_empty(weight.shape if weight_wanted else 0)
+
+
 def _fake_bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -462,6 +493,8 @@ def _fake_embed_backward(
 
 torch.library.register_fake("bertnli::add_norm", _fake_add_norm)
 torch.library.register_fake("bertnli::add_norm_backward", _fake_add_norm_backward)
+torch.library.register_fake("bertnli::linear", _fake_linear)
+torch.library.register_fake("bertnli::linear_backward", _fake_linear_backward)
 torch.library.register_fake("bertnli::bias_act", _fake_bias_act)
 torch.library.register_fake("bertnli::bias_act_backward", _fake_bias_act_backward)
 torch.library.register_fake("bertnli::embed", _fake_embed)

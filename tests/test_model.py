@@ -76,6 +76,12 @@ def test_logits_loss_and_every_gradient_equal_the_books_equations(original: bool
         torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-9, atol=1e-11, msg=name)
 
 
+@pytest.fixture(params=[False, True], ids=["products of PyTorch", "products of ours"])
+def own_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "OWN_PRODUCTS", request.param)
+
+
+@pytest.mark.usefixtures("own_products")
 @pytest.mark.parametrize("original", [False, True])
 def test_float32_is_as_near_to_float64_as_plain_padded_float32(original: bool) -> None:
     state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=2, original=original)
@@ -259,6 +265,7 @@ def test_loss_curve_is_the_plain_padded_versions(
     assert wanted[-1] != pytest.approx(wanted[0], abs=10 * tolerance)
 
 
+@pytest.mark.usefixtures("own_products")
 @pytest.mark.parametrize("original", [False, True])
 def test_bfloat16_matrices_give_what_float32_ones_do_to_rounding(original: bool) -> None:
     """Also where a sequence that nobody reads rounds the number of tokens up."""

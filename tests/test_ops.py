@@ -305,6 +305,7 @@ def cases(dtype: torch.dtype, rows: int, width: int) -> dict[str, tuple[Callable
     return {
         "add_norm": (lambda x, y, w, b, v: ops.add_norm(x, y, w, b, 1e-5, 0.3, y_bias=v, seed=seed), inputs),
         "no_dropout": (lambda x, y, w, b: ops.add_norm(x, y, w, b), inputs[:4]),
+        "linear": (torch.ops.bertnli.linear, [inputs[0], random(width, width, dtype=dtype), inputs[3]]),
         "relu": (lambda x, b: ops.bias_act(x, b, "relu"), [inputs[0], inputs[3]]),
         "gelu": (lambda x, b: ops.bias_act(x, b, "gelu"), [inputs[0], inputs[3]]),
         "gelu_tanh": (lambda x, b: ops.bias_act(x, b, "gelu_tanh"), [inputs[0], inputs[3]]),
@@ -312,6 +313,102 @@ def cases(dtype: torch.dtype, rows: int, width: int) -> dict[str, tuple[Callable
         "take": (lambda table: ops.take(table, ids[0]), tables[:1]),
         "embed_norm": (lambda *t: ops.embed_norm(*t[:3], *ids, *t[3:], 1e-5, 0.3, seed=seed), [*tables, *inputs[2:4]]),
     }
+
+
+# ---- products ----
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer"),
+    [
+        *((rows, 37, 41) for rows in (0, 1, 2, 13, 14, 15, 31, 130)),
+        *((70, inner, 33) for inner in (1, 2, 15, 16, 17, 32, 255, 256, 1030)),
+        *((70, 33, outer) for outer in (1, 2, 15, 16, 17, 31, 32, 100, 400)),
+        *((rows, 48, 24) for rows in (511, 513, 1025, 2051)),  # more than one block of a weight's gradient
+    ],
+)
+@pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
+def test_linear_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, rows: int, inner: int, outer: int) -> None:
+    inputs = [random(*shape, dtype=dtype, seed=i) for i, shape in enumerate(((rows, inner), (outer, inner), (outer,)))]
+    dout = random(rows, outer, dtype=dtype, seed=3)
+    if not rows:
+        for x, gradient in zip(inputs, with_gradients(torch.ops.bertnli.linear, inputs, dout)[1:], strict=True):
+            assert torch.equal(gradient, torch.zeros_like(x))
+        return
+    assert_as_exact_as_pytorch(torch.ops.bertnli.linear, F.linear, inputs, dout)
+    assert_as_exact_as_pytorch(lambda x, w: torch.ops.bertnli.linear(x, w, None), F.linear, inputs[:2], dout)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
+def test_linear_of_integers_is_exact_whatever_the_strides(isa: str, dtype: torch.dtype) -> None:
+    """Columns of wider matrices, transposed ones and expanded gradients; small integers are summed without rounding."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        found: Tensor = torch.ops.bertnli.linear(x, w, None)
+        return found
+
+    generator = torch.Generator().manual_seed(0)
+    for rows, inner, outer in ((5, 7, 9), (40, 64, 34), (33, 18, 96)):
+        x, w, dout = (
+            torch.randint(-2, 3, shape, generator=generator).to(dtype)
+            for shape in ((rows, inner), (outer, inner), (rows, outer))
+        )
+        wanted = [x.double() @ w.double().t(), dout.double() @ w.double(), dout.double().t() @ x.double()]
+        wide = [torch.cat([m, m + 1], 1)[:, : m.size(1)] for m in (x, w, dout)]
+        turned = [m.t().contiguous().t() for m in (x, w, dout)]
+        odd = [torch.cat([m[:, :1], m], 1)[:, 1:] for m in (x, w, dout)]
+        for a, b, c in ((x, w, dout), wide, turned, odd):
+            results = with_gradients(product, [a, b], c)
+            for found, true in zip(results, wanted, strict=True):
+                assert torch.equal(found.double(), true)
+        total = with_gradients(product, [x, w], x.new_ones(1).expand(rows, outer))
+        assert torch.equal(total[2].double(), x.double().sum(0).expand(outer, inner))
+
+
+@pytest.mark.parametrize(("x_wanted", "weight_wanted"), [(True, False), (False, True)])
+def test_linear_leaves_out_the_gradients_that_nobody_wants(x_wanted: bool, weight_wanted: bool) -> None:
+    x, w, b = random(9, 8).requires_grad_(x_wanted), random(4, 8).requires_grad_(weight_wanted), random(4)
+    torch.ops.bertnli.linear(x, w, b).sum().backward()
+    assert (x.grad is not None) == x_wanted
+    assert (w.grad is not None) == weight_wanted
+    b.requires_grad_()
+    torch.ops.bertnli.linear(x.detach(), w.detach(), b).sum().backward()
+    assert torch.equal(b.grad, torch.full((4,), 9.0))
+
+
+def test_linear_keeps_what_is_no_number(isa: str) -> None:
+    x, w = random(40, 20), random(10, 20)
+    x[3, 5], x[7, 1] = float("nan"), float("inf")
+    found = torch.ops.bertnli.linear(x, w, None)
+    assert found[3].isnan().all()
+    assert found[7].isinf().all()
+    assert found.isfinite().all(1).sum() == 38
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((random(4, 3), random(5, 2), None), r"weight must have shape \[outputs, 3\]; found \[5, 2\]"),
+        ((random(4, 3), random(5, 3), random(4)), r"bias must have shape \[5\]; found \[4\]"),
+        ((random(4, 3), random(5, 3).bfloat16(), None), "weight must have x's dtype float; found c10::BFloat16"),
+        ((random(4), random(5, 3), None), r"x must be a matrix; found \[4\]"),
+        ((random(4, 3).half(), random(5, 3).half(), None), "x must be float32, bfloat16 or float64; found c10::Half"),
+    ],
+)
+def test_linear_says_what_does_not_fit(arguments: Any, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.bertnli.linear(*arguments)
+
+
+def test_linear_is_pytorchs_where_ours_would_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "OWN_PRODUCTS", True)
+    x, w, b = random(6, 8), random(4, 8), random(4)
+    torch.testing.assert_close(ops.linear(x, w, b), F.linear(x, w, b))
+    assert torch.equal(ops.linear(x[:1], w, b), F.linear(x[:1], w, b))
+    assert torch.equal(ops.linear(x.view(2, 3, 8), w, b), F.linear(x.view(2, 3, 8), w, b))
+    assert torch.equal(ops.linear(x.double(), w.double(), b.double()), F.linear(x.double(), w.double(), b.double()))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops.linear(x, w, b).dtype == torch.bfloat16
 
 
 CASES = list(cases(torch.float32, 1, 1))
@@ -369,6 +466,8 @@ def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(lib.add_norm, (*leaves, 1e-5, 0.1, torch.tensor([1, 2])))
     torch.library.opcheck(lib.add_norm, (x, y, None, w, b, 1e-5, 0.0, None))
     torch.library.opcheck(lib.bias_act, (x, b, "gelu"))
+    torch.library.opcheck(lib.linear, (x, random(5, 8, dtype=dtype).requires_grad_(), random(5, dtype=dtype)))
+    torch.library.opcheck(lib.linear, (x.detach(), random(5, 8, dtype=dtype).requires_grad_(), None))
     torch.library.opcheck(lib.embed, (*(t.requires_grad_() for t in tables), *ids, False))
     torch.library.opcheck(lib.embed, (tables[0], tables[1].detach(), tables[2].detach(), *ids, False))
     torch.library.opcheck(lib.embed_norm, (*tables, *ids, w, b, 1e-5, 0.1, torch.tensor([1, 2]), dtype, False))
@@ -387,7 +486,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
 def test_compile_without_graph_breaks() -> None:
     def run(token: Tensor, segment: Tensor, position: Tensor, ids: list[Tensor]) -> Tensor:
         x = ops.embed(token, segment, position, *ids)
-        y = ops.bias_act(x, segment[0], "gelu")
+        y = ops.bias_act(torch.ops.bertnli.linear(x, token, None)[:, :16], segment[0], "gelu")
         return ops.add_norm(x, y, segment[0], segment[1], y_bias=segment[1]).square().sum()
 
     compiled = torch.compile(run, backend="aot_eager", fullgraph=True)

@@ -187,6 +187,34 @@ Three add_norm(const Tensor& x, const Tensor& y, const Maybe& y_bias, const Tens
   return call<AddNorm>(needs_node(x, y, y_bias, weight, bias), x, y, y_bias, weight, bias, eps, dropout_p, seed);
 }
 
+struct Linear : Function<Linear> {
+  static const auto& op() {
+    static const auto op = find<Tensor(const Tensor&, const Tensor&, const Maybe&)>("bertnli::linear");
+    return op;
+  }
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Maybe& bias) {
+    ctx->save_for_backward({x, weight, bias.value_or(Tensor())});
+    return run<Linear>(x, weight, bias);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    static const auto op =
+        find<Two(const Tensor&, const Tensor&, const Tensor&, bool, bool)>("bertnli::linear_backward");
+    const variable_list s = ctx->get_saved_variables();
+    const bool x_wanted = ctx->needs_input_grad(0), weight_wanted = ctx->needs_input_grad(1);
+    variable_list found(3);
+    if (x_wanted || weight_wanted) {
+      const auto [dx, dweight] = op.call(gradients[0], s[0], s[1], x_wanted, weight_wanted);
+      if (x_wanted) found[0] = dx;
+      if (weight_wanted) found[1] = dweight;
+    }
+    if (s[2].defined() && ctx->needs_input_grad(2)) found[2] = gradients[0].sum(0).to(s[2].scalar_type());
+    return found;
+  }
+};
+Tensor linear(const Tensor& x, const Tensor& weight, const Maybe& bias) {
+  return call<Linear>(needs_node(x, weight, bias), x, weight, bias);
+}
+
 struct BiasAct : Function<BiasAct> {
   static const auto& op() {
     static const auto op = find<Tensor(const Tensor&, const Tensor&, c10::string_view)>("bertnli::bias_act");
@@ -316,6 +344,7 @@ TORCH_LIBRARY_IMPL(bertnli, Autograd, m) {
   m.impl("varlen_attention", attention);
   m.impl("varlen_attention_packed", packed_attention);
   m.impl("add_norm", add_norm);
+  m.impl("linear", linear);
   m.impl("bias_act", bias_act);
   m.impl("embed", embed);
   m.impl("embed_norm", embed_norm);

@@ -17,6 +17,7 @@ namespace bertnli {
 std::string cpu_isa();
 void set_cpu_isa(const std::string& name);
 int64_t cpu_threads();
+bool cpu_multiplies_better();
 void keep_memory(bool on);
 void give_back_memory();
 void define_encoder(pybind11::module_& m);
@@ -26,6 +27,7 @@ TORCH_LIBRARY(bertnli, m) {
   m.def("cpu_isa() -> str", bertnli::cpu_isa);
   m.def("set_cpu_isa(str name) -> ()", bertnli::set_cpu_isa);
   m.def("cpu_threads() -> int", bertnli::cpu_threads);
+  m.def("cpu_multiplies_better() -> bool", bertnli::cpu_multiplies_better);
   m.def("keep_memory(bool on) -> ()", bertnli::keep_memory);
   m.def("give_back_memory() -> ()", bertnli::give_back_memory);
 
@@ -50,6 +52,10 @@ TORCH_LIBRARY(bertnli, m) {
       "add_norm_backward(Tensor dout, Tensor x, Tensor y, Tensor? y_bias, Tensor weight, Tensor bias, Tensor mean, "
       "Tensor rstd, float dropout_p, Tensor? seed) -> (Tensor dx, Tensor dy, Tensor dy_bias, Tensor dweight, "
       "Tensor dbias)");
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.def(
+      "linear_backward(Tensor dout, Tensor x, Tensor weight, bool x_wanted, bool weight_wanted) -> (Tensor dx, "
+      "Tensor dweight)");
   m.def("bias_act(Tensor x, Tensor bias, str kind) -> Tensor");
   m.def("bias_act_backward(Tensor dout, Tensor x, Tensor bias, str kind) -> (Tensor dx, Tensor dbias)");
   m.def(

@@ -110,21 +110,33 @@ AdamKernels adam_kernels(Type gradient, Type parameter) {
   return adam_plain(gradient, parameter);
 }
 
-void* scratch_memory(size_t bytes) {
-  thread_local std::unique_ptr<char[]> memory;
-  thread_local size_t size = 0;
-  if (size < bytes + 64) {
-    memory.reset();
-    memory.reset(new char[bytes + 64]);
-    size = bytes + 64;
+void* scratch_memory(size_t bytes, Scratch purpose) {
+  struct Block {
+    std::unique_ptr<char[]> memory;
+    size_t size = 0;
+  };
+  thread_local Block blocks[4];
+  Block& block = blocks[int(purpose)];
+  if (block.size < bytes + 64) {
+    block.memory.reset();
+    block.memory.reset(new char[bytes + 64]);
+    block.size = bytes + 64;
   }
-  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(block.memory.get()) + 63) / 64 * 64);
 }
 
 int64_t cpu_threads() {
   std::vector<char> seen(size_t(at::get_num_threads()));
   at::parallel_for(0, int64_t(seen.size()), 1, [&](int64_t, int64_t) { seen[size_t(at::get_thread_num())] = 1; });
   return std::count(seen.begin(), seen.end(), 1);
+}
+
+bool cpu_multiplies_better() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd") && Isa(chosen_isa().load()) >= Isa::avx512;
+#else
+  return false;
+#endif
 }
 
 std::string cpu_isa() { return kIsaNames[chosen_isa().load()]; }

@@ -158,7 +158,7 @@ struct AdamKernels {
   void (*skipped)(const Adam&, int64_t row, int64_t width, int64_t first, int64_t last);
 };
 
-// ---- linear layers of inference ----
+// ---- linear layers ----
 
 enum class Precision { fp32, bf16, int8 };
 
@@ -179,7 +179,7 @@ struct Operand {
   int32_t *zero, *sum;
 };
 enum class Then { nothing, relu, gelu, gelu_tanh };
-// out[rows, w.out] = then(x w^T + bias), f32 or bf16, `out_stride` elements apart.
+// out[rows, w.out] = then(x w^T + bias), f32 or bf16, `out_stride` elements apart; `more` adds it to what is there.
 struct LinearCall {
   Linear w;
   Operand x;
@@ -188,6 +188,7 @@ struct LinearCall {
   Type out_type;
   int64_t out_stride;
   Then then;
+  bool more = false;
 };
 struct LinearKernels {
   int64_t panel;                    // outputs of a panel
@@ -204,6 +205,14 @@ struct LinearKernels {
   void (*operand)(const void* x, Type, int64_t stride, int64_t rows, int64_t width, const Operand&);
   void (*linear)(const LinearCall&, int64_t begin_panel, int64_t end_panel, void* scratch);
   size_t (*scratch_bytes)(int64_t in, int64_t rows);
+
+  // Training, f32 and bf16 only: matrices in the precision's type, rows `stride` elements apart, become the others'
+  // operands anew in every step.
+  // m[out, in] to whole panels, and m[in, out].
+  void (*pack_rows)(const void* m, int64_t stride, int64_t out, int64_t in, void* panels);
+  void (*pack_columns)(const void* m, int64_t stride, int64_t out, int64_t in, void* panels);
+  // m[in, rows] to rows in whole steps, `to_stride` bytes apart.
+  void (*turn)(const void* m, int64_t stride, int64_t rows, int64_t in, void* to, int64_t to_stride);
 };
 
 // ---- instruction sets ----
@@ -234,7 +243,9 @@ AttentionKernel attention_kernel(Type);
 RowKernels row_kernels(Type x, Type y);                   // (f32, f32), (f32, bf16), (bf16, bf16) or (f64, f64)
 AdamKernels adam_kernels(Type gradient, Type parameter);  // (f32, f32), (bf16, f32) or (f64, f64)
 
-// One block of memory a thread, kept between calls: fresh pages would cost more than the kernels themselves.
-void* scratch_memory(size_t bytes);
+// One block of memory a thread and purpose, kept between calls: fresh pages would cost more than the kernels
+// themselves.
+enum class Scratch { kernel, packed, turned, sums };
+void* scratch_memory(size_t bytes, Scratch purpose = Scratch::kernel);
 
 }  // namespace bertnli
