@@ -221,10 +221,10 @@ def products(x: Tensor, w: Tensor, y: Tensor) -> list[list[Callable[[], Any]]]:
     linear, backward = torch.ops.bertnli.linear, torch.ops.bertnli.linear_backward
     own: list[Callable[[], Any]] = [
         lambda: linear(x, w, None),
-        lambda: backward(y, x, w, True, False),
-        lambda: backward(y, x, w, False, True),
+        lambda: backward(y, None, w),
+        lambda: backward(y, x, None),
     ]
-    return [[a, b] if ops.OWN_PRODUCTS else [a] for a, b in zip(theirs, own, strict=True)]
+    return [[a, b] if ops.own_products(x.dtype) else [a] for a, b in zip(theirs, own, strict=True)]
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -266,7 +266,7 @@ _PER_DOUBLING = 64  # of products between a size and its double, where each is c
 def _compiles_products(dtype: torch.dtype) -> bool:
     """Whether products on the CPU are oneDNN's, which compiles those of bfloat16 for their sizes: a millisecond the
     first time, as much as a small product itself takes."""
-    return torch.is_autocast_enabled("cpu") or (dtype == torch.bfloat16 and not ops.OWN_PRODUCTS)
+    return torch.is_autocast_enabled("cpu") or (dtype == torch.bfloat16 and not ops.own_products(dtype))
 
 
 def _rounded(batch: PackedBatch) -> PackedBatch:

@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertnli import _ops  # noqa: F401  (registers torch.ops.bertnli)
+from bertnli import _ops  # registers torch.ops.bertnli
 from bertnli.batching import pad
 
 _lib = torch.ops.bertnli
 
-OWN_PRODUCTS: bool = _lib.cpu_multiplies_better()  # whether `linear` is ours on the CPU
 _HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
 if _HAS_TRITON:
     from bertnli import kernels  # noqa: F401  (registers the operators for CUDA)
@@ -259,24 +258,35 @@ def add_norm(
     return cast(Tensor, out)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias, [T, out]: `torch.nn.functional.linear`, by kernels of our own where PyTorch's are slower.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def own_products(dtype: torch.dtype) -> bool:
+    """Whether `linear` multiplies such matrices by our own kernels on this CPU, since they are faster.
 
-    x [T, in], weight [out, in] and bias [out], float32 or bfloat16. On AMD's CPUs with AVX-512 the library that PyTorch
-    calls multiplies float32 by vectors of half their width, and compiles products of bfloat16 anew for every number of
-    tokens. Ours are differentiable, once, in all three; their sums are in float32 and do not depend on the number of
-    threads.
+    On AMD's CPUs with AVX-512 the library that PyTorch calls multiplies float32 by vectors of half their width, and
+    compiles products of bfloat16 anew for every number of rows.
+    """
+    if dtype == torch.float32:
+        return torch._C.has_mkl and _ops.cpu_multiplies_better(bf16=False)
+    return dtype == torch.bfloat16 and _ops.cpu_multiplies_better(bf16=True)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias: `torch.nn.functional.linear`, by kernels of our own where `own_products`.
+
+    x [T, in], weight [out, in] of x's dtype, bias [out] of any floating-point dtype. Differentiable in all three. In
+    our kernels sums are in float32, and neither the product nor its gradients depend on the number of threads. Raises
+    RuntimeError where a shape or dtype does not fit.
     """
     if (
-        OWN_PRODUCTS
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype in (torch.float32, torch.bfloat16)
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype
         and x.dim() == 2
-        and x.size(0) > 1
+        and own_products(x.dtype)
         and not torch.is_autocast_enabled("cpu")
+        and not torch.overrides.has_torch_function((x, weight))
     ):
         return cast(Tensor, _lib.linear(x, weight, bias))
-    return F.linear(x, weight, bias)
+    return F.linear(x, weight, bias if bias is None else bias.to(weight.dtype))
 
 
 def bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:
@@ -453,10 +463,9 @@ def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((x.size(0), weight.size(0)))
 
 
-def _fake_linear_backward(
-    dout: Tensor, x: Tensor, weight: Tensor, x_wanted: bool, weight_wanted: bool
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if x_wanted else 0), weight.new_empty(weight.shape if weight_wanted else 0)
+def _fake_linear_backward(dout: Tensor, x: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    dx = dout.new_empty(0 if weight is None else (dout.size(0), weight.size(1)))
+    return dx, dout.new_empty(0 if x is None else (dout.size(1), x.size(1)))
 
 
 def _fake_bias_act(x: Tensor, bias: Tensor, kind: str) -> Tensor:

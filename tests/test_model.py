@@ -78,7 +78,7 @@ def test_logits_loss_and_every_gradient_equal_the_books_equations(original: bool
 
 @pytest.fixture(params=[False, True], ids=["products of PyTorch", "products of ours"])
 def own_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "OWN_PRODUCTS", request.param)
+    monkeypatch.setattr(ops, "own_products", lambda dtype: request.param)
 
 
 @pytest.mark.usefixtures("own_products")
@@ -372,6 +372,7 @@ def test_recurring_tokens_are_as_near_to_float64_as_others(monkeypatch: pytest.M
         assert error <= 2 * own + 1e-6, name
 
 
+@pytest.mark.usefixtures("own_products")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
 @pytest.mark.parametrize("original", [False, True])
 def test_compile_and_export_go_through_the_model(original: bool) -> None:

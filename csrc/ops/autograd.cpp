@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/_unique2.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -193,21 +194,27 @@ struct Linear : Function<Linear> {
     return op;
   }
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Maybe& bias) {
-    ctx->save_for_backward({x, weight, bias.value_or(Tensor())});
+    // Each gradient takes the other factor.
+    ctx->save_for_backward({weight.requires_grad() ? x : Tensor(), x.requires_grad() ? weight : Tensor()});
+    if (bias.has_value() && bias->requires_grad()) ctx->saved_data["bias"] = bias->scalar_type();
     return run<Linear>(x, weight, bias);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    static const auto op =
-        find<Two(const Tensor&, const Tensor&, const Tensor&, bool, bool)>("bertnli::linear_backward");
+    static const auto op = find<Two(const Tensor&, const Maybe&, const Maybe&)>("bertnli::linear_backward");
     const variable_list s = ctx->get_saved_variables();
+    const Tensor &dout = gradients[0], &x = s[0], &weight = s[1];
     const bool x_wanted = ctx->needs_input_grad(0), weight_wanted = ctx->needs_input_grad(1);
     variable_list found(3);
-    if (x_wanted || weight_wanted) {
-      const auto [dx, dweight] = op.call(gradients[0], s[0], s[1], x_wanted, weight_wanted);
+    if (at::GradMode::is_enabled()) {  // PyTorch's products, which have gradients of their own
+      if (x_wanted) found[0] = at::mm(dout, weight);
+      if (weight_wanted) found[1] = at::mm(dout.t(), x);
+    } else if (x_wanted || weight_wanted) {
+      const auto [dx, dweight] = op.call(dout, weight_wanted ? Maybe(x) : Maybe(), x_wanted ? Maybe(weight) : Maybe());
       if (x_wanted) found[0] = dx;
       if (weight_wanted) found[1] = dweight;
     }
-    if (s[2].defined() && ctx->needs_input_grad(2)) found[2] = gradients[0].sum(0).to(s[2].scalar_type());
+    const auto bias = ctx->saved_data.find("bias");  // there is no third input to ask about without one
+    if (bias != ctx->saved_data.end()) found[2] = dout.sum({0}, false, bias->second.toScalarType());
     return found;
   }
 };

@@ -17,7 +17,7 @@ namespace bertnli {
 std::string cpu_isa();
 void set_cpu_isa(const std::string& name);
 int64_t cpu_threads();
-bool cpu_multiplies_better();
+bool cpu_multiplies_better(bool bf16);
 void keep_memory(bool on);
 void give_back_memory();
 void define_encoder(pybind11::module_& m);
@@ -27,7 +27,6 @@ TORCH_LIBRARY(bertnli, m) {
   m.def("cpu_isa() -> str", bertnli::cpu_isa);
   m.def("set_cpu_isa(str name) -> ()", bertnli::set_cpu_isa);
   m.def("cpu_threads() -> int", bertnli::cpu_threads);
-  m.def("cpu_multiplies_better() -> bool", bertnli::cpu_multiplies_better);
   m.def("keep_memory(bool on) -> ()", bertnli::keep_memory);
   m.def("give_back_memory() -> ()", bertnli::give_back_memory);
 
@@ -53,9 +52,7 @@ TORCH_LIBRARY(bertnli, m) {
       "Tensor rstd, float dropout_p, Tensor? seed) -> (Tensor dx, Tensor dy, Tensor dy_bias, Tensor dweight, "
       "Tensor dbias)");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
-  m.def(
-      "linear_backward(Tensor dout, Tensor x, Tensor weight, bool x_wanted, bool weight_wanted) -> (Tensor dx, "
-      "Tensor dweight)");
+  m.def("linear_backward(Tensor dout, Tensor? x, Tensor? weight) -> (Tensor dx, Tensor dweight)");
   m.def("bias_act(Tensor x, Tensor bias, str kind) -> Tensor");
   m.def("bias_act_backward(Tensor dout, Tensor x, Tensor bias, str kind) -> (Tensor dx, Tensor dbias)");
   m.def(
@@ -134,5 +131,6 @@ bool stand(const py::list& owners, const py::list& names, const py::list& found,
 PYBIND11_MODULE(_ops, m) {
   m.def("state", torch::wrap_pybind_function(state));
   m.def("stand", stand);
+  m.def("cpu_multiplies_better", bertnli::cpu_multiplies_better, py::arg("bf16"));
   bertnli::define_encoder(m);
 }

@@ -118,6 +118,7 @@ void* scratch_memory(size_t bytes, Scratch purpose) {
   thread_local Block blocks[4];
   Block& block = blocks[int(purpose)];
   if (block.size < bytes + 64) {
+    block.size = 0;
     block.memory.reset();
     block.memory.reset(new char[bytes + 64]);
     block.size = bytes + 64;
@@ -131,9 +132,12 @@ int64_t cpu_threads() {
   return std::count(seen.begin(), seen.end(), 1);
 }
 
-bool cpu_multiplies_better() {
-#if defined(__x86_64__)
-  return __builtin_cpu_is("amd") && Isa(chosen_isa().load()) >= Isa::avx512;
+// Whether `linear` multiplies faster than the libraries that PyTorch calls: on AMD's CPUs MKL leaves AVX-512 alone, and
+// oneDNN compiles products of bf16 anew for every number of rows. (Elsewhere they are as fast: Intel's with AVX-512 or
+// AMX, AMD's with AVX2.)
+bool cpu_multiplies_better([[maybe_unused]] bool bf16) {
+#if defined(__x86_64__) && defined(_OPENMP)
+  return __builtin_cpu_is("amd") && Isa(chosen_isa().load()) >= (bf16 ? Isa::avx512_bf16 : Isa::avx512);
 #else
   return false;
 #endif

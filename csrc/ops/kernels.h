@@ -206,8 +206,8 @@ struct LinearKernels {
   void (*linear)(const LinearCall&, int64_t begin_panel, int64_t end_panel, void* scratch);
   size_t (*scratch_bytes)(int64_t in, int64_t rows);
 
-  // Training, f32 and bf16 only: matrices in the precision's type, rows `stride` elements apart, become the others'
-  // operands anew in every step.
+  // Training: matrices in the precision's type, rows `stride` elements apart, become operands anew in every step. Null
+  // for int8, and for bf16 where no instruction multiplies pairs.
   // m[out, in] to whole panels, and m[in, out].
   void (*pack_rows)(const void* m, int64_t stride, int64_t out, int64_t in, void* panels);
   void (*pack_columns)(const void* m, int64_t stride, int64_t out, int64_t in, void* panels);

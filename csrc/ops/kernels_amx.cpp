@@ -1,4 +1,4 @@
-// The linear layers of inference with AMX, whose tiles multiply 16 x 64 bytes of rows by as many of weights. The
+// The linear layers with AMX, whose tiles multiply 16 x 64 bytes of rows by as many of weights. The
 // headers come before the pragma, so that nothing in them that another file may share is compiled for this instruction
 // set.
 #include "kernels.h"

@@ -24,13 +24,15 @@ using at::Tensor;
 
 constexpr int64_t kSteps = 512;  // of tokens, whose sums become part of a weight's gradient at a time
 
-LinearKernels kernels_of(const Tensor& x) {
-  return linear_kernels(x.scalar_type() == at::kBFloat16 ? Precision::bf16 : Precision::fp32);
+// Whether the kernels of this CPU multiply so many rows of that type; the rest is PyTorch's, whose products of a single
+// row do not read the weights twice.
+bool ours(const LinearKernels& kernels, const Tensor& x, int64_t weights) {
+  return kernels.turn && x.size(0) > 1 && weights > 0;
 }
-// Whether the kernels of this CPU multiply such matrices; the rest is PyTorch's.
-bool ours(const Tensor& x, const Tensor& weight) {
+LinearKernels kernels_of(const Tensor& x) {
   const Type type = type_of(x, "linear", "x");
-  return weight.numel() > 0 && (type == Type::f32 || (type == Type::bf16 && kernels_of(x).turn));
+  if (type == Type::f64) return {};
+  return linear_kernels(type == Type::bf16 ? Precision::bf16 : Precision::fp32);
 }
 
 void check_matrix(const Tensor& m, const char* name, const Tensor& like) {
@@ -40,17 +42,18 @@ void check_matrix(const Tensor& m, const char* name, const Tensor& like) {
               m.dtype());
 }
 
-// A matrix whose rows are contiguous and whole steps of the kernels.
+int64_t steps_of(const LinearKernels& kernels, int64_t in) { return (in + kernels.per_step - 1) / kernels.per_step; }
+
+// A matrix whose rows are contiguous, and whole steps of the kernels.
 Tensor dense(const Tensor& m) { return m.stride(1) == 1 && m.stride(0) >= m.size(1) ? m : m.contiguous(); }
 Tensor whole_rows(const LinearKernels& kernels, const Tensor& m) {
   if (m.size(1) % kernels.per_step == 0) return dense(m);
-  const Tensor wider = at::zeros({m.size(0), m.size(1) + 1}, m.options());
+  const Tensor wider = at::zeros({m.size(0), steps_of(kernels, m.size(1)) * kernels.per_step}, m.options());
   wider.slice(1, 0, m.size(1)).copy_(m);
   return wider;
 }
 
 int64_t panels_of(const LinearKernels& kernels, int64_t out) { return (out + kernels.panel - 1) / kernels.panel; }
-int64_t steps_of(const LinearKernels& kernels, int64_t in) { return (in + kernels.per_step - 1) / kernels.per_step; }
 int64_t panel_bytes(const LinearKernels& kernels, int64_t in) {
   return steps_of(kernels, in) * kernels.panel * kernels.weight_bytes;
 }
@@ -70,8 +73,7 @@ void* scratch(const LinearKernels& kernels, int64_t in, int64_t rows) {
 }
 
 // x[rows, in] times m[in, out] where `in_rows`, else m[out, in] transposed; + bias.
-Tensor product(const Tensor& x_in, const Tensor& m_in, bool in_rows, const float* bias) {
-  const LinearKernels kernels = kernels_of(x_in);
+Tensor product(const LinearKernels& kernels, const Tensor& x_in, const Tensor& m_in, bool in_rows, const float* bias) {
   const Tensor x = whole_rows(kernels, x_in), m = dense(m_in);
   const int64_t rows = x.size(0), in = x_in.size(1), out = m.size(in_rows ? 1 : 0), element = x.element_size();
   const int64_t panels = panels_of(kernels, out);
@@ -105,16 +107,14 @@ Tensor product(const Tensor& x_in, const Tensor& m_in, bool in_rows, const float
   return y;
 }
 
-// The sum over rows t of dy[t, out] x[t, in]: some thousand rows of x at a time are packed as weights, the next ones
+// The sum over rows t of dy[t, out] x[t, in]: some hundred rows of x at a time are packed as weights, the next ones
 // while these are multiplied; each thread turns its own columns of dy.
-Tensor weight_gradient(const Tensor& dy_in, const Tensor& x_in) {
-  const LinearKernels kernels = kernels_of(x_in);
-  const Tensor dy = dense(dy_in), x = dense(x_in);
+Tensor weight_gradient(const LinearKernels& kernels, const Tensor& dy, const Tensor& x_in) {
+  const Tensor x = dense(x_in);
   const int64_t tokens = x.size(0), in = x.size(1), out = dy.size(1), element = x.element_size();
   const int64_t panels = panels_of(kernels, in), most = kSteps * kernels.per_step;
-  const int64_t block = std::min(most, std::max<int64_t>(1, tokens));
+  const int64_t block = std::min(most, tokens);
   const Tensor dweight = at::empty({out, in}, x.options());
-  if (tokens == 0) return dweight.zero_();
   const bool as_is = x.scalar_type() == at::kFloat;
   float* const sums =
       as_is ? dweight.data_ptr<float>() : (float*)scratch_memory(size_t(out * in) * sizeof(float), Scratch::sums);
@@ -159,29 +159,41 @@ Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   check_matrix(weight, "weight", x);
   TORCH_CHECK(weight.size(1) == x.size(1), "weight must have shape [outputs, ", x.size(1), "]; found ", weight.sizes());
   const bool biased = bias.has_value() && bias->defined();
-  if (!ours(x, weight)) return at::linear(x, weight, biased ? bias->to(x.scalar_type()) : Tensor());
-  if (!biased) return product(x, weight, false, nullptr);
-  TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), "bias must have shape [", weight.size(0),
-              "]; found ", bias->sizes());
-  TORCH_CHECK(bias->device().is_cpu(), "bias must lie on x's device, the CPU; found ", bias->device());
-  const int64_t panel = kernels_of(x).panel;
-  const Tensor padded = at::zeros({(weight.size(0) + panel - 1) / panel * panel}, at::kFloat);
+  if (biased) {
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), "bias must have shape [", weight.size(0),
+                "]; found ", bias->sizes());
+    TORCH_CHECK(bias->device().is_cpu(), "bias must lie on x's device, the CPU; found ", bias->device());
+    TORCH_CHECK(at::isFloatingType(bias->scalar_type()), "bias must have a floating-point dtype; found ",
+                bias->dtype());
+  }
+  const LinearKernels kernels = kernels_of(x);
+  if (!ours(kernels, x, weight.numel())) return at::linear(x, weight, biased ? bias->to(x.scalar_type()) : Tensor());
+  if (!biased) return product(kernels, x, weight, false, nullptr);
+  const Tensor padded = at::zeros({panels_of(kernels, weight.size(0)) * kernels.panel}, at::kFloat);
   padded.slice(0, 0, weight.size(0)).copy_(*bias);
-  return product(x, weight, false, padded.const_data_ptr<float>());
+  return product(kernels, x, weight, false, padded.const_data_ptr<float>());
 }
 
-std::tuple<Tensor, Tensor> linear_backward(const Tensor& dout, const Tensor& x, const Tensor& weight, bool x_wanted,
-                                           bool weight_wanted) {
-  check_matrix(x, "x", x);
-  check_matrix(weight, "weight", x);
-  check_matrix(dout, "the gradient of the output", x);
-  TORCH_CHECK(weight.size(1) == x.size(1) && dout.size(0) == x.size(0) && dout.size(1) == weight.size(0),
-              "the gradient of the output must have shape [", x.size(0), ", ", weight.size(0), "]; found ",
-              dout.sizes());
-  const bool own = ours(x, weight);
-  Tensor dx = at::empty({0}, x.options()), dweight = dx;
-  if (x_wanted) dx = own ? product(dout, weight, true, nullptr) : at::mm(dout, weight);
-  if (weight_wanted) dweight = own ? weight_gradient(dout, x) : at::mm(dout.t(), x);
+std::tuple<Tensor, Tensor> linear_backward(const Tensor& dout_in, const std::optional<Tensor>& x,
+                                           const std::optional<Tensor>& weight) {
+  check_matrix(dout_in, "the gradient of the output", dout_in);
+  const Tensor dout = dense(dout_in);
+  const LinearKernels kernels = kernels_of(dout);
+  Tensor dx = at::empty({0}, dout.options()), dweight = at::empty({0}, dout.options());
+  if (weight.has_value()) {
+    check_matrix(*weight, "weight", dout);
+    TORCH_CHECK(dout.size(1) == weight->size(0), "the gradient of the output must have ", weight->size(0),
+                " columns; found ", dout.sizes());
+    const bool own = ours(kernels, dout, weight->numel());
+    dx = own ? product(kernels, dout, *weight, true, nullptr) : at::mm(dout, *weight);
+  }
+  if (x.has_value()) {
+    check_matrix(*x, "x", dout);
+    TORCH_CHECK(dout.size(0) == x->size(0), "the gradient of the output must have ", x->size(0), " rows; found ",
+                dout.sizes());
+    const bool own = ours(kernels, dout, dout.size(1) * x->size(1));
+    dweight = own ? weight_gradient(kernels, dout, *x) : at::mm(dout.t(), *x);
+  }
   return {dx, dweight};
 }
 
