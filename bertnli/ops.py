@@ -258,7 +258,6 @@ def add_norm(
     return cast(Tensor, out)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def own_products(dtype: torch.dtype) -> bool:
     """Whether `linear` multiplies such matrices by our own kernels on this CPU, since they are faster.
 
@@ -268,6 +267,10 @@ def own_products(dtype: torch.dtype) -> bool:
     if dtype == torch.float32:
         return torch._C.has_mkl and _ops.cpu_multiplies_better(bf16=False)
     return dtype == torch.bfloat16 and _ops.cpu_multiplies_better(bf16=True)
+
+
+# What torch.compiler.assume_constant_result does; but that imports torch.compile, which takes a second.
+own_products._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
