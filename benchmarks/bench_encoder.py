@@ -21,10 +21,11 @@ optimizer's step is included in training.
 
 The shape `book` is bert.small as the book has it, without LayerNorm on the embeddings, which transformers cannot run.
 
-The floor is the time of the matrix products that a step cannot do without, measured in the same process on the same
-number of tokens: those of every layer but the last for all tokens (`book`: query, key and value of the first layer for
-the distinct tokens, segments and positions), of the last for the rows that are read, its keys and values not projected;
-once forward and twice backward, by PyTorch's kernels or our own, whichever are faster. `share` is floor / ours.
+The floor is the time of the matrix products that a step cannot do without, measured in every round right after ours:
+those of every layer but the last for all tokens (`book`: query, key and value of the first layer for the distinct
+tokens, segments and positions), of the last for the rows that are read, its keys and values not projected; once forward
+and twice backward, by PyTorch's kernels or our own, whichever are faster. `share` is the median over rounds of floor /
+ours.
 `memory` is the largest growth of the process during a step beyond parameters, gradients and optimizer state (each
 contestant in a process of its own).
 """
@@ -193,22 +194,26 @@ def contestant(name: str, shape: str, precision: str) -> Contestant:
 NAMES = ["ours", "ours, torch AdamW", "hf buckets", "hf buckets, default AdamW", "hf longest", "hf 128", "d2l 128"]
 
 
-def floor(shape: str, tokens: int, projected: int, batch: int, precision: str) -> float:
-    """Seconds of the matrix products of a step: forward, and twice as many flops backward. The first layer projects
-    `projected` rows to query, key and value."""
-    sizes = SHAPES[shape]
+def floor(shape: str, rows: Tensor, precision: str) -> float:
+    """Seconds of the matrix products of a step on these rows: forward, and twice as many flops backward."""
+    sizes, packed = SHAPES[shape], pairs().batch(rows)
     h, f, layers = sizes["num_hiddens"], sizes["ffn_num_hiddens"], sizes["num_layers"]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    tokens = projected = len(packed.input_ids)
+    if shape == "book":
+        projected = len(torch.unique(packed.input_ids)) + 2 + packed.max_seqlen
     total = 0.0
-    for rows, inner, outer, times in [
+    torch.ops.bertnli.keep_memory(True)  # as in a step
+    for depth, inner, outer, times in [
         (projected, h, 3 * h, 1),
         (tokens, h, 3 * h, layers - 2),
         *((tokens, i, o, layers - 1) for i, o in ((h, h), (h, f), (f, h))),
         # Of the last layer: query, absorbed query, context to value, output, FFN
-        *((batch, i, o, 1) for i, o in ((h, h), (h, h), (h, h), (h, h), (h, f), (f, h))),
+        *((len(rows), i, o, 1) for i, o in ((h, h), (h, h), (h, h), (h, h), (h, f), (f, h))),
     ]:
-        x, w, y = (torch.randn(s).to(dtype) for s in ((rows, inner), (outer, inner), (rows, outer)))
-        total += times * sum(min(_seconds(run) for run in runs for _ in range(5)) for runs in products(x, w, y))
+        x, w, y = (torch.randn(s).to(dtype) for s in ((depth, inner), (outer, inner), (depth, outer)))
+        total += times * sum(min(_seconds(run) for run in runs for _ in range(3)) for runs in products(x, w, y))
+    torch.ops.bertnli.keep_memory(False)
     return total
 
 
@@ -253,6 +258,7 @@ def compare(shape: str, batch: int, precision: str, rounds: int, names: list[str
         for rows in torch.split(order[: 40 * batch] if batch <= 32 else order[: 8 * batch], batch):
             field["ours"].step(rows)
         seconds: dict[str, list[float]] = {name: [] for name in field}
+        floors = []
         for i, rows in enumerate(batches):
             for name, c in field.items():
                 if len(field) > 1:
@@ -261,18 +267,17 @@ def compare(shape: str, batch: int, precision: str, rounds: int, names: list[str
                 c.step(rows)
                 if i >= warmup:
                     seconds[name].append(time.perf_counter() - begun)
+                    if name == "ours":
+                        floors.append(floor(shape, rows, precision))
     ours = statistics.median(seconds["ours"])
-    packed = [pairs().batch(rows) for rows in batches[warmup:]]
-    tokens = projected = int(statistics.median(len(b.input_ids) for b in packed))
-    if shape == "book":
-        projected = int(statistics.median(len(b.input_ids.unique()) + 2 + b.max_seqlen for b in packed))
-    least = floor(shape, tokens, projected, batch, precision)
+    share = statistics.median(least / o for least, o in zip(floors, seconds["ours"], strict=True))
+    tokens = int(statistics.median(len(pairs().batch(rows).input_ids) for rows in batches[warmup:]))
     ratios = {
         name: statistics.median(t / o for t, o in zip(times, seconds["ours"], strict=True))
         for name, times in seconds.items()
         if name != "ours"
     }
-    return {"ours_s": ours, "floor_s": least, "share": least / ours, "tokens": tokens, **ratios}
+    return {"ours_s": ours, "floor_s": statistics.median(floors), "share": share, "tokens": tokens, **ratios}
 
 
 def memory(name: str, shape: str, batch: int, precision: str) -> float:
