@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -28,7 +28,7 @@ from bertnli.model import SIZES, BERTConfig, BERTModel
 from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
-from bertnli.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, spaced
+from bertnli.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, spaced_pairs
 from bertnli.train import Epoch, History, fit
 
 TRUNCATIONS = get_args(Truncation)
@@ -384,10 +384,12 @@ def _distill(a: argparse.Namespace) -> None:
     unlabelled = None
     if a.unlabelled is not None:
         with open(a.unlabelled, encoding="utf-8-sig", newline="\n") as file:
-            sides = _sides(list(_parse_examples(file, str(a.unlabelled), teacher)), teacher, teacher_tokenizer)
-        if not sides:
+            examples = list(_parse_examples(file, str(a.unlabelled), teacher))
+        if not examples:
             raise ValueError(f"{a.unlabelled} has no examples")
-        unlabelled = teacher.inputs(*sides)
+        unlabelled = teacher.inputs(*zip(*examples, strict=True))
+        if columns == "parse" and isinstance(unlabelled, PairData):
+            unlabelled = spaced_pairs(unlabelled)
     texts = itertools.chain(_texts(train), () if unlabelled is None else _texts(unlabelled))
     torch.manual_seed(a.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, a.min_freq)
@@ -504,7 +506,7 @@ def _predict_examples(
         for p in predict(
             model,
             tokenizer,
-            *_sides(chunk, model, tokenizer),
+            *zip(*chunk, strict=True),
             max_len=a.max_len,
             truncation=a.truncation,
             batch_size=a.batch_size,
@@ -574,8 +576,7 @@ def _read(
     else:
         data = _read_pairs(path, split, a.columns or columns, names)
     if columns == "parse" and (a.text_columns or a.columns == "text"):  # a model of words, and sentences
-        hypotheses = None if data.hypotheses is None else [*map(spaced, data.hypotheses)]
-        data = replace(data, premises=[*map(spaced, data.premises)], hypotheses=hypotheses)
+        data = spaced_pairs(data)
     return data
 
 
@@ -743,14 +744,6 @@ def _parse_examples(lines: Iterable[str], where: str, model: Head) -> Iterator[t
             yield example
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8: {error}") from error
-
-
-def _sides(examples: list[tuple[Any, ...]], model: Head, tokenizer: Tokenizer) -> list[Sequence[Any]]:
-    """The first parts of all examples, the second, ...; for a model of words with punctuation apart."""
-    sides: list[Sequence[Any]] = list(zip(*examples, strict=True))
-    return (
-        [tuple(map(spaced, side)) for side in sides] if isinstance(tokenizer, WordTokenizer) and model.pooled else sides
-    )
 
 
 def _expected(fields: tuple[tuple[str, ...], ...]) -> str:

@@ -19,7 +19,7 @@ from bertnli import ops
 from bertnli.batching import PackedBatch, ragged_index
 from bertnli.graphs import ours
 from bertnli.heads import HEADS, Head
-from bertnli.inference import check_labels, evaluating, in_batches
+from bertnli.inference import check_labels, evaluating, in_batches, rows_read
 from bertnli.model import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
 from bertnli.pairs import EncodedPairs, pairs_of
 from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
@@ -284,7 +284,7 @@ def distill(
     for name, data in (("train", parts[0]), ("dev", held)):
         if data is not None:
             check_labels(pairs_of(data, name), name, student)
-    counts, their_counts = (in_batches(m, m.rows_read, x).cpu() for m, x in ((student, mine), (teacher, theirs)))
+    counts, their_counts = rows_read(student, mine), rows_read(teacher, theirs)
     # Sentences of words may be cut into rows elsewhere; the words are the same.
     if (counts.sum() != their_counts.sum()) if mine.labels is not None else not torch.equal(counts, their_counts):
         raise ValueError("the student's tokens are not the teacher's: prune no token of the texts (min_freq=1)")

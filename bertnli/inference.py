@@ -16,7 +16,8 @@ from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
 from bertnli.heads import Head
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
 from bertnli.prepared import computing, stand_ins
-from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer
+from bertnli.reader import PairData
+from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer, spaced_pairs
 
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
 
@@ -106,6 +107,12 @@ def in_batches(
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
+def rows_read(model: Head, pairs: EncodedPairs) -> Tensor:
+    """How many rows the head reads of each sequence, int64 [N]."""
+    parts = torch.split(torch.arange(len(pairs)), 4096)
+    return torch.cat([model.rows_read(pairs.batch(rows)) for rows in parts])
+
+
 def _bare(model: Head) -> bool:
     """Whether a call of the model does no more than what stands in for it, where that finds the rows by itself."""
     kind, hooks = type(model), torch.nn.modules.module
@@ -182,14 +189,18 @@ def predict(
 
     tokenizer  the model's; a Vocab, as the book's checkpoints have it, stands for its WordTokenizer
     inputs     what the head takes, by position: for classification and regression texts, or premises and hypotheses; a
-               string, or two, instead of lists are one example
+               string, or two, instead of lists are one example. For a model of words their punctuation is set apart
+               (`tokenizer.spaced`)
     max_len    tokens a row; None means `settings["max_len"]`, else the head's own
 
     A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths,
     and where the model's outputs are NaN.
     """
     tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
-    data = model.encode(tokenizer, model.inputs(*inputs), max_len, truncation)
+    examples = model.inputs(*inputs)
+    if isinstance(tokenizer, WordTokenizer) and isinstance(examples, PairData):
+        examples = spaced_pairs(examples)
+    data = model.encode(tokenizer, examples, max_len, truncation)
     outputs = score(model, data, batch_size=batch_size, precision=precision)
     if outputs.isnan().any():
         raise ValueError("the model's outputs are no numbers (NaN): its training has diverged, or its file is damaged")

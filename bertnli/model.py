@@ -9,6 +9,7 @@ import math
 import threading
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -285,6 +286,9 @@ class _Operators(threading.local):
 
 operators = _Operators()
 
+# Of each encoder what bertnli/prepared.py has made of its weights.
+packed: WeakKeyDictionary[BERTEncoder, Any] = WeakKeyDictionary()
+
 
 class BERTEncoder(nn.Module):
     """Embeddings and encoder blocks. Arguments: a BERTConfig, or those of either edition of the book."""
@@ -303,6 +307,11 @@ class BERTEncoder(nn.Module):
         if config.embedding_norm:
             self.apply(_init_original)
             nn.init.normal_(self.pos_embedding, std=0.02)
+
+    def train(self, mode: bool = True) -> BERTEncoder:
+        if mode:  # training code may write to `parameter.data`, which nobody sees
+            packed.pop(self, None)
+        return super().train(mode)
 
     def forward(
         self,

@@ -190,7 +190,8 @@ class Adam(torch.optim.Optimizer):
         behind, state, (beta1, beta2, eps, l2) = self._behind[p], self.state[p], self._constants(group)
         felt = behind.taken
         if not l2 and 0 < beta1 < math.sqrt(beta2):
-            felt = math.ceil(26 * math.log(2) / math.log(math.sqrt(beta2) / beta1))
+            bits = 55 if p.dtype == torch.float64 else 26
+            felt = math.ceil(bits * math.log(2) / math.log(math.sqrt(beta2) / beta1))
         steps = behind.steps[: behind.taken]
         with torch.no_grad():
             _lib.adam_catch_up(

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from bertnli import _ops, ops
 from bertnli.batching import PackedBatch
 from bertnli.heads import Head
-from bertnli.model import AddNorm, BERTEncoder, EncoderBlock, MultiHeadAttention, PositionWiseFFN, operators
+from bertnli.model import (
+    AddNorm,
+    BERTEncoder,
+    EncoderBlock,
+    MultiHeadAttention,
+    PositionWiseFFN,
+    operators,
+    packed,
+)
 
 TRAINING_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*TRAINING_PRECISIONS, "int8")
@@ -34,8 +42,7 @@ class _Packed:
         return same and self.parts.stand()
 
 
-# Of each encoder the weights last packed, and the parts of each head. (No part of a head leads to it.)
-_packed: WeakKeyDictionary[BERTEncoder, _Packed] = WeakKeyDictionary()
+# The parts of each head. (None leads to it.)
 _heads: WeakKeyDictionary[Head, _Parts] = WeakKeyDictionary()
 
 
@@ -64,7 +71,8 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
                rounded to 8 bits by their largest element, the inputs of each token by their range, the attention in
                bfloat16. A CPU without instructions for bfloat16 rounds only the weights of "bf16" to it.
                Sums and statistics are float32 in all of them, and so are the residual stream on the CPU and the head.
-    keep       whether the packed weights are kept for the next time; a change of any parameter packs them anew
+    keep       whether the packed weights are kept for the next time; a change of any parameter packs them anew, but one
+               through `.data`, which nobody sees: after that `train` forgets them
 
     On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator, and so is a head that
     computes as Head does. Otherwise (another device or dtype, layers that were replaced or have hooks) the modules run
@@ -83,11 +91,11 @@ def stand_ins(model: BERTEncoder | Head, precision: str, keep: bool) -> Mapping[
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
     encoder = model.encoder if isinstance(model, Head) else model
-    packed = _packed.get(encoder)
-    if packed is None or not keep or not packed.holds(precision):
+    found = packed.get(encoder)
+    if found is None or not keep or not found.holds(precision):
         parts = _encoder_parts(encoder)
         if parts is None:
-            _packed.pop(encoder, None)
+            packed.pop(encoder, None)
             _heads.pop(cast(Head, model), None)
             if precision == "int8":
                 raise ValueError(
@@ -97,14 +105,14 @@ def stand_ins(model: BERTEncoder | Head, precision: str, keep: bool) -> Mapping[
             return {}
         # An inference tensor counts no versions: its changes cannot be seen, so nothing is kept.
         keep = keep and not any(t.is_inference() for t in parts.tensors)
-        packed = _Packed(encoder, parts, precision, keep)
+        found = _Packed(encoder, parts, precision, keep)
         if keep:
-            _packed[encoder] = packed
+            packed[encoder] = found
         else:
-            _packed.pop(encoder, None)
-    if isinstance(model, Head) and (outputs := _outputs(model, encoder, packed.operator)) is not None:
-        return {encoder: packed.operator, model: outputs}
-    return {encoder: packed.operator}
+            packed.pop(encoder, None)
+    if isinstance(model, Head) and (outputs := _outputs(model, encoder, found.operator)) is not None:
+        return {encoder: found.operator, model: outputs}
+    return {encoder: found.operator}
 
 
 @contextmanager
@@ -135,7 +143,7 @@ def _outputs(
     kind = type(head)
     if kind.forward is not Head.forward or kind.features is not Head.features or kind.head is not Head.head:
         return None
-    if not _OWN.isdisjoint(vars(head)) or "forward" in vars(encoder):
+    if not _OWN.isdisjoint(vars(head)):
         return None
     parts = _heads.get(head)
     if parts is None or not parts.stand():
@@ -190,7 +198,13 @@ class _Parts:
         if type(module) is not kind:
             raise KeyError(name)
         self.hooks += module._forward_hooks, module._forward_pre_hooks
+        self.keep(vars(module), "forward", None)
         return module
+
+    def setting(self, module: nn.Module, name: str, value: Any) -> None:
+        found = self.take(vars(module), name)
+        if found != value:
+            raise KeyError(name)
 
     def sequence(self, parent: nn.Module, name: str) -> nn.Module:
         module = self.child(parent, name, nn.Sequential)
@@ -219,19 +233,24 @@ def _encoder_parts(encoder: BERTEncoder) -> _Parts | None:
         parts.parameter(parts.child(encoder, "token_embedding", nn.Embedding), "weight")
         parts.parameter(parts.child(encoder, "segment_embedding", nn.Embedding), "weight")
         parts.parameter(encoder, "pos_embedding")
-        if encoder.config.embedding_norm:
-            parts.linear(encoder, "embedding_norm", nn.LayerNorm)
+        config = encoder.config
+        if config.embedding_norm:
+            parts.setting(parts.linear(encoder, "embedding_norm", nn.LayerNorm), "eps", config.norm_eps)
         blocks = parts.sequence(encoder, "blks")
         for name in blocks._modules:
             block = parts.child(blocks, name, EncoderBlock)
             attention = parts.child(block, "attention", MultiHeadAttention)
+            parts.setting(attention, "num_heads", config.num_heads)
             for part in ("W_q", "W_k", "W_v", "W_o"):
                 parts.linear(attention, part)
-            parts.linear(parts.child(block, "addnorm1", AddNorm), "ln", nn.LayerNorm)
+            norm = parts.linear(parts.child(block, "addnorm1", AddNorm), "ln", nn.LayerNorm)
+            parts.setting(norm, "eps", config.norm_eps)
             ffn = parts.child(block, "ffn", PositionWiseFFN)
+            parts.setting(ffn, "activation", config.activation)
             parts.linear(ffn, "dense1")
             parts.linear(ffn, "dense2")
-            parts.linear(parts.child(block, "addnorm2", AddNorm), "ln", nn.LayerNorm)
+            norm = parts.linear(parts.child(block, "addnorm2", AddNorm), "ln", nn.LayerNorm)
+            parts.setting(norm, "eps", config.norm_eps)
     except KeyError:
         return None
     return parts if parts.stand() else None
@@ -243,15 +262,14 @@ def _head_parts(head: Head) -> _Parts | None:
     parts.hooks += head._forward_hooks, head._forward_pre_hooks
     try:
         parts.child(head, "encoder", BERTEncoder)
-        own = [parts.child(head, "dropout", nn.Dropout)]
+        parts.child(head, "dropout", nn.Dropout)
         if head.pooled:
             hidden = parts.sequence(head, "hidden")
-            own += hidden, parts.linear(hidden, "0"), parts.child(hidden, "1", nn.Tanh)
+            parts.linear(hidden, "0")
+            parts.child(hidden, "1", nn.Tanh)
             if len(hidden._modules) != 2:
                 return None
-        own.append(parts.linear(head, "output"))
-        for module in own:
-            parts.keep(vars(module), "forward", None)
+        parts.linear(head, "output")
     except KeyError:
         return None
     return parts if parts.stand() else None

@@ -12,7 +12,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from bertnli import _text
 from bertnli.files import atomic_path
 from bertnli.pairs import EncodedPairs, as_labels, as_tensors
-from bertnli.reader import Columns, ReadOptions, Texts, read_options
+from bertnli.reader import Columns, PairData, ReadOptions, Texts, read_options
 
 _CACHE = 1  # of encode_file: to be raised when what files are encoded to changes
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
@@ -120,6 +120,12 @@ def spaced(text: str) -> str:
     """
     text = re.sub(r"([^\w\s'\u2019-])", r" \1 ", text)
     return re.sub(r"(?i)(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text)
+
+
+def spaced_pairs(data: PairData) -> PairData:
+    """The texts `spaced`."""
+    apart = [None if texts is None else [*map(spaced, texts)] for texts in (data.premises, data.hypotheses)]
+    return replace(data, premises=apart[0] or [], hypotheses=apart[1])
 
 
 def _source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]:

@@ -22,7 +22,7 @@ from bertnli.distributed import added_up, dealt, of_rank_0, rank_and_size
 from bertnli.files import atomic_path
 from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
 from bertnli.heads import Head
-from bertnli.inference import check_labels, evaluate, in_batches
+from bertnli.inference import check_labels, evaluate, in_batches, rows_read
 from bertnli.model import BERTEncoder
 from bertnli.optim import Adam
 from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
@@ -174,7 +174,8 @@ def fit(
             best_state = state["best"]
         counts = type(model).right is not Head.right  # whether units can be right or wrong
         features: _Features | None = None
-        fit_in_memory = True
+        # A head of one's own may do more with the encoder's vectors than `head` does.
+        fit_in_memory = type(model).forward is Head.forward and "forward" not in vars(model)
         worker: Any = None
         captured: CapturedSteps | None = None
         built_in: Any = None
@@ -301,7 +302,7 @@ def fit(
                     train_loss=sum(sums) / sum(done),
                     train_accuracy=correct / sum(done) if counts else None,
                     dev_loss=figures.get("loss"),
-                    dev_score=figures.get(model.metric),
+                    dev_score=None if (score := figures.get(model.metric)) is None else float(score),
                     metric=model.metric,
                     seconds=seconds,
                     pairs_per_second=len(train) / seconds,
@@ -319,18 +320,19 @@ def fit(
                 on_epoch(history.epochs[-1])
     if best_state is not None and history.best_epoch != len(history.epochs):
         model.load_state_dict(best_state)
-    model.eval()
     return history
 
 
 @contextmanager
 def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """What training changes beside the weights is restored: generators, denormals, `requires_grad`, gradients."""
+    """What training changes beside the weights is restored: generators, denormals, `requires_grad`, gradients; the mode
+    becomes eval."""
     trainable = {p: p.requires_grad for p in model.parameters()}
     with torch.random.fork_rng([device] if device.type == "cuda" else []), flushed_denormals(), kept_memory():
         try:
             yield
         finally:
+            model.eval()
             for p, flag in trainable.items():
                 p.grad = None
                 p.requires_grad_(flag)
@@ -469,7 +471,7 @@ class _Features:
 
 def _features(model: Head, pairs: EncodedPairs, precision: str, cuda_graphs: bool | None) -> _Features | None:
     """Those of a frozen encoder; None where they would take too much memory, and each step computes its own."""
-    counts = in_batches(model, model.rows_read, pairs).cpu()
+    counts = rows_read(model, pairs)
     if int(counts.sum()) * model.config.num_hiddens * 4 > _MOST_FEATURES:
         return None
     options: dict[str, Any] = dict(by_sequence=model.pooled, cuda_graphs=cuda_graphs)
@@ -513,13 +515,14 @@ def lazily(model: Head, optimizer: torch.optim.Optimizer, low: bool = False) -> 
         yield
         return
     embedding = model.encoder.token_embedding
-    sparse, embedding.sparse = embedding.sparse, True
+    sparse = embedding.sparse
     swapped = [m for m in model.encoder.blks.modules() if low and isinstance(m, nn.Linear)]
     masters = [m.weight for m in swapped]
-    for m, master in zip(swapped, masters, strict=True):
-        m.weight = nn.Parameter(master.detach().bfloat16(), master.requires_grad)
-    optimizer.copies = {p: m.weight for m, p in zip(swapped, masters, strict=True) if p.requires_grad}
     try:
+        embedding.sparse = True
+        for m, master in zip(swapped, masters, strict=True):
+            m.weight = nn.Parameter(master.detach().bfloat16(), master.requires_grad)
+        optimizer.copies = {p: m.weight for m, p in zip(swapped, masters, strict=True) if p.requires_grad}
         yield
     finally:
         for m, master in zip(swapped, masters, strict=True):

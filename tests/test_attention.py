@@ -469,7 +469,14 @@ def test_bad_packed_shape_and_lonely_argument() -> None:
 
 @pytest.mark.parametrize("name", ["plain", "avx2", "avx512", "avx512_bf16", "amx", "sse9"])
 def test_environment_chooses_the_instruction_set(name: str) -> None:
-    code = "from bertnli import ops; print(ops.cpu_isa())"
+    code = """if True:
+        from bertnli import ops
+        found, choose = ops.cpu_isa(), ops.torch.ops.bertnli.set_cpu_isa
+        choose("plain")
+        choose("")
+        assert ops.cpu_isa() == found
+        print(found)
+    """
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"BERTNLI_ISA": name},

@@ -20,6 +20,8 @@ from bertnli import (
     BERTRegressor,
     BERTTagger,
     WordPieceTokenizer,
+    WordTokenizer,
+    predict,
     read_pairs,
     save_pretrained,
 )
@@ -198,6 +200,12 @@ def test_words_are_set_apart_from_punctuation() -> None:
     ]  # fmt: skip
     tokens = "a t-shirt ( red ) , is n't it ?"
     assert spaced(tokens).split() == tokens.split()
+    tokenizer = WordTokenizer.from_texts(["a man is n't sleeping , they 're up ."], 1)
+    torch.manual_seed(0)
+    bert = BERTModel(BERTConfig(len(tokenizer), num_hiddens=16, ffn_num_hiddens=16, num_heads=1, num_layers=1))
+    model = BERTClassifier(bert)
+    apart = ["a man is n't sleeping .", "they 're up , a man ."]
+    assert predict(model, tokenizer, "A man isn't sleeping.", "They're up, a man.") == predict(model, tokenizer, *apart)
 
 
 @pytest.mark.parametrize("source", ["--text-columns", "--columns"])

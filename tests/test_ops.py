@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -497,6 +498,10 @@ def test_own_products_follow_the_instruction_set(isa: str) -> None:
     assert not ops.own_products(torch.float64)
     assert ops.own_products(torch.bfloat16) <= (isa == "avx512_bf16")
     assert ops.own_products(torch.float32) <= isa.startswith("avx512")
+    info = Path("/proc/cpuinfo")
+    if info.exists() and "AuthenticAMD" in info.read_text() and torch._C.has_mkl:
+        assert ops.own_products(torch.float32) == isa.startswith("avx512")
+        assert ops.own_products(torch.bfloat16) == (isa == "avx512_bf16")
 
 
 CASES = list(cases(torch.float32, 1, 1))
@@ -553,13 +558,15 @@ def test_opcheck(dtype: torch.dtype) -> None:
     lib = torch.ops.bertnli
     torch.library.opcheck(lib.add_norm, (*leaves, 1e-5, 0.1, torch.tensor([1, 2])))
     torch.library.opcheck(lib.add_norm, (x, y, None, w, b, 1e-5, 0.0, None))
-    torch.library.opcheck(lib.bias_act, (x, b, "gelu"))
+    for kind in ("relu", "gelu", "gelu_tanh"):
+        torch.library.opcheck(lib.bias_act, (x, b, kind))
     torch.library.opcheck(lib.linear, (x, random(5, 8, dtype=dtype).requires_grad_(), random(5, dtype=dtype)))
     torch.library.opcheck(lib.linear, (x.detach(), random(5, 8, dtype=dtype).requires_grad_(), None))
     torch.library.opcheck(lib.linear_backward, (random(6, 5, dtype=dtype), x.detach(), random(5, 8, dtype=dtype)))
     torch.library.opcheck(lib.embed, (*(t.requires_grad_() for t in tables), *ids, False))
     torch.library.opcheck(lib.embed, (tables[0], tables[1].detach(), tables[2].detach(), *ids, False))
     torch.library.opcheck(lib.embed_norm, (*tables, *ids, w, b, 1e-5, 0.1, torch.tensor([1, 2]), dtype, False))
+    torch.library.opcheck(lib.embed_norm, (*tables, *ids, w, b, 1e-5, 0.0, None, dtype, False))
     gradients = [random(6, 8), random(5, dtype=dtype)]
     torch.library.opcheck(lib.gradient_norm, (gradients,))
     states = [[random(6, 8), random(5)] for _ in range(2)] + [[random(6, 8).abs(), random(5).abs()]]

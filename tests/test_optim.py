@@ -69,7 +69,8 @@ def test_lazy_rows_are_the_dense_optimizer(isa: str, dtype: torch.dtype, decoupl
             optimizer.step()
         for schedule in schedules:
             schedule.step()
-        if i % 100 == 60 or i == STEPS - 2:
+        # 299 steps between two, more than an unread row's moments are felt in float32 (172): the rest is left out.
+        if i in (60, 160, 459) or i == STEPS - 2:
             mine.flush()
             for a, b, c in zip(ours.parameters, theirs.parameters, exact.parameters, strict=True):
                 error, their_error = (float((x.double() - c).abs().max().detach()) for x in (a, b))

@@ -90,6 +90,7 @@ def test_equals_the_modules(isa: str, original: bool, sizes: tuple[int, int, int
         first[2:3],
         torch.arange(0, total, 2),
         torch.tensor([5, 5, 6]),
+        torch.arange(total).repeat_interleave(5),  # each again and again
         torch.tensor([], dtype=torch.long),
     ]
     for rows in some:
@@ -181,6 +182,10 @@ def test_weights_are_packed_anew_when_they_change() -> None:
     check()
     made.load_state_dict({k: torch.randn_like(v) for k, v in made.state_dict().items()})
     check()
+    made.train()
+    made.blks[0].ffn.dense1.weight.data.mul_(2)  # in place, unseen
+    made.eval()
+    check()
 
 
 @torch.no_grad()
@@ -197,6 +202,25 @@ def test_other_modules_run_as_they_are() -> None:
     with pytest.raises(ValueError, match="'int8' is for float32 encoders"), prepared(made, "int8"):
         pass
     handle.remove()
+    block = made.blks[0]
+    for part in (block, block.attention, block.attention.W_q, block.ffn, block.addnorm1, block.addnorm2.ln):
+        part.forward = part.forward
+        with prepared(made, "fp32") as stands:
+            assert not stands
+        del part.forward
+    for part, name, value in (
+        (block.ffn, "activation", "relu"),
+        (block.attention, "num_heads", 4),
+        (block.addnorm2.ln, "eps", 0.1),
+        (made.embedding_norm, "eps", 0.1),
+    ):
+        before = getattr(part, name)
+        setattr(part, name, value)
+        wanted = made(batch)
+        with prepared(made, "fp32") as stands:
+            assert not stands
+            assert torch.equal(made(batch), wanted)
+        setattr(part, name, before)
     with prepared(made, "fp32") as stands:
         assert stands
 

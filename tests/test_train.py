@@ -11,13 +11,27 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracles import PlainD2LClassifier
 from torch.nn.functional import cross_entropy
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, Epoch, evaluate, fit, ops, score, train
+from bertnli import (
+    BERTClassifier,
+    BERTConfig,
+    BERTModel,
+    EncodedPairs,
+    Epoch,
+    PackedBatch,
+    evaluate,
+    fit,
+    ops,
+    score,
+    train,
+)
 from bertnli.batching import cut
 from bertnli.optim import Adam
 from bertnli.train import kept_memory
@@ -318,6 +332,49 @@ def test_a_wholly_frozen_encoder_is_run_once(freeze: str | int, monkeypatch: pyt
     assert losses == pytest.approx(wanted, abs=1e-5)
 
 
+def test_a_head_that_does_more_than_head_does_it_on_a_frozen_encoder_too() -> None:
+    class Doubled(BERTClassifier):
+        def forward(self, inputs: Any) -> torch.Tensor:
+            return 2 * super().forward(inputs)
+
+    def losses(kind: type[BERTClassifier]) -> list[float]:
+        torch.manual_seed(0)
+        net = kind(BERTModel(BERTConfig(VOCAB, dropout=0.0, **SIZES)))
+        return fit(net, pairs(), epochs=1, batch_size=16, lr=1e-2, freeze="encoder", progress=False).losses
+
+    twice, once = losses(Doubled), losses(BERTClassifier)
+    assert twice[0] != pytest.approx(once[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_interrupted_model_is_whole(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = classifier()
+    parameters = dict(net.named_parameters())
+    units, calls = BERTClassifier.units, []
+
+    def interrupt(self: BERTClassifier, batch: PackedBatch) -> int:
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return units(self, batch)
+
+    monkeypatch.setattr(BERTClassifier, "units", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, pairs(), epochs=1, batch_size=16, precision=precision, progress=False)
+    assert not any(m.training for m in net.modules())
+    assert not net.encoder.token_embedding.sparse
+    assert all(p is parameters[name] and p.requires_grad for name, p in net.named_parameters())
+
+
+def test_a_score_of_another_kind_of_number_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BERTClassifier, "metrics", lambda *_: {"accuracy": np.float32(0.5)})
+    options = dict(batch_size=16, progress=False, state_file=tmp_path / "state.pt")
+    history = fit(classifier(), pairs(), pairs(), epochs=1, **options)  # type: ignore[arg-type]
+    assert type(history.epochs[0].dev_score) is float
+    again = fit(classifier(), pairs(), pairs(), epochs=1, **options)  # type: ignore[arg-type]
+    assert again.losses == history.losses
+
+
 def test_pretraining_heads_stay_bit_equal() -> None:
     net = classifier(dropout=0.1)
     before = {name: copy.deepcopy(module.state_dict()) for name, module in net.carried.items()}
@@ -535,9 +592,20 @@ def test_kept_memory_is_handed_out_once_and_given_back() -> None:
                 alive.append((torch.full((int(10 ** draw.uniform(0, 5.5)),), i + 1000 * seed), i + 1000 * seed))
         assert all(bool((x == value).all()) for x, value in alive)
 
+    def churn_here(seed: int) -> None:
+        with kept_memory():
+            churn(seed)
+
     with kept_memory():
         with ThreadPoolExecutor(4) as threads:
-            list(threads.map(churn, range(8)))
+            list(threads.map(churn_here, range(8)))
+            if sys.platform == "linux":  # another thread's memory is not from here
+                theirs, mine = threads.submit(torch.ones, 3_000_000).result(), torch.ones(3_000_000)
+                ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+                places = [range(int(a, 16), int(b, 16)) for a, b in ranges]
+                kept = next(r for r in places if mine.data_ptr() in r)
+                assert theirs.data_ptr() not in kept
+                del theirs, mine
         if sys.platform == "linux":
             place = torch.ones(3_000_000).data_ptr()
             assert torch.ones(3_000_000).data_ptr() == place
@@ -560,8 +628,9 @@ def test_kept_memory_after_fork() -> None:
     running = True
 
     def churn() -> None:
-        while running:
-            torch.empty(100_000)
+        with kept_memory():
+            while running:
+                torch.empty(100_000)
 
     with kept_memory(), ThreadPoolExecutor(3) as threads:
         for _ in range(3):

@@ -54,12 +54,15 @@ Isa isa_named(const std::string& name, const char* source) {
   TORCH_CHECK(false, source, " must be plain, avx2, avx512, avx512_bf16 or amx; found '", name, "'");
 }
 
-// BERTNLI_ISA, else the best that the CPU has; read at the first call.
+// BERTNLI_ISA, else the best that the CPU has.
+Isa first_isa() {
+  const char* name = std::getenv("BERTNLI_ISA");
+  return name && *name ? isa_named(name, "the environment variable BERTNLI_ISA") : best_isa();
+}
+
+// At the first call `first_isa`.
 std::atomic<int>& chosen_isa() {
-  static std::atomic<int> isa{[] {
-    const char* name = std::getenv("BERTNLI_ISA");
-    return int(name && *name ? isa_named(name, "the environment variable BERTNLI_ISA") : best_isa());
-  }()};
+  static std::atomic<int> isa{int(first_isa())};
   return isa;
 }
 
@@ -145,7 +148,7 @@ bool cpu_multiplies_better([[maybe_unused]] bool bf16) {
 
 std::string cpu_isa() { return kIsaNames[chosen_isa().load()]; }
 void set_cpu_isa(const std::string& name) {
-  chosen_isa().store(int(name.empty() ? best_isa() : isa_named(name, "set_cpu_isa")));
+  chosen_isa().store(int(name.empty() ? first_isa() : isa_named(name, "set_cpu_isa")));
 }
 
 }  // namespace bertnli

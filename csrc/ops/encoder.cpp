@@ -87,6 +87,7 @@ class Memory {
  public:
   explicit Memory(size_t bytes) {
     if (size_ < bytes) {
+      size_ = 0;  // should the allocation fail
       block_.reset();
       block_.reset(new char[bytes + 64]);
       size_ = bytes;
@@ -341,7 +342,7 @@ class PreparedEncoder {
     take(w.y, most * width_ * 4);
     take(w.read, r * width_ * 4);
     take(w.mean, most * 4), take(w.rstd, most * 4);
-    take(w.qkv, m * 3 * width_ * bytes);
+    take(w.qkv, std::max(3 * m, r) * width_ * bytes);
     take(w.attended, most * width_ * bytes);
     take(w.hidden, most * inner_ * bytes);
     take(w.operand.data, most * step_bytes(kernels_, wide));
@@ -473,7 +474,10 @@ class PreparedEncoder {
       }
       if (read) {
         gather(call, chunk, w.x, w.read, width_ * 4);
-        if (!call.absorb) gather(call, chunk, w.attended, w.attended, width_ * size(type_));  // ascending: in place
+        if (!call.absorb) {
+          std::swap(w.attended, w.qkv);  // a row may be read twice: not in place
+          gather(call, chunk, w.qkv, w.attended, width_ * size(type_));
+        }
         finish(layer, w.read, n_rows, w, team);
       } else {
         finish(layer, w.x, m, w, team);

@@ -20,11 +20,11 @@ namespace {
 
 // Hands out one range of addresses, as large as the machine's memory, in huge pages where the system has them. Freed
 // blocks are joined with free neighbours, and a block comes from the smallest free one that holds it. What is small, or
-// finds no room, comes from the allocator that torch had before.
+// finds no room, or is for a thread that does not train, comes from the allocator that torch had before.
 class Kept final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    void* memory = bytes < kLeast ? nullptr : take(bytes);
+    void* memory = bytes < kLeast || !here_ ? nullptr : take(bytes);
     if (!memory) memory = before_->raw_allocate(bytes);
     return {memory, memory, release, at::Device(at::kCPU)};
   }
@@ -33,12 +33,14 @@ class Kept final : public c10::Allocator {
 
   void begin() {
     const std::lock_guard<std::mutex> lock(mutex_);
+    here_++;
     if (users_++ || !reserved()) return;
     before_ = c10::GetCPUAllocator();
     c10::SetCPUAllocator(this);
   }
   void end() {
     const std::lock_guard<std::mutex> lock(mutex_);
+    here_--;
     if (--users_ == 0 && begin_) c10::SetCPUAllocator(before_);
   }
   // Blocks that are in use stay.
@@ -117,6 +119,7 @@ class Kept final : public c10::Allocator {
   static void before_fork();
   static void after_fork();
 
+  static thread_local int here_;  // users of this thread
   std::mutex mutex_;
   int users_ = 0;
   c10::Allocator* before_ = nullptr;
@@ -124,6 +127,8 @@ class Kept final : public c10::Allocator {
   std::map<char*, size_t> by_place_;
   std::set<std::pair<size_t, char*>> by_size_;
 };
+
+thread_local int Kept::here_ = 0;
 
 // Never destroyed: tensors may outlive it.
 Kept& kept() {
@@ -145,7 +150,7 @@ void Kept::after_fork() { kept().mutex_.unlock(); }
 
 }  // namespace
 
-// From the first `on` to the last `off`, CPU tensors' memory comes from here.
+// From the first `on` of a thread to its last `off`, the memory of CPU tensors that it makes comes from here.
 void keep_memory(bool on) { on ? kept().begin() : kept().end(); }
 void give_back_memory() { kept().give_back(); }
 
