@@ -102,9 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--unlabelled", type=Path, help="further examples, as `bertnli predict` takes them")
     sub.add_argument("--output", type=Path, required=True, help="folder to write")
     _add_reading(sub)
-    sub.add_argument("--num-hiddens", type=_positive, default=128, help="width of the student")
-    sub.add_argument("--ffn-num-hiddens", type=_positive, help="None: four times the width")
-    sub.add_argument("--num-heads", type=_positive, help="None: heads of 32")
+    sub.add_argument(
+        "--num-hiddens",
+        type=_positive,
+        default=128,
+        help="width of the student; with --teacher-layers a multiple of the teacher's heads' size, at most its width",
+    )
+    sub.add_argument(
+        "--ffn-num-hiddens",
+        type=_positive,
+        help="None: four times the width; with --teacher-layers at most the teacher's, at its width the teacher's",
+    )
+    sub.add_argument(
+        "--num-heads", type=_positive, help="None: heads of 32; with --teacher-layers of the teacher's size"
+    )
     sub.add_argument("--num-layers", type=_positive, help="None: 4, or as many as --teacher-layers")
     sub.add_argument(
         "--teacher-layers", type=_numbers, help="layers of the teacher that the student begins with, from 0"
@@ -334,6 +345,8 @@ def _train(a: argparse.Namespace) -> None:
         model.settings["texts"] = 1 if train.hypotheses is None else 2
     if isinstance(train, _PairFile):
         model.settings["texts"] = 2
+    if a.stride is not None and task != "qa":
+        raise ValueError(f"--stride is for question answering; the model does {task}")
     if isinstance(train, QuestionData):
         model.settings["no_answer"] = any(not answers for answers in train.answers or ())
         if a.stride is not None:
@@ -560,6 +573,8 @@ def _read(
     a: argparse.Namespace, task: str, path: Path, split: str, columns: Columns, names: Sequence[str] | None
 ) -> PairData | WordData | QuestionData:
     """The labelled examples of a file, or of a folder in SNLI's layout that split's."""
+    if a.label_column and (task == "qa" or not (task == "tagging" or a.text_columns)):
+        raise ValueError("--label-column goes with --text-columns, or with a tagger's file; SNLI's layout has its own")
     if task == "qa":
         return read_squad(path)
     if task == "tagging":

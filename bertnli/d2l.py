@@ -230,7 +230,8 @@ def evaluate_accuracy_gpu(
 ) -> float:
     """Accuracy of `net`, a module or a function, over `data_iter`.
 
-    device: None means where the module is (a function: the CPU). A module is left in eval mode.
+    device: None means where the module is (a function: the CPU). A module is left in eval mode. Raises ValueError where
+    there is no data.
     """
     if isinstance(net, nn.Module):
         net.eval()
@@ -242,6 +243,8 @@ def evaluate_accuracy_gpu(
         for X, y in data_iter:
             y = y.to(device)
             metric.add(accuracy(net(_to(X, device)), y), y.numel())
+    if not metric[1]:
+        raise ValueError("data_iter gave no examples: there is no accuracy to tell")
     return metric[0] / metric[1]
 
 

@@ -115,7 +115,8 @@ def fit(
     bertnli/distributed.py): the step is that of one process but for the draws of dropout. All end with equal weights;
     the first writes `state_file` and shows the bar.
 
-    The model ends in eval mode; its parameters' `requires_grad` and torch's generators are left as they were.
+    The model ends in eval mode; its parameters' `requires_grad` and the generators of the CPU and of the model's device
+    are left as they were (those of further GPUs are seeded).
 
     Raises ValueError for missing or foreign labels, for too long rows, for unknown options, for a state file of another
     run, and where the loss is no finite number any more (on the CPU at once, elsewhere after the epoch): then the

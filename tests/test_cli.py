@@ -621,7 +621,9 @@ def test_a_tagger_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert json.loads(out)["recall"] == recall
 
 
-def test_predict_expects_what_the_model_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_expects_what_the_model_was_trained_on(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     reading, name, *_ = jobs(tmp_path)["regression"]
     arguments = ["--scratch", "bert.small", "--task", "regression", "--min-freq", 1, *reading, "--epochs", 1, "--quiet"]
     train = ["train", *arguments, "--train", tmp_path / name, "--output", tmp_path / "model"]
@@ -642,6 +644,16 @@ def test_predict_expects_what_the_model_was_trained_on(tmp_path: Path, capsys: p
     status, _, err = run(*train[:5], "--train", tmp_path / name, "--output", tmp_path / "x", capsys=capsys)
     assert status == 2
     assert "regression needs --text-columns and --label-column" in err
+    for option, message in (
+        (["--label-column", "tone"], "--label-column goes with --text-columns"),
+        (["--stride", 4], "--stride is for question answering"),
+    ):
+        status, _, err = run(
+            "train", "--scratch", "bert.small", "--train", corpus, *option, "--output", tmp_path / "x",
+            capsys=capsys,
+        )  # fmt: skip
+        assert status == 2
+        assert message in err
 
 
 def test_characters_of_chinese(data_dir: Path) -> None:

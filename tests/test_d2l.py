@@ -143,6 +143,8 @@ def test_accuracy_of_a_function() -> None:
     data = toy_batches(2)
     net = nn.Linear(5, 3)
     assert d2l.evaluate_accuracy_gpu(lambda x: net(x), data) == d2l.evaluate_accuracy_gpu(net, data)
+    with pytest.raises(ValueError, match="no examples"):
+        d2l.evaluate_accuracy_gpu(net, [])
 
 
 def test_animator_keeps_its_curves(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ inline at::Tensor checked_cu_seqlens(const at::Tensor& cu, const char* name, int
                                      const char* longest_name) {
   TORCH_CHECK(cu.dim() == 1 && cu.size(0) >= 1, name, " must have shape [batch + 1]; found ", cu.sizes());
   TORCH_CHECK(cu.scalar_type() == at::kInt, name, " must be int32; found ", cu.dtype());
-  TORCH_CHECK(cu.device().is_cpu(), name, " must lie on q's device, the CPU; found ", cu.device());
+  TORCH_CHECK(cu.device().is_cpu(), name, " must lie on the other tensors' device, the CPU; found ", cu.device());
   const at::Tensor dense = cu.contiguous();
   const int32_t* at = dense.const_data_ptr<int32_t>();
   const int64_t batch = dense.size(0) - 1;
