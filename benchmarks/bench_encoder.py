@@ -212,6 +212,8 @@ def floor(shape: str, rows: Tensor, precision: str) -> float:
         *((len(rows), i, o, 1) for i, o in ((h, h), (h, h), (h, h), (h, h), (h, f), (f, h))),
     ]:
         x, w, y = (torch.randn(s).to(dtype) for s in ((depth, inner), (outer, inner), (depth, outer)))
+        if not times:
+            continue
         total += times * sum(min(_seconds(run) for run in runs for _ in range(3)) for runs in products(x, w, y))
     torch.ops.bertnli.keep_memory(False)
     return total

@@ -561,10 +561,10 @@ def _source(
     """What `_encode` takes: with --cache the file, else what `_read` finds in it."""
     if a.cache is None:
         return _read(a, task, path, split, columns, names)
-    if task != "classification" or a.text_columns or (columns == "parse" and a.columns == "text"):
+    if task != "classification" or a.text_columns or a.label_column or (columns == "parse" and a.columns == "text"):
         raise ValueError(
             "--cache keeps pairs of files in SNLI's layout only, of a model of words their parses: without "
-            "--text-columns, to be classified"
+            "--text-columns and --label-column, to be classified"
         )
     return _PairFile(snli_file(path, split), a.columns or columns, names, a.cache)
 

@@ -259,12 +259,15 @@ def distill(
                     teacher says of all examples takes no more than 2 GiB (while it says it, twice that); else each step
                     fetches its part from the CPU
 
-    Raises ValueError for heads of different tasks or classes, for layers that are not there or do not learn, for
-    `cuda_graphs` where steps cannot be, and where the student's head would read other rows than the teacher's: that of
-    question answering reads all tokens, which must be the same.
+    Raises ValueError for heads of different tasks or classes, or with a `forward` of their own, for layers that are not
+    there or do not learn, for `cuda_graphs` where steps cannot be, and where the student's head would read other rows
+    than the teacher's: that of question answering reads all tokens, which must be the same.
     """
     if (student.task, student.label_names) != (teacher.task, teacher.label_names):
         raise ValueError("teacher and student must be heads of the same task and classes")
+    for name, model in (("teacher", teacher), ("student", student)):
+        if type(model).forward is not Head.forward:
+            raise ValueError(f"the {name} has a `forward` of its own, where distill calls `features` and `head`")
     if hidden_layers and not len(hidden_layers) < student.config.num_layers:
         raise ValueError(f"the student has {student.config.num_layers - 1} layers before its last for hidden_layers")
     if bad := [i for i in hidden_layers if not 0 <= i < teacher.config.num_layers - 1]:

@@ -110,7 +110,8 @@ def in_batches(
 def rows_read(model: Head, pairs: EncodedPairs) -> Tensor:
     """How many rows the head reads of each sequence, int64 [N]."""
     parts = torch.split(torch.arange(len(pairs)), 4096)
-    return torch.cat([model.rows_read(pairs.batch(rows)) for rows in parts])
+    with torch.no_grad(), evaluating(model, layers=False):
+        return torch.cat([model.rows_read(pairs.batch(rows)) for rows in parts])
 
 
 def _bare(model: Head) -> bool:
@@ -190,7 +191,7 @@ def predict(
     tokenizer  the model's; a Vocab, as the book's checkpoints have it, stands for its WordTokenizer
     inputs     what the head takes, by position: for classification and regression texts, or premises and hypotheses; a
                string, or two, instead of lists are one example. For a model of words their punctuation is set apart
-               (`tokenizer.spaced`)
+               (`tokenizer.spaced`), but in words that the vocabulary has
     max_len    tokens a row; None means `settings["max_len"]`, else the head's own
 
     A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths,
@@ -199,7 +200,7 @@ def predict(
     tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
     examples = model.inputs(*inputs)
     if isinstance(tokenizer, WordTokenizer) and isinstance(examples, PairData):
-        examples = spaced_pairs(examples)
+        examples = spaced_pairs(examples, tokenizer.vocab)
     data = model.encode(tokenizer, examples, max_len, truncation)
     outputs = score(model, data, batch_size=batch_size, precision=precision)
     if outputs.isnan().any():

@@ -122,10 +122,21 @@ def spaced(text: str) -> str:
     return re.sub(r"(?i)(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text)
 
 
-def spaced_pairs(data: PairData) -> PairData:
-    """The texts `spaced`."""
-    apart = [None if texts is None else [*map(spaced, texts)] for texts in (data.premises, data.hypotheses)]
-    return replace(data, premises=apart[0] or [], hypotheses=apart[1])
+def spaced_pairs(data: PairData, vocab: Any = None) -> PairData:
+    """The texts `spaced`, but for words that the vocabulary has ("U.S.", "...").
+
+    Raises TypeError for a string instead of a list of them.
+    """
+    known = {} if vocab is None else vocab.token_to_idx
+
+    def apart(texts: Iterable[str], name: str) -> list[str]:
+        if isinstance(texts, str):
+            raise TypeError(f"{name} must be a sequence of str, not one str; put it into a list")
+        words = (text.split() for text in texts)
+        return [" ".join(w if w.lower() in known else spaced(w) for w in of_text) for of_text in words]
+
+    hypotheses = None if data.hypotheses is None else apart(data.hypotheses, "hypotheses")
+    return replace(data, premises=apart(data.premises, "premises"), hypotheses=hypotheses)
 
 
 def _source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]:

@@ -175,8 +175,9 @@ def fit(
             best_state = state["best"]
         counts = type(model).right is not Head.right  # whether units can be right or wrong
         features: _Features | None = None
-        # A head of one's own may do more with the encoder's vectors than `head` does.
-        fit_in_memory = type(model).forward is Head.forward and "forward" not in vars(model)
+        # Who listens to the head, or has one with a `forward` of its own, is to find it called.
+        bare = type(model).forward is Head.forward and "forward" not in vars(model)
+        fit_in_memory = bare and not model._forward_hooks and not model._forward_pre_hooks
         worker: Any = None
         captured: CapturedSteps | None = None
         built_in: Any = None

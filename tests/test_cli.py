@@ -19,6 +19,7 @@ from bertnli import (
     BERTModel,
     BERTRegressor,
     BERTTagger,
+    PairData,
     WordPieceTokenizer,
     WordTokenizer,
     predict,
@@ -193,7 +194,7 @@ def test_standard_input_is_answered_batch_by_batch(trained: Path) -> None:
 
 
 def test_words_are_set_apart_from_punctuation() -> None:
-    from bertnli.tokenizer import spaced
+    from bertnli.tokenizer import Vocab, spaced, spaced_pairs
 
     assert spaced("A man's dog isn't sleeping, they're up.").split() == [
         "A", "man", "'s", "dog", "is", "n't", "sleeping", ",", "they", "'re", "up", ".",
@@ -206,6 +207,10 @@ def test_words_are_set_apart_from_punctuation() -> None:
     model = BERTClassifier(bert)
     apart = ["a man is n't sleeping .", "they 're up , a man ."]
     assert predict(model, tokenizer, "A man isn't sleeping.", "They're up, a man.") == predict(model, tokenizer, *apart)
+    with pytest.raises(TypeError, match="hypotheses must be a sequence of str, not one str"):
+        predict(model, tokenizer, ["a"], "b")
+    data = spaced_pairs(PairData.of("In the U.S. ... he isn't."), Vocab.of(["u.s.", "..."]))
+    assert [text.split() for text in data.premises] == [["In", "the", "U.S.", "...", "he", "is", "n't", "."]]
 
 
 @pytest.mark.parametrize("source", ["--text-columns", "--columns"])

@@ -346,6 +346,13 @@ def test_bad_arguments() -> None:
     full, data = WordPieceTokenizer(PIECES), texts(8)
     with pytest.raises(ValueError, match="same task and classes"):
         distill(teacher(), full, BERTRegressor(teacher()), full, data)
+
+    class Doubled(BERTClassifier):
+        def forward(self, inputs: Any) -> torch.Tensor:
+            return 2 * super().forward(inputs)
+
+    with pytest.raises(ValueError, match="the student has a `forward` of its own"):
+        distill(teacher(), full, Doubled(BERTModel(teacher().config), 2, NAMES), full, data)
     with pytest.raises(ValueError, match="train has no labels"):
         distill(teacher(), full, teacher(), full, PairData.of(data.premises, data.hypotheses))
     for layers, message in (([0, 1, 2], "student has 2 layers before its last"), ([2], "0 to 1 of the teacher, not 2")):

@@ -473,10 +473,10 @@ class PreparedEncoder {
         attend(a, batch, team);
       }
       if (read) {
-        gather(call, chunk, w.x, w.read, width_ * 4);
         if (!call.absorb) {
-          std::swap(w.attended, w.qkv);  // a row may be read twice: not in place
-          gather(call, chunk, w.qkv, w.attended, width_ * size(type_));
+          gather(call, chunk, w.x, w.read, width_ * 4);
+          gather(call, chunk, w.attended, w.qkv, width_ * size(type_));  // a row may be read twice: not in place
+          std::swap(w.attended, w.qkv);
         }
         finish(layer, w.read, n_rows, w, team);
       } else {
@@ -489,11 +489,11 @@ class PreparedEncoder {
 
   static void gather(const Call& call, const Chunk& chunk, const void* from, void* to, int64_t bytes) {
     for (int64_t r = chunk.row_begin; r < chunk.row_end; r++)
-      std::memmove((char*)to + (r - chunk.row_begin) * bytes,
-                   (const char*)from + (call.rows[r] - call.cu[chunk.begin]) * bytes, size_t(bytes));
+      std::memcpy((char*)to + (r - chunk.row_begin) * bytes,
+                  (const char*)from + (call.rows[r] - call.cu[chunk.begin]) * bytes, size_t(bytes));
   }
 
-  // Attention of the rows that are read, over the layer's inputs themselves: to w.attended.
+  // Attention of the rows that are read, over the layer's inputs themselves: to w.attended; those inputs to w.read.
   void absorbed(const Call& call, const Chunk& chunk, Attention& a, const Work& w, const Team& team) const {
     const int64_t t0 = call.cu[chunk.begin], m = call.cu[chunk.end] - t0, n = chunk.row_end - chunk.row_begin;
     const int64_t d = width_ / heads_, bytes = size(type_), batch = chunk.end - chunk.begin;

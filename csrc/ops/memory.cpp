@@ -24,7 +24,7 @@ namespace {
 class Kept final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    void* memory = bytes < kLeast || !here_ ? nullptr : take(bytes);
+    void* memory = bytes < kLeast || here_ <= 0 ? nullptr : take(bytes);
     if (!memory) memory = before_->raw_allocate(bytes);
     return {memory, memory, release, at::Device(at::kCPU)};
   }
