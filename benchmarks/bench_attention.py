@@ -5,8 +5,9 @@
 
 Forward and backward are timed by themselves, with dropout 0.1, and forward without dropout too ("inference"). Each test
 first requires equal outputs and gradients without dropout. Then pytest-benchmark times every contestant by itself, and
-"times ours" is the median of ratios of pairs of runs, taken one after the other so that both see the same machine. The
-peers get their best case: the padded one starts from tensors that are padded already, and the sequences lie sorted by
+"times ours" is the median of ratios of pairs of runs, taken one after the other so that both see the same machine, each
+after a run of its own: else a run would give back to the system what the peer before it has freed. The peers get their
+best case: the padded one starts from tensors that are padded already, and the sequences lie sorted by
 length, so that a group is a slice of the packed tokens.
 """
 
@@ -96,6 +97,8 @@ class Problem:
 
 
 def seconds(function: Callable[[], Any]) -> float:
+    """Of a second run."""
+    function()
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

@@ -373,12 +373,14 @@ def test_small(benchmark: Any, name: str) -> None:
         benchmark.pedantic(c.step, (rows,), warmup_rounds=1, rounds=3)
 
 
-def machine() -> str:
+def machine(threads: int | None = None) -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    lines = reversed(info.read_text().splitlines() if info.exists() else [])
+    cpu = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    model = cpu.get("model name", platform.machine())
+    family = f" (family {cpu['cpu family']})" if "cpu family" in cpu else ""  # servers hide the rest of the name
     threads = torch.get_num_threads()
-    return f"{model}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}, {ops.cpu_isa()} kernels"
+    return f"{model}{family}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}, {ops.cpu_isa()} kernels"
 
 
 def main() -> None:

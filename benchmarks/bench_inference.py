@@ -25,7 +25,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import time
@@ -45,8 +44,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from bench_attention import snli_lengths  # noqa: E402
+from bench_encoder import machine  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordPieceTokenizer, ops, predict, score  # noqa: E402
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordPieceTokenizer, predict, score  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
 
 VOCABULARY = 30522
@@ -437,12 +437,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS)
     parser.add_argument("--json", type=Path, help="append the figures here, one JSON object a line")
     args = parser.parse_args()
-    processor = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
-        platform.processor(),
-    )
-    machine = f"{processor}, {args.threads} threads, torch {torch.__version__}, {ops.cpu_isa()} kernels"
-    print(machine)
+    described = machine(args.threads)
+    print(described)
     for shape in args.shapes:
         batches = args.batch or [SHAPES[shape][-1], 1]
         with field(shape, args.threads, args.peers) as built:
@@ -456,7 +452,9 @@ def main() -> None:
                     print(f"  {row['precision']} ours {row['ms']:9.3f} ms   {others}", flush=True)
                     if args.json:
                         with args.json.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps({"machine": machine, "threads": args.threads, **what, **row}) + "\n")
+                            file.write(
+                                json.dumps({"machine": described, "threads": args.threads, **what, **row}) + "\n"
+                            )
 
 
 if __name__ == "__main__":
