@@ -7,8 +7,8 @@ Forward and backward are timed by themselves, with dropout 0.1, and forward with
 first requires equal outputs and gradients without dropout. Then pytest-benchmark times every contestant by itself, and
 "times ours" is the median of ratios of pairs of runs, taken one after the other so that both see the same machine, each
 after a run of its own: else a run would give back to the system what the peer before it has freed. The peers get their
-best case: the padded one starts from tensors that are padded already, and the sequences lie sorted by
-length, so that a group is a slice of the packed tokens.
+best case: the padded one starts from tensors that are padded already, and the sequences lie sorted by length, so that
+a group is a slice of the packed tokens.
 """
 
 from __future__ import annotations

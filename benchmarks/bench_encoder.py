@@ -211,9 +211,9 @@ def floor(shape: str, rows: Tensor, precision: str) -> float:
         # Of the last layer: query, absorbed query, context to value, output, FFN
         *((len(rows), i, o, 1) for i, o in ((h, h), (h, h), (h, h), (h, h), (h, f), (f, h))),
     ]:
-        x, w, y = (torch.randn(s).to(dtype) for s in ((depth, inner), (outer, inner), (depth, outer)))
         if not times:
             continue
+        x, w, y = (torch.randn(s).to(dtype) for s in ((depth, inner), (outer, inner), (depth, outer)))
         total += times * sum(min(_seconds(run) for run in runs for _ in range(3)) for runs in products(x, w, y))
     torch.ops.bertnli.keep_memory(False)
     return total
@@ -375,11 +375,11 @@ def test_small(benchmark: Any, name: str) -> None:
 
 def machine(threads: int | None = None) -> str:
     info = Path("/proc/cpuinfo")
-    lines = reversed(info.read_text().splitlines() if info.exists() else [])
+    lines = info.read_text().splitlines() if info.exists() else []
     cpu = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     model = cpu.get("model name", platform.machine())
     family = f" (family {cpu['cpu family']})" if "cpu family" in cpu else ""  # servers hide the rest of the name
-    threads = torch.get_num_threads()
+    threads = threads or torch.get_num_threads()
     return f"{model}{family}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}, {ops.cpu_isa()} kernels"
 
 

@@ -123,20 +123,16 @@ def spaced(text: str) -> str:
 
 
 def spaced_pairs(data: PairData, vocab: Any = None) -> PairData:
-    """The texts `spaced`, but for words that the vocabulary has ("U.S.", "...").
-
-    Raises TypeError for a string instead of a list of them.
-    """
+    """The texts `spaced`, but for words that the vocabulary has ("U.S.", "...")."""
     known = {} if vocab is None else vocab.token_to_idx
 
-    def apart(texts: Iterable[str], name: str) -> list[str]:
-        if isinstance(texts, str):
-            raise TypeError(f"{name} must be a sequence of str, not one str; put it into a list")
+    def apart(texts: Any) -> Any:
+        if texts is None or isinstance(texts, str):  # one string instead of a list: encoding says so
+            return texts
         words = (text.split() for text in texts)
         return [" ".join(w if w.lower() in known else spaced(w) for w in of_text) for of_text in words]
 
-    hypotheses = None if data.hypotheses is None else apart(data.hypotheses, "hypotheses")
-    return replace(data, premises=apart(data.premises, "premises"), hypotheses=hypotheses)
+    return replace(data, premises=apart(data.premises), hypotheses=apart(data.hypotheses))
 
 
 def _source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]:
