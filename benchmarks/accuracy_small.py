@@ -26,14 +26,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from oracles import PlainD2LClassifier  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordTokenizer, evaluate, fit  # noqa: E402
-from bertnli.model import SIZES  # noqa: E402
-from bertnli.reader import read_pairs  # noqa: E402
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, evaluate, fit  # noqa: E402
+from bertnli.encoder.bert import SIZES  # noqa: E402
+from bertnli.data.snli import read_pairs  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"
 
 
-def train_plain(net: PlainD2LClassifier, data: EncodedPairs, args: argparse.Namespace, seed: int) -> None:
+def train_plain(net: PlainD2LClassifier, data: EncodedTexts, args: argparse.Namespace, seed: int) -> None:
     """The loop of `bertnli.fit`, written out over padded tensors."""
     token_ids, segments, valid_lens = data.to_padded(128)
     assert data.labels is not None
@@ -61,7 +61,7 @@ def train_plain(net: PlainD2LClassifier, data: EncodedPairs, args: argparse.Name
 
 
 @torch.no_grad()
-def accuracy_of_plain(net: PlainD2LClassifier, data: EncodedPairs) -> float:
+def accuracy_of_plain(net: PlainD2LClassifier, data: EncodedTexts) -> float:
     net.eval()
     token_ids, segments, valid_lens = data.to_padded(128)
     right = 0
@@ -83,8 +83,8 @@ def main() -> None:
     args = parser.parse_args()
     train = read_pairs(DATA / "snli_1.0_train.txt")
     test = read_pairs(DATA / "snli_1.0_test.txt")
-    tokenizer = WordTokenizer.from_texts([*train.premises, *train.hypotheses], 5)
-    data, held_out = (tokenizer.encode_pairs(d.premises, d.hypotheses, labels=d.labels) for d in (train, test))
+    tokenizer = WordTokenizer.from_texts([*train.first, *train.second], 5)
+    data, held_out = (tokenizer.encode_pairs(d.first, d.second, labels=d.labels) for d in (train, test))
     sizes = SIZES["bert.small"]
     for seed in args.seeds:
         torch.manual_seed(seed)

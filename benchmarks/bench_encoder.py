@@ -56,13 +56,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from oracles import PlainD2LClassifier  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordTokenizer, d2l, ops, read_pairs  # noqa: E402
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, d2l, ops, read_pairs  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
-from bertnli.demo import write_demo_corpus  # noqa: E402
-from bertnli.model import SIZES  # noqa: E402
-from bertnli.optim import Adam  # noqa: E402
-from bertnli.reader import PairData  # noqa: E402
-from bertnli.train import _optimizer, flushed_denormals, lazily  # noqa: E402
+from bertnli.data.demo import write_demo_corpus  # noqa: E402
+from bertnli.encoder.bert import SIZES  # noqa: E402
+from bertnli.training.adam import Adam  # noqa: E402
+from bertnli.data.snli import TextData  # noqa: E402
+from bertnli.training.loop import _optimizer, flushed_denormals, lazily  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -75,20 +75,20 @@ ROWS_AT_A_TIME = 8
 
 
 @cache
-def texts() -> PairData:
+def texts() -> TextData:
     path = DATA / "snli_1.0_train.txt"
     return read_pairs(path if path.exists() else write_demo_corpus(ROOT / "runs" / "bench") / "snli_1.0_train.txt")
 
 
 @cache
 def tokenizer() -> WordTokenizer:
-    return WordTokenizer.from_texts([*texts().premises, *(texts().hypotheses or ())], 1)
+    return WordTokenizer.from_texts([*texts().first, *(texts().second or ())], 1)
 
 
 @cache
-def pairs() -> EncodedPairs:
+def pairs() -> EncodedTexts:
     data = texts()
-    return tokenizer().encode_pairs(data.premises, data.hypotheses, labels=data.labels)
+    return tokenizer().encode_pairs(data.first, data.second, labels=data.labels)
 
 
 class Contestant:
@@ -359,7 +359,7 @@ def notebook(batch: int, steps: int) -> dict[str, float]:
     table = {"the book": run(book, Padded())}
     with flushed_denormals():  # as in `train_ch13`
         table["changed import"] = run(own, Padded(), fused=True)
-        data = d2l.SNLIBERTDataset((texts().premises, texts().hypotheses or (), texts().labels or ()), 128, tokenizer())
+        data = d2l.SNLIBERTDataset((texts().first, texts().second or (), texts().labels or ()), 128, tokenizer())
         table["definitions deleted"] = run(mine, data, fused=True)
     return table
 

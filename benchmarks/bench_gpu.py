@@ -56,7 +56,7 @@ from bertnli import (  # noqa: E402
     BERTClassifier,
     BERTConfig,
     BERTModel,
-    EncodedPairs,
+    EncodedTexts,
     PackedBatch,
     WordPieceTokenizer,
     fit,
@@ -64,8 +64,8 @@ from bertnli import (  # noqa: E402
     read_pairs,
 )
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
-from bertnli.demo import write_demo_corpus  # noqa: E402
-from bertnli.graphs import CapturedSteps, in_a_bucket  # noqa: E402
+from bertnli.data.demo import write_demo_corpus  # noqa: E402
+from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket  # noqa: E402
 
 SHAPES: dict[str, dict[str, Any]] = {
     "bert.small": dict(num_hiddens=256, ffn_num_hiddens=512, num_heads=4, num_layers=2, dropout=0.1),
@@ -351,10 +351,10 @@ def _same(bench: Bench, found: Tensor, wanted: Tensor, tolerance: float, **about
 # ---- models ----
 
 
-def random_pairs(count: int, vocab_size: int) -> EncodedPairs:
+def random_pairs(count: int, vocab_size: int) -> EncodedTexts:
     lens = torch.tensor(snli_lengths(count))
     generator = torch.Generator().manual_seed(0)
-    return EncodedPairs(
+    return EncodedTexts(
         torch.randint(5, vocab_size, (int(lens.sum()),), generator=generator, dtype=torch.int32),
         torch.cat([torch.zeros(1, dtype=torch.int64), lens.cumsum(0)]),
         (lens * 2 // 3).to(torch.int32),
@@ -397,7 +397,7 @@ class Model:
 
         def run(parts: list[tuple[PackedBatch, Tensor]]) -> None:
             for batch, labels in parts:
-                steps(in_a_bucket(batch, -100, max_len), len(labels))
+                steps(pad_to_bucket(batch, -100, max_len), len(labels))
 
         return run
 
@@ -551,7 +551,7 @@ def text(bench: Bench, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_demo_corpus(folder, train=count, dev=10, test=10)
         data = read_pairs(Path(folder, "snli_1.0_train.txt"), columns="text")
-    premises, hypotheses = list(data.premises), list(data.hypotheses)
+    premises, hypotheses = list(data.first), list(data.second)
     words = sorted(set(re.findall(r"\w+|\S", " ".join(premises + hypotheses).lower())))
     tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
     times = []

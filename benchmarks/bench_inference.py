@@ -46,7 +46,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from bench_attention import snli_lengths  # noqa: E402
 from bench_encoder import machine  # noqa: E402
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, WordPieceTokenizer, predict, score  # noqa: E402
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordPieceTokenizer, predict, score  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
 
 VOCABULARY = 30522
@@ -119,11 +119,11 @@ class Pairs:
         row, middle = self.rows[0], self.lens[0] // 2
         return " ".join(WORDS[i] for i in row[1 : middle - 1]), " ".join(WORDS[i] for i in row[middle:-1])
 
-    def encoded(self) -> EncodedPairs:
+    def encoded(self) -> EncodedTexts:
         ids = torch.from_numpy(np.concatenate(self.rows).astype(np.int32))
         offsets = torch.from_numpy(np.cumsum([0, *self.lens]))
         first = torch.from_numpy((self.lens // 2).astype(np.int32))
-        return EncodedPairs(ids, offsets, first, None, pad_id=0, max_len=128)
+        return EncodedTexts(ids, offsets, first, None, pad_id=0, max_len=128)
 
     def groups(self) -> Iterator[tuple[np.ndarray, Padded]]:
         for some in np.array_split(np.argsort(self.lens, kind="stable"), min(GROUPS, len(self.lens))):
@@ -356,7 +356,7 @@ class Contestant:
         self.process.start()
         theirs.close()
 
-    def flaw(self) -> str | None:
+    def label_error(self) -> str | None:
         """Waits until it is built; why it could not be."""
         try:
             return self.pipe.recv()  # type: ignore[no-any-return]
@@ -380,7 +380,7 @@ def field(shape: str, threads: int, peers: list[str]) -> Iterator[list[Contestan
     built: list[Contestant] = []
     try:
         for c in made:
-            if flaw := c.flaw():
+            if error := c.label_error():
                 print(f"  {c.name} is left out: {flaw}", flush=True)
             else:
                 built.append(c)

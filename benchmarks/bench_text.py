@@ -41,8 +41,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import d2l_oracle  # noqa: E402
 
-from bertnli.reader import Texts, read_pairs, read_snli  # noqa: E402
-from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer  # noqa: E402
+from bertnli.data.snli import Texts, read_pairs, read_snli  # noqa: E402
+from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer  # noqa: E402
 
 BASE = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
 DATA = BASE / "snli_1.0"
@@ -165,7 +165,7 @@ def d2l_file(path: Path) -> tuple[torch.Tensor, ...]:
 
 def read_then_encode(tokenizer: Any, path: Path, columns: Any) -> Any:
     data = read_pairs(path, columns)
-    return tokenizer.encode_pairs(data.premises, data.hypotheses, MAX_LEN, num_threads=1, labels=data.labels)
+    return tokenizer.encode_pairs(data.first, data.second, MAX_LEN, num_threads=1, labels=data.labels)
 
 
 # ---- measuring
@@ -279,7 +279,7 @@ def part_file() -> dict[str, Any]:
     def compare(split: str, columns: Any, tokenizer: Any) -> dict[str, Any]:
         path = DATA / f"snli_1.0_{split}.txt"
         data = read_pairs(path, columns)
-        n, lists, labels = len(data), (list(data.premises), list(data.hypotheses)), data.labels
+        n, lists, labels = len(data), (list(data.first), list(data.second)), data.labels
         encode = tokenizer.encode_pairs
         contestants: dict[str, tuple[int, Work]] = {
             "encode_file": (n, lambda: tokenizer.encode_file(path, MAX_LEN, num_threads=1, columns=columns)),
@@ -316,7 +316,7 @@ def part_words() -> dict[str, Any]:
 def part_cold() -> dict[str, Any]:
     """Text whose words the cache has not seen: a new tokenizer each time."""
     ocnli = read_pairs(BASE / "ocnli" / "train.10k.json", "text")
-    chinese = list(dict.fromkeys([*ocnli.premises, *ocnli.hypotheses]))
+    chinese = list(dict.fromkeys([*ocnli.first, *ocnli.second]))
     squad = json.loads((BASE / "xquad" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
     prose = [s for a in squad for p in a["paragraphs"] for s in p["context"].split(". ")]
     rng = random.Random(0)
@@ -390,13 +390,13 @@ def peak():
 MEMORY = """
 import sys
 sys.path[:0] = [{root!r}]
-from bertnli.reader import read_pairs
-from bertnli.tokenizer import WordPieceTokenizer
+from bertnli.data.snli import read_pairs
+from bertnli.text.tokenizer import WordPieceTokenizer
 tokenizer = WordPieceTokenizer.from_file({vocab!r})
 tokenizer.encode_texts(["a"])
 if {strings}:
     data = read_pairs({path!r}, "text")
-    sides = list(data.premises), list(data.hypotheses)
+    sides = list(data.first), list(data.second)
     del data
 before = mark()
 if {strings}:

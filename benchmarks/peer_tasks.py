@@ -45,10 +45,10 @@ from bertnli import (  # noqa: E402
     read_table,
     save_pretrained,
 )
-from bertnli.heads import HEADS  # noqa: E402
-from bertnli.model import SIZES  # noqa: E402
-from bertnli.pairs import pairs_of, row_array  # noqa: E402
-from bertnli.train import _linear  # noqa: E402
+from bertnli.tasks.base import HEADS  # noqa: E402
+from bertnli.encoder.bert import SIZES  # noqa: E402
+from bertnli.text.encoded import encoded_of, index_array  # noqa: E402
+from bertnli.training.loop import _linear  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
 PEERS = {
@@ -100,7 +100,7 @@ def peer_run(
 
     def batch_of(pairs: Any, rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], Any, torch.Tensor]:
         packed = pairs.batch(rows)
-        ids, segments, valid = pairs.padded_rows(row_array(rows), packed.max_seqlen)
+        ids, segments, valid = pairs.padded_rows(index_array(rows), packed.max_seqlen)
         mask = torch.arange(packed.max_seqlen) < valid[:, None]
         return dict(input_ids=ids, token_type_ids=segments, attention_mask=mask.long()), packed, mask
 
@@ -108,7 +108,7 @@ def peer_run(
     vectors = [p for p in peer.parameters() if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args["lr"], fused=True)
-    pairs = pairs_of(train, "train")
+    pairs = encoded_of(train, "train")
     total = args["epochs"] * -(-len(pairs) // args["batch_size"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, 0.06))
     peer.train()
@@ -133,7 +133,7 @@ def peer_run(
     peer.eval()
     outputs = []
     with torch.inference_mode():
-        pairs = pairs_of(test, "test")
+        pairs = encoded_of(test, "test")
         for rows in torch.arange(len(pairs)).split(64):
             inputs, packed, mask = batch_of(pairs, rows)
             with autocast:
@@ -173,7 +173,7 @@ def main() -> None:
             test = test[: options.test_limit]
         torch.manual_seed(seed)
         if name == "ocnli":
-            tokenizer: Any = WordPieceTokenizer.of_characters([*train.premises, *train.hypotheses], 1)
+            tokenizer: Any = WordPieceTokenizer.of_characters([*train.first, *train.second], 1)
             bert: Any = BERTModel(BERTConfig.original(len(tokenizer), **SIZES["bert.small"], pretraining_heads=False))
         else:
             bert, tokenizer = from_pretrained(Path(spec.origin).parent / "model")

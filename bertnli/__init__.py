@@ -20,21 +20,21 @@ if _text.torch_version != _found:
 
 # After the check: with a wrong torch these would fail with an undefined symbol.
 from bertnli import d2l
-from bertnli.batching import PackedBatch
+from bertnli.text.batch import PackedBatch
 from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
 from bertnli.d2l import train_ch13
-from bertnli.dataset import SNLIBERTDataset
-from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
-from bertnli.heads import BERTClassifier, BERTRegressor, Head, Prediction
-from bertnli.inference import evaluate, predict, score
-from bertnli.model import BERTConfig, BERTEncoder, BERTModel
+from bertnli.d2l.dataset import SNLIBERTDataset
+from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
+from bertnli.tasks.base import BERTClassifier, BERTRegressor, Head, Prediction
+from bertnli.inference.predict import evaluate, predict, score
+from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel
 from bertnli.ops import varlen_attention
-from bertnli.pairs import EncodedPairs
-from bertnli.qa import Answer, BERTQuestionAnswering
-from bertnli.reader import PairData, read_pairs, read_snli
-from bertnli.tagging import BERTTagger
-from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
-from bertnli.train import Epoch, History, fit
+from bertnli.text.encoded import EncodedTexts
+from bertnli.tasks.question_answering import Answer, BERTQuestionAnswering
+from bertnli.data.snli import TextData, read_pairs, read_snli
+from bertnli.tasks.tagging import BERTTagger
+from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.training.loop import Epoch, History, fit
 
 __version__ = "0.1.0"
 
@@ -47,12 +47,12 @@ __all__ = [
     "BERTQuestionAnswering",
     "BERTRegressor",
     "BERTTagger",
-    "EncodedPairs",
+    "EncodedTexts",
     "Epoch",
     "Head",
     "History",
     "PackedBatch",
-    "PairData",
+    "TextData",
     "Prediction",
     "QuestionData",
     "SNLIBERTDataset",

@@ -10,7 +10,7 @@ import sys
 
 from test_tokenizer import SMALL, assert_same_offsets, random_texts, reference
 
-from bertnli.tokenizer import WordPieceTokenizer
+from bertnli.text.tokenizer import WordPieceTokenizer
 
 BLOCK = 5000
 

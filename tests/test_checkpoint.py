@@ -190,7 +190,7 @@ def test_broken_checkpoints_are_named(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_a_name_of_the_registry_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertnli import hub
+    from bertnli.data import download as hub
 
     save_pretrained(BERTModel(small(False)), tmp_path / "site" / "bert.tiny.torch", word_vocab(), format="d2l")
     archive = shutil.make_archive(

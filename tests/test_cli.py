@@ -19,7 +19,7 @@ from bertnli import (
     BERTModel,
     BERTRegressor,
     BERTTagger,
-    PairData,
+    TextData,
     WordPieceTokenizer,
     WordTokenizer,
     predict,
@@ -27,7 +27,7 @@ from bertnli import (
     save_pretrained,
 )
 from bertnli.cli import main
-from bertnli.demo import write_demo_corpus
+from bertnli.data.demo import write_demo_corpus
 
 LABELS = ["entailment", "contradiction", "neutral"]
 
@@ -144,7 +144,7 @@ def test_predict_keeps_the_order_of_its_input(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = read_pairs(corpus / "snli_1.0_test.txt")
-    rows = list(zip(data.premises, data.hypotheses, strict=True))
+    rows = list(zip(data.first, data.second, strict=True))
     (tmp_path / "pairs.tsv").write_text("".join(f"{p}\t{h}\n" for p, h in rows))
     (tmp_path / "pairs.jsonl").write_text(
         "".join(json.dumps({"premise": p, "hypothesis": h}) + "\r\n" for p, h in rows)
@@ -194,13 +194,13 @@ def test_standard_input_is_answered_batch_by_batch(trained: Path) -> None:
 
 
 def test_words_are_set_apart_from_punctuation() -> None:
-    from bertnli.tokenizer import Vocab, spaced, spaced_pairs
+    from bertnli.text.tokenizer import Vocab, space_out, space_out_pairs
 
-    assert spaced("A man's dog isn't sleeping, they're up.").split() == [
+    assert space_out("A man's dog isn't sleeping, they're up.").split() == [
         "A", "man", "'s", "dog", "is", "n't", "sleeping", ",", "they", "'re", "up", ".",
     ]  # fmt: skip
     tokens = "a t-shirt ( red ) , is n't it ?"
-    assert spaced(tokens).split() == tokens.split()
+    assert space_out(tokens).split() == tokens.split()
     tokenizer = WordTokenizer.from_texts(["a man is n't sleeping , they 're up ."], 1)
     torch.manual_seed(0)
     bert = BERTModel(BERTConfig(len(tokenizer), num_hiddens=16, ffn_num_hiddens=16, num_heads=1, num_layers=1))
@@ -209,8 +209,8 @@ def test_words_are_set_apart_from_punctuation() -> None:
     assert predict(model, tokenizer, "A man isn't sleeping.", "They're up, a man.") == predict(model, tokenizer, *apart)
     with pytest.raises(TypeError, match="hypotheses must be a sequence of str, not one str"):
         predict(model, tokenizer, ["a"], "b")
-    data = spaced_pairs(PairData.of("In the U.S. ... he isn't."), Vocab.of(["u.s.", "..."]))
-    assert [text.split() for text in data.premises] == [["In", "the", "U.S.", "...", "he", "is", "n't", "."]]
+    data = space_out_pairs(TextData.of("In the U.S. ... he isn't."), Vocab.of(["u.s.", "..."]))
+    assert [text.split() for text in data.first] == [["In", "the", "U.S.", "...", "he", "is", "n't", "."]]
 
 
 @pytest.mark.parametrize("source", ["--text-columns", "--columns"])
@@ -414,7 +414,8 @@ def test_a_kept_file_changes_nothing(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--cache: the same models, also resumed, and figures; what was kept is read instead of the text."""
-    from bertnli import cli, tokenizer
+    from bertnli import cli
+    from bertnli.text import tokenizer
 
     kept = ["--cache", tmp_path / "cache"]
 
@@ -477,7 +478,7 @@ def test_download_of_a_local_archive(
 ) -> None:
     import zipfile
 
-    from bertnli import hub
+    from bertnli.data import download as hub
 
     with zipfile.ZipFile(tmp_path / "snli_1.0.zip", "w") as archive:
         archive.writestr("snli_1.0/snli_1.0_test.txt", "x")
@@ -664,7 +665,7 @@ def test_predict_expects_what_the_model_was_trained_on(
 def test_characters_of_chinese(data_dir: Path) -> None:
     """Every character of its own training text is a token; nothing is unknown but what is rare."""
     data = read_pairs(data_dir / "ocnli" / "train.10k.json", "text")
-    texts = [*data.premises, *(data.hypotheses or ())]
+    texts = [*data.first, *(data.second or ())]
     tokenizer = WordPieceTokenizer.of_characters(texts, 1)
     encoded = tokenizer.encode_texts(texts, 512)
     assert int((encoded.ids == tokenizer.unk_id).sum()) == 0

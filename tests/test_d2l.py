@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bertnli import BERTConfig, BERTModel, Vocab, d2l, read_snli, save_pretrained
-from bertnli.demo import write_demo_corpus
+from bertnli.data.demo import write_demo_corpus
 
 HERE = Path(__file__).parent
 

@@ -30,7 +30,7 @@ def read(folder: Path, split: str) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    from bertnli import demo
+    from bertnli.data import demo
 
     return demo
 

@@ -18,7 +18,7 @@ from bertnli import (
     BERTRegressor,
     Head,
     PackedBatch,
-    PairData,
+    TextData,
     QuestionData,
     Vocab,
     WordData,
@@ -30,22 +30,22 @@ from bertnli import (
     score,
 )
 from bertnli.cli import main
-from bertnli.distill import _Pupil, distill, make_student, pruned_tokenizer
-from bertnli.heads import HEADS
-from bertnli.pairs import pairs_of
+from bertnli.distillation.distill import _Pupil, distill, make_student, pruned_tokenizer
+from bertnli.tasks.base import HEADS
+from bertnli.text.encoded import encoded_of
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five"]
 PIECES = [*WordPieceTokenizer.SPECIAL, *WORDS, "##s", "never", "r", "##e", "##d"]
 NAMES = ("none", "some")
 
 
-def texts(n: int, seed: int = 0) -> PairData:
+def texts(n: int, seed: int = 0) -> TextData:
     """Pairs; the class is whether a colour of the first text returns in the second."""
     rng = random.Random(seed)
     first = [rng.choices(WORDS, k=4) for _ in range(n)]
     second = [rng.choices(WORDS, k=3) for _ in range(n)]
     labels = [int(bool({"red", "green", "blue"} & set(a) & set(b))) for a, b in zip(first, second, strict=True)]
-    return PairData([" ".join(a) for a in first], [" ".join(b) for b in second], labels, NAMES)
+    return TextData([" ".join(a) for a in first], [" ".join(b) for b in second], labels, NAMES)
 
 
 def teacher(task: str = "classification", hidden: int = 64, dropout: float = 0.1) -> Head:
@@ -83,7 +83,7 @@ def test_a_student_of_teacher_layers_begins_as_the_teacher() -> None:
     same = make_student(big, torch.arange(len(PIECES)), num_hiddens=64, layers=[0, 1, 2], max_len=32).eval()
     data = texts(20)
     assert torch.equal(score(same, same.encode(full, data, 32)), score(big, big.encode(full, data, 32)))
-    small, ids = pruned_tokenizer(full, [*data.premises, *(data.hypotheses or ())])
+    small, ids = pruned_tokenizer(full, [*data.first, *(data.second or ())])
     assert len(small) < len(full)
     same = make_student(big, ids, num_hiddens=64, layers=[0, 1, 2], max_len=32).eval()
     torch.testing.assert_close(score(same, same.encode(small, data, 32)), score(big, big.encode(full, data, 32)))
@@ -173,7 +173,7 @@ def questions(n: int, seed: int = 0) -> QuestionData:
     return QuestionData(asked, [" ".join(c) for c in contexts], answers, ids, ids)
 
 
-def scores(n: int, seed: int = 0) -> PairData:
+def scores(n: int, seed: int = 0) -> TextData:
     """The pairs again, with reals for classes."""
     data = texts(n, seed)
     return replace(data, labels=[0.5 * label for label in data.labels or ()], label_names=())
@@ -181,8 +181,8 @@ def scores(n: int, seed: int = 0) -> PairData:
 
 # Of each task its examples, and the same without what is to be learnt.
 TASKS: dict[str, Any] = {
-    "classification": (texts, lambda data: PairData.of(data.premises, data.hypotheses)),
-    "regression": (scores, lambda data: PairData.of(data.premises, data.hypotheses)),
+    "classification": (texts, lambda data: TextData.of(data.first, data.second)),
+    "regression": (scores, lambda data: TextData.of(data.first, data.second)),
     "tagging": (words, lambda data: WordData(data.sentences, None)),
     "qa": (questions, lambda data: replace(data, answers=None)),
 }
@@ -212,7 +212,7 @@ def test_the_loss(task: str) -> None:
         "epochs": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bertnli.distill.fit", lambda *args, **kwargs: pupils.append(args))
+        patch.setattr("bertnli.distillation.distill.fit", lambda *args, **kwargs: pupils.append(args))
         distill(big, full, student, full, data, unlabelled=without(more), **options)
     pupil, keyed, _ = pupils[0]
     assert isinstance(pupil, _Pupil)
@@ -223,11 +223,11 @@ def test_the_loss(task: str) -> None:
     total, apart, units, read = 0.0, 0.0, 0, 0
     for i in range(10):
         one = (data if i < 6 else more)[i % 6 : i % 6 + 1]
-        batch = pairs_of(student.encode(full, one), "one").batch([0])
+        batch = encoded_of(student.encode(full, one), "one").batch([0])
         own, target = student(batch), big(batch)
-        rows = student.rows(batch)
+        rows = student.token_index(batch)
         rows = torch.arange(len(batch.input_ids)) if rows is None else rows
-        n = student.units(batch)
+        n = student.num_targets(batch)
         units += n
         total += 0.3 * float(student.loss(own, batch)) if i < 6 else 0.0
         if task == "regression":
@@ -242,7 +242,7 @@ def test_the_loss(task: str) -> None:
         read += len(rows)
     total += 0.2 * apart / read * units
     batch = keyed.batch([7, 2, 4, 9, 0, 1, 3, 8, 5, 6])
-    assert pupil.units(batch) == units
+    assert pupil.num_targets(batch) == units
     assert float(pupil.loss(pupil(batch), batch)) == pytest.approx(total, rel=1e-5)
 
 
@@ -269,9 +269,9 @@ def test_it_learns_from_what_has_no_labels() -> None:
     fit(big, big.encode(full, data), epochs=4, lr=1e-3, batch_size=16, progress=False)
     before = {name: value.clone() for name, value in big.state_dict().items()}
     wanted = score(big, big.encode(full, dev)).log_softmax(1)
-    small, ids = pruned_tokenizer(full, [*data.premises, *(data.hypotheses or ())])
+    small, ids = pruned_tokenizer(full, [*data.first, *(data.second or ())])
     distances = []
-    for unlabelled in (None, PairData.of(data.premises, data.hypotheses)):
+    for unlabelled in (None, TextData.of(data.first, data.second)):
         torch.manual_seed(0)
         student = make_student(big, ids, num_hiddens=32, num_layers=2)
         options = {"unlabelled": unlabelled, "epochs": 5, "lr": 2e-3, "batch_size": 16, "progress": False}
@@ -312,7 +312,7 @@ def test_heads_of_ones_own_see_labels_alone() -> None:
 
     big, full, data = Huber(teacher("regression")), WordPieceTokenizer(PIECES), scores(20)
     student = Huber(make_student(big, torch.arange(len(PIECES)), num_hiddens=32))
-    more = PairData.of(data.premises, data.hypotheses)
+    more = TextData.of(data.first, data.second)
     history = distill(big, full, student, full, data, unlabelled=more, epochs=1, batch_size=7, progress=False)
     assert all(loss > 0 for loss in history.losses)  # no NaN
 
@@ -320,10 +320,10 @@ def test_heads_of_ones_own_see_labels_alone() -> None:
 def test_what_lies_on_the_cpu_is_learnt_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the teacher says too much for a GPU."""
     big, full, data = teacher(), WordPieceTokenizer(PIECES), texts(30)
-    more = PairData.of(data.hypotheses or [], data.premises)
+    more = TextData.of(data.second or [], data.first)
     losses = []
     for most in (2 << 30, 0):
-        monkeypatch.setattr("bertnli.distill._MOST_ON_A_GPU", most)
+        monkeypatch.setattr("bertnli.distillation.distill._MOST_ON_A_GPU", most)
         torch.manual_seed(0)
         student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32)
         options: dict[str, Any] = {"unlabelled": more, "epochs": 2, "batch_size": 7, "progress": False}
@@ -354,7 +354,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="the student has a `forward` of its own"):
         distill(teacher(), full, Doubled(BERTModel(teacher().config), 2, NAMES), full, data)
     with pytest.raises(ValueError, match="train has no labels"):
-        distill(teacher(), full, teacher(), full, PairData.of(data.premises, data.hypotheses))
+        distill(teacher(), full, teacher(), full, TextData.of(data.first, data.second))
     for layers, message in (([0, 1, 2], "student has 2 layers before its last"), ([2], "0 to 1 of the teacher, not 2")):
         with pytest.raises(ValueError, match=message):
             distill(teacher(), full, teacher(), full, data, hidden_layers=layers)
@@ -382,7 +382,7 @@ def test_a_run_is_continued_only_as_it_was_begun(tmp_path: Path) -> None:
     with torch.no_grad():
         other.output.bias[0] += 1
 
-    def run(big: Head, data: PairData, file: Path, **options: Any) -> Head:
+    def run(big: Head, data: TextData, file: Path, **options: Any) -> Head:
         torch.manual_seed(0)
         student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32, num_layers=2)
         distill(big, full, student, full, data, epochs=2, state_file=file, progress=False, **options)
@@ -425,11 +425,11 @@ def test_unlabelled_sentences_for_a_model_of_words(tmp_path: Path, capsys: pytes
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = texts(60)
     save_pretrained(teacher(), tmp_path / "teacher", WordPieceTokenizer(PIECES))
-    rows = zip(data.premises, data.hypotheses or (), data.labels or (), strict=True)
+    rows = zip(data.first, data.second or (), data.labels or (), strict=True)
     table = tmp_path / "train.csv"
     table.write_text("a,b,l\n" + "".join(f"{a},{b},{NAMES[label]}\n" for a, b, label in rows))
     (tmp_path / "more.tsv").write_text(
-        "".join(f"{a}\t{b}\n" for a, b in zip(data.premises, data.premises, strict=True))
+        "".join(f"{a}\t{b}\n" for a, b in zip(data.first, data.first, strict=True))
     )
     reading = ["--text-columns", "a,b", "--label-column", "l"]
     common = ["--teacher", tmp_path / "teacher", "--train", table, *reading, "--epochs", 1, "--quiet", "--num-hiddens"]

@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedPairs, fit
-from bertnli.distributed import dealt, of_rank_0, rank_and_size
+from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, fit
+from bertnli.runtime.distributed import shard, broadcast_from_rank_0, rank_and_size
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pairs(count: int = 45) -> EncodedPairs:
+def pairs(count: int = 45) -> EncodedTexts:
     generator = torch.Generator().manual_seed(0)
     lens = torch.randint(4, 30, (count,), generator=generator)
-    return EncodedPairs(
+    return EncodedTexts(
         torch.randint(5, 60, (int(lens.sum()),), generator=generator, dtype=torch.int32),
         torch.cat([torch.zeros(1, dtype=torch.int64), lens.cumsum(0)]),
         (lens // 2).to(torch.int32),
@@ -124,7 +124,7 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
 def test_rows_are_dealt_by_tokens(size: int, count: int) -> None:
     lengths = torch.randint(1, 100, (200,), generator=torch.Generator().manual_seed(count))
     rows = torch.randperm(200)[:count]
-    parts: list[Tensor] = [dealt(rows, lengths, rank, size) for rank in range(size)]
+    parts: list[Tensor] = [shard(rows, lengths, rank, size) for rank in range(size)]
     assert torch.equal(torch.cat(parts).sort().values, rows.sort().values)
     numbers, tokens = [len(p) for p in parts], [int(lengths[p].sum()) for p in parts]
     assert max(numbers) - min(numbers) <= 1
@@ -136,13 +136,13 @@ def test_rows_are_dealt_by_tokens(size: int, count: int) -> None:
 
 def test_without_a_group_there_is_one_process() -> None:
     assert rank_and_size() == (0, 1)
-    assert of_rank_0(lambda: 5) == 5
+    assert broadcast_from_rank_0(lambda: 5) == 5
 
 
 if __name__ == "__main__":
-    from bertnli.distributed import joined
+    from bertnli.runtime.distributed import process_group
 
-    with joined() as rank:
+    with process_group() as rank:
         results = {name: train(Path(name), **options) for name, options in RUNS.items()}
         if rank == 0:
             Path("results.json").write_text(json.dumps(results))

@@ -10,7 +10,7 @@ import pytest
 from test_readme import ROOT, shell
 
 from bertnli.cli import main
-from bertnli.heads import HEADS
+from bertnli.tasks.base import HEADS
 
 
 def test_applications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

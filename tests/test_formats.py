@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertnli import PairData, read_conll, read_conllu, read_pairs, read_squad, read_table
+from bertnli import TextData, read_conll, read_conllu, read_pairs, read_squad, read_table
 
 ROWS = [  # text with what each format must quote; label
     ("plain", "b", "yes"),
@@ -44,17 +44,17 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"data{suffix}")
     data = read_table(path, ["first", "second"], "gold")
     kept = [row for row in ROWS if row[2] != "-"]
-    assert list(data.premises) == [row[0] for row in kept]
-    assert data.hypotheses == [row[1] for row in kept]
+    assert list(data.first) == [row[0] for row in kept]
+    assert data.second == [row[1] for row in kept]
     assert data.label_names == ("maybe", "no", "yes")
     assert data.labels == [2, 1, 2, 0]
     assert data.dropped == 1
     single = read_table(path, "second", "gold", ("yes", "no", "maybe"))
-    assert single.hypotheses is None
-    assert list(single.premises) == [row[1] for row in kept]
+    assert single.second is None
+    assert list(single.first) == [row[1] for row in kept]
     assert single.labels == [0, 1, 0, 2]
-    assert list(single[1:3].premises) == ["x", "y"]
-    assert single[1:3].hypotheses is None
+    assert list(single[1:3].first) == ["x", "y"]
+    assert single[1:3].second is None
     with pytest.raises(ValueError, match=rf"data\{suffix}.*no column 'nope'; the columns are 'id', 'first'"):
         read_table(path, "nope", "gold")
     with pytest.raises(ValueError, match=rf"data\{suffix}:\d: unknown label 'maybe'; expected one of yes, no"):
@@ -66,7 +66,7 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
 def test_labels(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
 
-    def of(*labels: object, **options: object) -> PairData:
+    def of(*labels: object, **options: object) -> TextData:
         path.write_text("".join(json.dumps({"t": "a", "l": label}) + "\n" for label in labels))
         return read_table(path, "t", "l", **options)  # type: ignore[arg-type]
 
@@ -90,7 +90,7 @@ def test_labels(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"x\.jsonl has no labelled rows"):
             of(*none)
     path.write_text('{"t": "a", "l": "b"}\n\n{"t": "c", "l": "b"}\n\n')
-    assert list(read_table(path, "t", "l").premises) == ["a", "c"]
+    assert list(read_table(path, "t", "l").first) == ["a", "c"]
     path.write_text('{"t": 5, "l": "a"}\n')
     with pytest.raises(ValueError, match=r"x\.jsonl:1: t is 5, not a text"):
         read_table(path, "t", "l")
@@ -98,7 +98,7 @@ def test_labels(tmp_path: Path) -> None:
 
 def test_rows_without_labels(tmp_path: Path) -> None:
     data = read_table(write(tmp_path / "data.csv"), "first", None)
-    assert list(data.premises) == [row[0] for row in ROWS]
+    assert list(data.first) == [row[0] for row in ROWS]
     assert (data.labels, data.label_names, data.dropped) == (None, (), 0)
     with pytest.raises(ValueError, match=r"no column '2' \(numbers are places where all columns are numbers"):
         read_table(tmp_path / "data.csv", "2", "gold")
@@ -109,7 +109,7 @@ def test_fields_of_any_length(tmp_path: Path) -> None:
     for name, comma in (("a.tsv", "\t"), ("a.csv", ",")):
         csv.field_size_limit(131_072)  # Python's own
         (tmp_path / name).write_text(f"first{comma}gold\n{text}{comma}yes\n")
-        assert list(read_table(tmp_path / name, "first", "gold").premises) == [text]
+        assert list(read_table(tmp_path / name, "first", "gold").first) == [text]
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,17 @@ def test_mnli(tmp_path: Path) -> None:
     path.write_text("\t".join(columns) + "\n" + "\t".join(row) + "\n")
     for columns_, first in (("text", 'A "dog'), ("parse", 'A " dog')):
         data = read_pairs(path, columns_)  # type: ignore[arg-type]
-        assert (list(data.premises), data.labels) == ([first], [2])
+        assert (list(data.first), data.labels) == ([first], [2])
     assert read_table(path, ["sentence1", "sentence2"], "gold_label", ("neutral",)).labels == [0]
     lines = tmp_path / "multinli_1.0_train.jsonl"
     lines.write_text(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
-    assert list(read_pairs(lines, "text").premises) == ['A "dog']
+    assert list(read_pairs(lines, "text").first) == ['A "dog']
 
 
 def test_real_tables(data_dir: Path) -> None:
     sst2 = read_table(data_dir / "sst2" / "sentiment-train", "1", "2")
     assert (len(sst2), sst2.label_names, sst2.dropped) == (67349, ("0", "1"), 0)
-    assert sst2.premises[0].rstrip() == "hide new secretions from the parental units"
+    assert sst2.first[0].rstrip() == "hide new secretions from the parental units"
     sick = data_dir / "sick" / "SICK_train.txt"
     scores = read_table(sick, ["sentence_A", "sentence_B"], "relatedness_score", real=True)
     assert scores.labels is not None

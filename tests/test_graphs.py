@@ -24,7 +24,7 @@ from bertnli import (
     BERTQuestionAnswering,
     BERTRegressor,
     BERTTagger,
-    EncodedPairs,
+    EncodedTexts,
     Epoch,
     PackedBatch,
     WordPieceTokenizer,
@@ -35,10 +35,10 @@ from bertnli import (
     score,
     train,
 )
-from bertnli import distill as distillation
-from bertnli.distill import distill, make_student
-from bertnli.graphs import CapturedSteps, in_a_bucket
-from bertnli.heads import Head
+from bertnli.distillation import distill as distillation
+from bertnli.distillation.distill import distill, make_student
+from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket
+from bertnli.tasks.base import Head
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -46,8 +46,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 class AllTokens(BERTTagger):
     """On every device what a tagger does in training on a GPU."""
 
-    def rows(self, batch: PackedBatch) -> Tensor | None:
-        return None if self.training else super().rows(batch)
+    def token_index(self, batch: PackedBatch) -> Tensor | None:
+        return None if self.training else super().token_index(batch)
 
 
 OUTPUTS = {BERTClassifier: 3, BERTRegressor: 1, BERTTagger: 3, AllTokens: 3, BERTQuestionAnswering: 2}
@@ -60,7 +60,7 @@ def model(head: type[Head] = BERTClassifier, original: bool = True, dropout: flo
     return head(bert, OUTPUTS[head], dropout=0.0)
 
 
-def data_for(head: type[Head], count: int = 90) -> EncodedPairs:
+def data_for(head: type[Head], count: int = 90) -> EncodedTexts:
     data = pairs(count)
     assert data.labels is not None
     labels = {
@@ -68,7 +68,7 @@ def data_for(head: type[Head], count: int = 90) -> EncodedPairs:
         BERTRegressor: data.labels.float(),
         BERTQuestionAnswering: torch.stack([data.labels, data.labels + 1], 1),
     }.get(head, torch.where(data.ids % 3 == 0, -100, data.ids % 3).long())
-    return EncodedPairs(data.ids, data.offsets, data.first_lens, labels, pad_id=0, max_len=20)
+    return EncodedTexts(data.ids, data.offsets, data.first_lens, labels, pad_id=0, max_len=20)
 
 
 def results(net: Head, batch: PackedBatch) -> list[Tensor]:
@@ -76,7 +76,7 @@ def results(net: Head, batch: PackedBatch) -> list[Tensor]:
     net.zero_grad()
     torch.manual_seed(5)
     outputs = net(batch)
-    loss, right = net.loss(outputs, batch), net.right(outputs, batch)
+    loss, right = net.loss(outputs, batch), net.num_correct(outputs, batch)
     loss.backward()
     found = [loss.detach(), *([] if right is None else [right])]
     return [*found, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
@@ -93,7 +93,7 @@ def test_what_pads_a_batch_counts_for_nothing(head: type[Head], original: bool, 
     for padded in (
         batch.padded(tokens + 1, 10, net.ignored),
         batch.padded(tokens + 50, 14, net.ignored),
-        in_a_bucket(batch, net.ignored, 20),
+        pad_to_bucket(batch, net.ignored, 20),
     ):
         assert torch.equal(padded.cu_seqlens[:10], batch.cu_seqlens)
         for a, b in zip(results(net, padded), wanted, strict=True):
@@ -115,7 +115,7 @@ def test_buckets_are_few_and_not_much_larger_than_their_batches() -> None:
         zeros = torch.zeros(total, dtype=torch.int32)
         bounds = torch.cat([torch.zeros(1), lens.cumsum(0)]).to(torch.int32)
         batch = PackedBatch(zeros, zeros, zeros, bounds, int(lens.max()), torch.zeros(32, dtype=torch.int64))
-        padded = in_a_bucket(batch, -100, 128)
+        padded = pad_to_bucket(batch, -100, 128)
         sizes.add((len(padded.input_ids), len(padded), padded.max_seqlen))
         assert total < len(padded.input_ids) <= 1.0625 * (total + len(padded) - 32)
         assert len(padded) == 38
@@ -126,7 +126,7 @@ def test_buckets_are_few_and_not_much_larger_than_their_batches() -> None:
         assert int(ends.max()) <= padded.max_seqlen == 64
     assert len(sizes) <= 16
     long = replace(batch, max_seqlen=100)
-    assert in_a_bucket(long, -100, 100).max_seqlen == 100  # of a model with no more positions
+    assert pad_to_bucket(long, -100, 100).max_seqlen == 100  # of a model with no more positions
 
 
 class OnCPU(CapturedSteps):
@@ -295,28 +295,28 @@ def test_what_cannot_be_captured_is_refused() -> None:
         evaluate(model(), pairs(), batch_size=1, cuda_graphs=True)
     gpu, own = torch.device("cuda"), model()
     own.ignored = None  # type: ignore[misc]
-    assert "labels that its loss ignores; BERTClassifier has none" in str(graphs.obstacle(own, gpu, 1, 1))
+    assert "labels that its loss ignores; BERTClassifier has none" in str(graphs.why_not_capturable(own, gpu, 1, 1))
     for processes, accumulate in ((2, 1), (1, 2)):
-        assert "whole steps" in str(graphs.obstacle(model(), gpu, processes, accumulate))
-    assert graphs.obstacle(model(), gpu, 1, 1) is None
+        assert "whole steps" in str(graphs.why_not_capturable(model(), gpu, processes, accumulate))
+    assert graphs.why_not_capturable(model(), gpu, 1, 1) is None
     for hook in (
         lambda net: net.hidden.register_forward_hook(lambda *_: None),
         lambda net: net.encoder.blks[0].register_full_backward_pre_hook(lambda *_: None),
         lambda net: net.output.bias.register_hook(lambda g: g),
     ):
         hook(net := model())
-        assert "without hooks" in str(graphs.obstacle(net, gpu, 1, 1))
+        assert "without hooks" in str(graphs.why_not_capturable(net, gpu, 1, 1))
 
 
 def test_only_heads_of_ours_are_captured_unasked() -> None:
     gpu = torch.device("cuda")
-    assert graphs.wanted(None, model(), gpu)
-    assert not graphs.wanted(False, model(), gpu)
-    assert not graphs.wanted(None, model(AllTokens), gpu)
-    assert graphs.wanted(True, model(AllTokens), gpu)
-    assert not graphs.wanted(None, model(), gpu, processes=2)
+    assert graphs.use_cuda_graphs(None, model(), gpu)
+    assert not graphs.use_cuda_graphs(False, model(), gpu)
+    assert not graphs.use_cuda_graphs(None, model(AllTokens), gpu)
+    assert graphs.use_cuda_graphs(True, model(AllTokens), gpu)
+    assert not graphs.use_cuda_graphs(None, model(), gpu, processes=2)
     with pytest.raises(ValueError, match="for one process"):
-        graphs.wanted(True, model(), gpu, processes=2)
+        graphs.use_cuda_graphs(True, model(), gpu, processes=2)
 
 
 # ---- on a GPU ----
@@ -380,7 +380,7 @@ def test_distillation_on_a_gpu(task: str, captured: list[PackedBatch]) -> None:
 def test_graphs_outlive_workspaces_that_others_let_go_of() -> None:
     """As torch.compile's CUDA graphs do: a product that uses one, split along its long inner dimension."""
     x, w = torch.randn(64, 1 << 15, device="cuda"), torch.randn(1 << 15, 64, device="cuda")
-    batch = in_a_bucket(pairs(4).batch(range(4)), -100, 20)
+    batch = pad_to_bucket(pairs(4).batch(range(4)), -100, 20)
     for _ in range(2):  # the second finds the first's
         steps = CapturedSteps(lambda *_: (x @ w, x.bfloat16() @ w.bfloat16()), x.device)
         for _ in range(4):
@@ -399,7 +399,7 @@ def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
     assert first == pytest.approx(second, abs=1e-4)
     one = pairs(1)
     same = one.batch([0] * 90)  # of one size, and so one graph: losses differ by what is dropped alone
-    data = EncodedPairs(
+    data = EncodedTexts(
         same.input_ids, same.cu_seqlens.long(), one.first_lens.repeat(90), same.labels, pad_id=0, max_len=20
     )
     losses = fit(model(dropout=0.3), data, lr=0.0, weight_decay=0.0, **options).losses  # type: ignore[arg-type]
@@ -411,16 +411,16 @@ def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering])
 def test_no_step_waits_for_the_gpu(head: type[Head], cuda_graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the third step of one size on: the first compiles, the second captures."""
-    gather, batches = EncodedPairs.batch, []
+    gather, batches = EncodedTexts.batch, []
 
-    def watched(self: EncodedPairs, rows: Any) -> PackedBatch:
+    def watched(self: EncodedTexts, rows: Any) -> PackedBatch:
         batches.append(rows)
         torch.cuda.set_sync_debug_mode("error" if len(batches) > 2 else "default")
         return gather(self, rows)
 
-    monkeypatch.setattr(EncodedPairs, "batch", watched)
+    monkeypatch.setattr(EncodedTexts, "batch", watched)
     # An epoch ends by reading its losses.
-    monkeypatch.setattr(train, "added_up", lambda x: torch.cuda.set_sync_debug_mode("default") or x)
+    monkeypatch.setattr(train, "all_reduce_sum", lambda x: torch.cuda.set_sync_debug_mode("default") or x)
     try:
         options = dict(epochs=4, batch_size=90, lr=1e-3, progress=False, device="cuda", cuda_graphs=cuda_graphs)
         fit(model(head, dropout=0.1), data_for(head), **options)  # type: ignore[arg-type]

@@ -23,9 +23,9 @@ from bertnli import (
     BERTQuestionAnswering,
     BERTRegressor,
     BERTTagger,
-    EncodedPairs,
+    EncodedTexts,
     Head,
-    PairData,
+    TextData,
     QuestionData,
     WordData,
     WordPieceTokenizer,
@@ -37,7 +37,7 @@ from bertnli import (
     score,
 )
 from bertnli.checkpoint import _from_huggingface
-from bertnli.pairs import pairs_of, row_array
+from bertnli.text.encoded import encoded_of, index_array
 
 PIECES = [*WordPieceTokenizer.SPECIAL, *(f"w{i}" for i in range(35))]
 HEADS: dict[str, Any] = {
@@ -68,7 +68,7 @@ def model_of(task: str, dropout: float = 0.0, seed: int = 0) -> Head:
     return model.double()
 
 
-def data_of(task: str, n: int = 40, seed: int = 1) -> EncodedPairs:
+def data_of(task: str, n: int = 40, seed: int = 1) -> EncodedTexts:
     """Random pairs with labels that depend on their tokens."""
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(5, 20, (n,), generator=g)
@@ -89,7 +89,7 @@ def data_of(task: str, n: int = 40, seed: int = 1) -> EncodedPairs:
     else:
         first = (torch.rand(n, generator=g) * lengths).long()
         labels = torch.stack([first, torch.minimum(first + 2, lengths - 1)], 1)
-    return EncodedPairs(ids, offsets, first_lens, labels, pad_id=0, max_len=20)
+    return EncodedTexts(ids, offsets, first_lens, labels, pad_id=0, max_len=20)
 
 
 def twin_of(model: Head, folder: Path) -> Any:
@@ -110,11 +110,11 @@ def twin_of(model: Head, folder: Path) -> Any:
     return twin.train() if model.training else twin.eval()
 
 
-def padded(data: EncodedPairs, rows: Tensor, task: str) -> tuple[dict[str, Tensor], Tensor]:
+def padded(data: EncodedTexts, rows: Tensor, task: str) -> tuple[dict[str, Tensor], Tensor]:
     """The arguments of transformers' model, and the labels padded alike."""
     batch = data.batch(rows)
     assert batch.labels is not None
-    ids, segments, valid = data.padded_rows(row_array(rows), batch.max_seqlen)
+    ids, segments, valid = data.padded_rows(index_array(rows), batch.max_seqlen)
     mask = (torch.arange(batch.max_seqlen) < valid[:, None]).long()
     labels = batch.labels
     if task == "tagging":
@@ -123,7 +123,7 @@ def padded(data: EncodedPairs, rows: Tensor, task: str) -> tuple[dict[str, Tenso
     return dict(input_ids=ids, token_type_ids=segments, attention_mask=mask), labels
 
 
-def loss_of(twin: Any, data: EncodedPairs, rows: Tensor, task: str) -> Tensor:
+def loss_of(twin: Any, data: EncodedTexts, rows: Tensor, task: str) -> Tensor:
     """The mean loss of a batch as transformers computes it; of question answering without the padding's scores."""
     inputs, labels = padded(data, rows, task)
     if task == "qa":
@@ -141,7 +141,7 @@ def test_loss_and_gradients_are_those_of_transformers(task: str, tmp_path: Path)
     twin = twin_of(model, tmp_path)
     rows = torch.arange(16)
     batch = data.batch(rows)
-    loss = model.loss(model(batch), batch) / model.units(batch)
+    loss = model.loss(model(batch), batch) / model.num_targets(batch)
     loss.backward()
     wanted = loss_of(twin, data, rows, task)
     wanted.backward()
@@ -184,7 +184,7 @@ def test_dropout_is_where_transformers_has_it(task: str, tmp_path: Path, monkeyp
         if model.dropout.p:
             ours.setattr(torch.nn.functional, "dropout", kept)
         outputs = model(batch)
-        loss = model.loss(outputs, batch) / model.units(batch)
+        loss = model.loss(outputs, batch) / model.num_targets(batch)
         loss.backward()
     layers, heads, width = 3, 3, 24
     assert len(seeds) == 1 + 3 * layers
@@ -199,7 +199,7 @@ def test_dropout_is_where_transformers_has_it(task: str, tmp_path: Path, monkeyp
         return everywhere
 
     everything, length = torch.arange(int(valid.sum())), batch.max_seqlen
-    found = model.rows(batch)
+    found = model.token_index(batch)
     read = everything if found is None else found
     masks = [spread(rows_mask(len(everything), width, p, seeds[0]), everything)]
     for layer in range(layers):
@@ -297,13 +297,13 @@ def test_figures_of_regression() -> None:
     figures = evaluate(model, data, batch_size=7)
     assert figures["pearson"] == pytest.approx(pearsonr(outputs, labels.double()).statistic)
     ranks = [np.argsort(np.argsort(x)) for x in (outputs.numpy(), labels.numpy() + np.arange(len(data)) * 1e-6)]
-    distinct = evaluate(model, EncodedPairs(data.ids, data.offsets, data.first_lens,
+    distinct = evaluate(model, EncodedTexts(data.ids, data.offsets, data.first_lens,
                         labels + torch.arange(len(data)) * 1e-6, pad_id=0, max_len=20))  # fmt: skip
     assert distinct["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
     assert figures["mse"] == pytest.approx(figures["loss"]) == pytest.approx(float((outputs - labels).square().mean()))
     assert figures["mae"] == pytest.approx(float((outputs - labels).abs().mean()))
     assert model.predictions(outputs[:, None], data) == outputs.tolist()
-    constant = EncodedPairs(data.ids, data.offsets, data.first_lens, torch.ones(len(data)), pad_id=0, max_len=20)
+    constant = EncodedTexts(data.ids, data.offsets, data.first_lens, torch.ones(len(data)), pad_id=0, max_len=20)
     assert evaluate(model, constant)["pearson"] == 0
 
 
@@ -311,7 +311,7 @@ def test_several_numbers_a_row() -> None:
     data = data_of("regression")
     assert data.labels is not None
     both = torch.stack([data.labels, 1 - data.labels], 1)
-    data = EncodedPairs(data.ids, data.offsets, data.first_lens, both, pad_id=0, max_len=20)
+    data = EncodedTexts(data.ids, data.offsets, data.first_lens, both, pad_id=0, max_len=20)
     torch.manual_seed(0)
     model = BERTRegressor(model_of("regression").float(), 2, ("up", "down"))
     history = fit(model, data, epochs=20, lr=5e-3, batch_size=8, progress=False)
@@ -328,18 +328,18 @@ def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
     model, tokenizer = model_of(task), WordPieceTokenizer(PIECES)
     text = " ".join(["w1"] * 30)
     of_task = {"tagging": WordData([text.split()], None), "qa": QuestionData(["w2"], [text], None, ["0"], ["0"])}
-    data = of_task.get(task, PairData.of([text]))
+    data = of_task.get(task, TextData.of([text]))
     model.settings["stride"] = 4
     for wanted, given in ((20, None), (12, 12)):
-        assert int(pairs_of(model.encode(tokenizer, data, given), "").lengths.max()) == wanted
+        assert int(encoded_of(model.encode(tokenizer, data, given), "").lengths.max()) == wanted
     if task in ("classification", "regression"):
         model.settings["texts"] = 2
         with pytest.raises(ValueError, match="single texts for a model of pairs"):
             model.encode(tokenizer, data)
-        assert len(model.encode(tokenizer, PairData.of("w1", "w2")))
+        assert len(model.encode(tokenizer, TextData.of("w1", "w2")))
         model.settings["texts"] = 1
     model.settings["max_len"] = 15
-    assert int(pairs_of(model.encode(tokenizer, data), "").lengths.max()) == 15
+    assert int(encoded_of(model.encode(tokenizer, data), "").lengths.max()) == 15
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
 )
 def test_labels_of_another_task(task: str, labels: Tensor, message: str) -> None:
     data = data_of(task)
-    data = EncodedPairs(data.ids, data.offsets, data.first_lens, labels, pad_id=0, max_len=20)
+    data = EncodedTexts(data.ids, data.offsets, data.first_lens, labels, pad_id=0, max_len=20)
     with pytest.raises(ValueError, match=message):
         fit(model_of(task), data, progress=False)
 
@@ -373,4 +373,4 @@ def test_labels_of_tokens_follow_their_rows() -> None:
     assert torch.equal(data[5:9].labels, torch.cat(parts[5:9]))  # type: ignore[arg-type]
     assert torch.equal(data[3:30:4].labels, torch.cat(parts[3:30:4]))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="as many as the rows, or as the tokens"):
-        EncodedPairs(data.ids, data.offsets, data.first_lens, data.labels[1:], pad_id=0, max_len=20)
+        EncodedTexts(data.ids, data.offsets, data.first_lens, data.labels[1:], pad_id=0, max_len=20)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bertnli import hub
-from bertnli.files import atomic_path
+from bertnli.data import download as hub
+from bertnli.data.files import atomic_path
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from oracles import (
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, PackedBatch, model, ops
+from bertnli import BERTClassifier, BERTConfig, BERTEncoder, BERTModel, PackedBatch, ops
+from bertnli.encoder import bert as model
 
 VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN = 61, 24, 40, 3, 3, 20
 

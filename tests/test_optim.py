@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from test_attention import ISAS, isa
 from torch import Tensor, nn
 
-from bertnli.optim import Adam
+from bertnli.training.adam import Adam
 
 __all__ = ["isa"]
 
@@ -85,7 +85,7 @@ def test_lazy_rows_are_the_dense_optimizer(isa: str, dtype: torch.dtype, decoupl
 
 
 def test_the_record_of_steps_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertnli import optim
+    from bertnli.training import adam as optim
 
     runs = []
     for most in (4096, 7):

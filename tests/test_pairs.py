@@ -16,10 +16,10 @@ from tokenizers.processors import TemplateProcessing
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data._utils.collate import default_collate
 
-from bertnli.dataset import SNLIBERTDataset
-from bertnli.pairs import EncodedPairs
-from bertnli.reader import Texts, read_pairs, read_snli
-from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.d2l.dataset import SNLIBERTDataset
+from bertnli.text.encoded import EncodedTexts
+from bertnli.data.snli import Texts, read_pairs, read_snli
+from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 
 VOCAB = Vocab([f"w{i}" for i in range(50)], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"])
 WORDS = WordTokenizer(VOCAB)
@@ -240,7 +240,7 @@ def test_types(encoded):
     assert (encoded.ids.dtype, encoded.offsets.dtype) == (torch.int32, torch.int64)
     assert (encoded.first_lens.dtype, encoded.labels.dtype) == (torch.int32, torch.int64)
     assert (encoded.pad_id, encoded.max_len, len(encoded)) == (VOCAB["<pad>"], 16, 300)
-    assert repr(encoded) == f"EncodedPairs(300 rows, {len(encoded.ids)} tokens, max_len=16)"
+    assert repr(encoded) == f"EncodedTexts(300 rows, {len(encoded.ids)} tokens, max_len=16)"
 
 
 def test_empty():
@@ -274,7 +274,7 @@ def test_bad_rows(encoded):
             encoded.batch(rows)
     with pytest.raises(TypeError, match="rows must be a sequence of integers"):
         encoded.batch([0.5])
-    damaged = EncodedPairs(encoded.ids, encoded.offsets + 1, encoded.first_lens, pad_id=1, max_len=16)
+    damaged = EncodedTexts(encoded.ids, encoded.offsets + 1, encoded.first_lens, pad_id=1, max_len=16)
     with pytest.raises(ValueError, match="row 299 of the encoded pairs is damaged"):
         damaged.batch([0, 299])
     with pytest.raises(ValueError, match="does not fit into max_len 10"):
@@ -298,7 +298,7 @@ def test_slices(encoded):
 def test_save_and_load(encoded, tmp_path):
     for pairs in (encoded, encoded[5:50], WORDS.encode_pairs([text(3)], [text(2)], 9), WORDS.encode_texts([])):
         pairs.save(tmp_path / "x.safetensors")
-        back = EncodedPairs.load(tmp_path / "x.safetensors")
+        back = EncodedTexts.load(tmp_path / "x.safetensors")
         assert rows_of(back) == rows_of(pairs)
         assert (back.pad_id, back.max_len) == (pairs.pad_id, pairs.max_len)
         assert torch.equal(back.first_lens, pairs.first_lens)
@@ -316,9 +316,9 @@ def test_damaged_files(encoded, tmp_path):
     for bad in (b"", b"hello", whole[:-5], whole[:100], whole.replace(b"bertnli.Enc", b"something.E")):
         path.write_bytes(bad)
         with pytest.raises(ValueError, match=r"x\.safetensors is no intact file of encoded pairs"):
-            EncodedPairs.load(path)
+            EncodedTexts.load(path)
     with pytest.raises(FileNotFoundError, match="absent"):
-        EncodedPairs.load(tmp_path / "absent")
+        EncodedTexts.load(tmp_path / "absent")
 
 
 def test_bad_labels():
@@ -340,7 +340,7 @@ def assert_equal_pairs(a, b):
 
 def read_then_encode(tokenizer, path, columns, *arguments, **options):
     data = read_pairs(path, columns)
-    return tokenizer.encode_pairs(data.premises, data.hypotheses, *arguments, labels=data.labels, **options), data
+    return tokenizer.encode_pairs(data.first, data.second, *arguments, labels=data.labels, **options), data
 
 
 @pytest.mark.parametrize("columns", ["parse", "text"])
@@ -436,13 +436,13 @@ def test_cache_of_a_file(tmp_path):
     moved.write_text(text, encoding="utf-8", newline="")
     kept.write_bytes(kept.read_bytes()[:-7])  # a damaged entry is made anew
     assert_equal_pairs(WORDS.encode_file(moved, cache=cache), wanted)
-    assert_equal_pairs(EncodedPairs.load(kept), wanted)
+    assert_equal_pairs(EncodedTexts.load(kept), wanted)
 
 
 STREAM = """
 import resource, sys
-from bertnli.reader import SNLI_LABELS
-from bertnli.tokenizer import Vocab, WordTokenizer
+from bertnli.data.snli import SNLI_LABELS
+from bertnli.text.tokenizer import Vocab, WordTokenizer
 words = WordTokenizer(Vocab(["w1 w2".split()], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
 options = dict(columns="text", num_threads=2, label_names=SNLI_LABELS)
 words.encode_file(sys.argv[1], **options)

@@ -20,14 +20,14 @@ from bertnli import (
     BERTEncoder,
     BERTModel,
     BERTTagger,
-    EncodedPairs,
+    EncodedTexts,
     Head,
     PackedBatch,
     evaluate,
     score,
 )
-from bertnli.model import operators
-from bertnli.prepared import prepared
+from bertnli.encoder.bert import operators
+from bertnli.inference.session import prepared
 
 # Of the largest element. fp32 is exact to rounding; bf16 has 8 bits and int8 7, both rounded once a product.
 TOLERANCE = {"fp32": 2e-6, "bf16": 8e-3, "int8": 3e-2}
@@ -257,7 +257,7 @@ def test_score(precision: str) -> None:
     lens = torch.tensor([10, 30, 2, 20])
     ids = torch.randint(500, (int(lens.sum()),), dtype=torch.int32)
     offsets = torch.tensor([0, *lens.cumsum(0)])
-    pairs = EncodedPairs(ids, offsets, (lens // 2 + 1).to(torch.int32), None, pad_id=0, max_len=80)
+    pairs = EncodedTexts(ids, offsets, (lens // 2 + 1).to(torch.int32), None, pad_id=0, max_len=80)
     found = score(model, pairs, precision=precision, batch_size=3)
     assert model.training
     assert not operators.of
@@ -266,10 +266,10 @@ def test_score(precision: str) -> None:
     assert difference(found, wanted) < 2 * TOLERANCE[precision]
 
 
-def pairs_of(lens: list[int]) -> EncodedPairs:
+def encoded_of(lens: list[int]) -> EncodedTexts:
     g = torch.Generator().manual_seed(len(lens))
     ids, offsets = torch.randint(500, (sum(lens),), dtype=torch.int32, generator=g), torch.tensor([0, *lens]).cumsum(0)
-    return EncodedPairs(ids, offsets, (torch.tensor(lens) // 2 + 1).int(), None, pad_id=0, max_len=80)
+    return EncodedTexts(ids, offsets, (torch.tensor(lens) // 2 + 1).int(), None, pad_id=0, max_len=80)
 
 
 def head_of(kind: type[Head] = BERTClassifier, hidden: int = 32, labels: int = 3) -> Head:
@@ -282,7 +282,7 @@ def head_of(kind: type[Head] = BERTClassifier, hidden: int = 32, labels: int = 3
 @pytest.mark.parametrize("kind", [BERTClassifier, BERTTagger])
 @torch.no_grad()
 def test_heads_are_part_of_the_operator(kind: type[Head], precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, pairs = head_of(kind), pairs_of([1, 27, 60, 14, 80, 3, *[29] * 20])
+    model, pairs = head_of(kind), encoded_of([1, 27, 60, 14, 80, 3, *[29] * 20])
     batch = pairs.batch(range(len(pairs)))
     with prepared(model.encoder, precision):
         wanted = model.head(model.features(batch))
@@ -299,7 +299,7 @@ def test_heads_are_part_of_the_operator(kind: type[Head], precision: str, monkey
 def test_a_sequence_has_the_bits_that_it_has_in_a_batch(isa: str, precision: str) -> None:
     """In tiles of any height, whatever the number of rows that are read, and where the depth is cut too."""
     for sizes, lens in (((96, 160, 3), [1, 2, 3, 27, 60, 14, 31, *[20] * 9]), ((160, 4506, 5, 1), [1, 2, 3, 5, 1])):
-        made, pairs = encoder(True, *sizes), pairs_of(lens)
+        made, pairs = encoder(True, *sizes), encoded_of(lens)
         for read in (False, True):
             parts = []
             for size in (len(lens), 1, 2, 3):
@@ -311,7 +311,7 @@ def test_a_sequence_has_the_bits_that_it_has_in_a_batch(isa: str, precision: str
 
 def test_what_a_call_of_the_head_does_beside() -> None:
     """A `__call__` or `rows` of its own, and hooks on all modules."""
-    pairs = pairs_of([9, 4, 30])
+    pairs = encoded_of([9, 4, 30])
 
     class Cooler(BERTClassifier):
         def __call__(self, *args: Any) -> Any:
@@ -332,13 +332,13 @@ def test_what_a_call_of_the_head_does_beside() -> None:
     with torch.no_grad():
         batch = pairs.batch(range(3))
         last = model.head(model.features(batch))
-        assert torch.equal(model.rows(batch), torch.tensor([8, 12, 42]))
+        assert torch.equal(model.token_index(batch), torch.tensor([8, 12, 42]))
     torch.testing.assert_close(score(model, pairs), last)
 
 
 @torch.no_grad()
 def test_heads_of_other_kinds_run_as_they_are() -> None:
-    pairs = pairs_of([9, 4, 30])
+    pairs = encoded_of([9, 4, 30])
     calls: list[object] = []
 
     class Doubled(BERTClassifier):
@@ -389,7 +389,7 @@ def test_heads_of_other_kinds_run_as_they_are() -> None:
 
 @pytest.mark.parametrize("count", [2, 26])
 def test_autocast_around_does_not_count(count: int) -> None:
-    model, pairs = head_of(), pairs_of([9] * count)
+    model, pairs = head_of(), encoded_of([9] * count)
     wanted = score(model, pairs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(score(model, pairs), wanted)
@@ -398,7 +398,7 @@ def test_autocast_around_does_not_count(count: int) -> None:
 
 
 def test_a_hook_of_the_head_sees_eval_mode() -> None:
-    model, pairs = head_of().train(), pairs_of([9, 4])
+    model, pairs = head_of().train(), encoded_of([9, 4])
     seen: list[bool] = []
     wanted = score(model, pairs)
     model.register_forward_hook(lambda module, *_: seen.extend(m.training for m in (module, module.dropout)))
@@ -416,10 +416,10 @@ def test_a_sequence_without_tokens_is_refused() -> None:
 @pytest.mark.parametrize("hooked", [False, True])
 def test_scored_models_are_let_go(hooked: bool) -> None:
     model = head_of()
-    score(model, pairs_of([9, 4]))
+    score(model, encoded_of([9, 4]))
     if hooked:
         model.encoder.blks[0].register_forward_hook(lambda *_, model=model: None)
-        score(model, pairs_of([9, 4]))
+        score(model, encoded_of([9, 4]))
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -432,7 +432,7 @@ def test_losses_drop_nothing_out() -> None:
             assert not self.dropout.training
             return super().loss(self.dropout(outputs), batch)
 
-    pairs = pairs_of([9, 4])
+    pairs = encoded_of([9, 4])
     pairs.labels = torch.tensor([1, 2])
     evaluate(head_of(Noisy).train(), pairs)
 
@@ -441,7 +441,7 @@ def test_losses_drop_nothing_out() -> None:
 @pytest.mark.parametrize("inside", [True, False])
 def test_compiled_models_drop_nothing_out(inside: bool) -> None:
     """What is compiled are the modules, whose mode counts."""
-    model, pairs = head_of(), pairs_of([9, 4])
+    model, pairs = head_of(), encoded_of([9, 4])
     wanted = score(model, pairs)
     model.train()
     if inside:
@@ -455,7 +455,7 @@ def test_compiled_models_drop_nothing_out(inside: bool) -> None:
 def test_models_of_inference_mode() -> None:
     with torch.inference_mode():
         model = head_of()
-    pairs = pairs_of([9, 4])
+    pairs = encoded_of([9, 4])
     with torch.inference_mode():
         for factor in (1, 2):
             model.encoder.blks[0].ffn.dense1.weight.mul_(factor)
@@ -470,7 +470,7 @@ def test_modes_are_each_restored(stands: bool) -> None:
     if not stands:
         model.encoder.blks[0].register_forward_hook(lambda *_: None)
     ids, offsets = torch.randint(500, (40,), dtype=torch.int32), torch.tensor([0, 15, 40])
-    pairs = EncodedPairs(ids, offsets, torch.tensor([7, 9], dtype=torch.int32), None, pad_id=0, max_len=80)
+    pairs = EncodedTexts(ids, offsets, torch.tensor([7, 9], dtype=torch.int32), None, pad_id=0, max_len=80)
     wanted = score(model, pairs)
     for part in (model.dropout, model.encoder.blks[1], model):
         part.train()
@@ -484,7 +484,7 @@ def test_threads_do_not_meet() -> None:
     config = BERTConfig.original(500, num_hiddens=32, ffn_num_hiddens=64, num_heads=2, num_layers=2, max_len=80)
     model = BERTClassifier(BERTModel(config)).eval()
     offsets, first_lens = torch.arange(0, 601, 20), torch.full((30,), 9, dtype=torch.int32)
-    pairs = EncodedPairs(torch.randint(500, (600,), dtype=torch.int32), offsets, first_lens, None, pad_id=0, max_len=80)
+    pairs = EncodedTexts(torch.randint(500, (600,), dtype=torch.int32), offsets, first_lens, None, pad_id=0, max_len=80)
     work = [*TOLERANCE] * 20
     wanted = {precision: score(model, pairs, precision=precision, batch_size=3) for precision in TOLERANCE}
     with ThreadPoolExecutor(4) as pool:

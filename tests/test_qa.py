@@ -21,7 +21,7 @@ from bertnli import (
     predict,
     read_squad,
 )
-from bertnli.qa import answer_metrics, best_spans, encode_questions, normalized
+from bertnli.tasks.question_answering import answer_metrics, best_spans, encode_questions, normalized
 
 PIECES = [*WordPieceTokenizer.SPECIAL, "who", "is", "the", "man", "dog", "barks", "a", "b", "c", "##x", ".", "?"]
 

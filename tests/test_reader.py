@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bertnli import _text
-from bertnli.reader import SNLI_LABELS, Texts, read_pairs, read_snli
-from bertnli.tokenizer import WordPieceTokenizer
+from bertnli.data.snli import SNLI_LABELS, Texts, read_pairs, read_snli
+from bertnli.text.tokenizer import WordPieceTokenizer
 
 COLUMNS = [
     "gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse",
@@ -75,8 +75,8 @@ def test_ocnli(data_dir):
         rows = [json.loads(line) for line in file]
     kept = [r for r in rows if r["label"] != "-"]
     assert data.dropped == len(rows) - len(kept) > 0
-    assert data.premises == [r["sentence1"] for r in kept]
-    assert data.hypotheses == [r["sentence2"] for r in kept]
+    assert data.first == [r["sentence1"] for r in kept]
+    assert data.second == [r["sentence2"] for r in kept]
     assert [data.label_names[i] for i in data.labels] == [r["label"] for r in kept]
 
 
@@ -113,9 +113,9 @@ def test_line_ends(tmp_path, newline, bom, last):
     lines = [HEADER, row(text1="one\0two"), "", row("-"), row("entailment", parse1="( é )")]
     path = write(tmp_path / "snli_1.0_train.txt", bom + (newline.join(lines) + newline * last).encode())
     data = read_pairs(path)
-    assert (list(data.premises), data.labels, data.dropped) == (["A dog", "é"], [2, 0], 1)
-    assert data.hypotheses == ["A cat ."] * 2
-    assert read_pairs(path, columns="text").premises[0] == "one\0two"
+    assert (list(data.first), data.labels, data.dropped) == (["A dog", "é"], [2, 0], 1)
+    assert data.second == ["A cat ."] * 2
+    assert read_pairs(path, columns="text").first[0] == "one\0two"
 
 
 def test_mixed_line_ends_as_python_reads_them(tmp_path):
@@ -131,8 +131,8 @@ def test_mixed_line_ends_as_python_reads_them(tmp_path):
 def test_other_headers(tmp_path):
     tsv = write(tmp_path / "a.tsv", "premise\tlabel\thypothesis\np1\t1\th1\n p  2 \tneutral\th2\nx\t-1\ty\n")
     data = read_pairs(tsv, columns="text", label_names=SNLI_LABELS)
-    assert data.premises == ["p1", " p  2 "]
-    assert data.hypotheses == ["h1", "h2"]
+    assert data.first == ["p1", " p  2 "]
+    assert data.second == ["h1", "h2"]
     assert (data.labels, data.dropped) == ([1, 2], 1)
     jsonl = write(tmp_path / "a.jsonl", '{"premise": "a", "hypothesis": "b", "label": 1, "x": [{"y": null}, -1.5e3]}\n')
     assert read_pairs(jsonl, columns="text", label_names=("no", "yes")).labels == [1]
@@ -238,8 +238,8 @@ def test_json_strings_equal_pythons(tmp_path):
         for i, t in enumerate(texts)
     ]  # fmt: skip
     data = read_pairs(write(tmp_path / "x.jsonl", "\n".join(rows)), columns="text", label_names=SNLI_LABELS)
-    assert data.premises == texts
-    assert data.hypotheses == [t[::-1] for t in texts]
+    assert data.first == texts
+    assert data.second == [t[::-1] for t in texts]
 
 
 def test_files_that_are_not_there(tmp_path):
@@ -270,7 +270,7 @@ def test_threads_give_the_same(tmp_path):
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             data = read_pairs(path)
-            results.append((list(data.premises), list(data.hypotheses), data.labels, data.dropped))
+            results.append((list(data.first), list(data.second), data.labels, data.dropped))
         assert results[0] == results[1] == results[2]
         assert results[0][:3] == d2l_oracle.read_snli(path)
         write(path, "\n".join([HEADER, *lines[:2000], "oh no", *lines[2000:4000], "oh no", *lines[4000:]]))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bertnli import BERTConfig, BERTModel, BERTTagger, WordData, WordPieceTokenizer, evaluate, fit, predict, read_conll
-from bertnli.tagging import NOT_READ, encode_words, entities_of, entity_metrics
+from bertnli.tasks.tagging import NOT_READ, encode_words, entities_of, entity_metrics
 
 PIECES = [*WordPieceTokenizer.SPECIAL, "the", "dog", "run", "##s", "##ning", "-", "a", "##a", "pa", "##ris"]
 

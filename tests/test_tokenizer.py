@@ -10,8 +10,8 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from bertnli.reader import Texts, read_snli
-from bertnli.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.data.snli import Texts, read_snli
+from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CODE_POINTS = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]

@@ -23,7 +23,7 @@ from bertnli import (
     BERTClassifier,
     BERTConfig,
     BERTModel,
-    EncodedPairs,
+    EncodedTexts,
     Epoch,
     PackedBatch,
     evaluate,
@@ -32,15 +32,15 @@ from bertnli import (
     score,
     train,
 )
-from bertnli.batching import cut
-from bertnli.optim import Adam
-from bertnli.train import kept_memory
+from bertnli.text.batch import split_batches
+from bertnli.training.adam import Adam
+from bertnli.training.loop import kept_memory
 
 VOCAB = 40
 SIZES = dict(num_hiddens=24, ffn_num_hiddens=40, num_heads=3, num_layers=3, max_len=20)
 
 
-def pairs(n: int = 90, seed: int = 0, classes: int = 3) -> EncodedPairs:
+def pairs(n: int = 90, seed: int = 0, classes: int = 3) -> EncodedTexts:
     """Random rows whose label can be learnt: it is decided by whether a token of the first text returns."""
     g = torch.Generator().manual_seed(seed)
     rows, first = [], []
@@ -52,7 +52,7 @@ def pairs(n: int = 90, seed: int = 0, classes: int = 3) -> EncodedPairs:
         rows.append(torch.cat([torch.tensor([1]), p, torch.tensor([2]), h, torch.tensor([2])]).int())
         first.append(len(p) + 2)
     lengths = torch.tensor([0] + [len(r) for r in rows])
-    return EncodedPairs(
+    return EncodedTexts(
         torch.cat(rows), lengths.cumsum(0), torch.tensor(first, dtype=torch.int32), labels, pad_id=0, max_len=20
     )
 
@@ -121,7 +121,7 @@ def test_batches_are_cut_by_tokens(seed: int) -> None:
     count, budget = (int(torch.randint(*bounds, (), generator=generator)) for bounds in ((0, 200), (1, 150)))
     lengths = torch.randint(1, 60, (300,), generator=generator)
     rows = torch.randperm(300, generator=generator)[:count]
-    batches = cut(rows, lengths, None, budget)
+    batches = split_batches(rows, lengths, None, budget)
     assert torch.equal(torch.cat(batches), rows)
     assert all(len(batch) for batch in batches) or (len(batches), count) == (1, 0)
     for batch, after in pairwise([*batches, rows[:0]]):
@@ -134,8 +134,8 @@ def test_training_by_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None
     """Every row is in one batch an epoch, in an order that seed and epoch decide; the learning rate ends at its last
     step, whatever number of batches each epoch has."""
     data, taken, rates = pairs(), [], []
-    whole_batch, whole_step = EncodedPairs.batch, Adam.step
-    monkeypatch.setattr(EncodedPairs, "batch", lambda self, rows: taken.append(rows) or whole_batch(self, rows))
+    whole_batch, whole_step = EncodedTexts.batch, Adam.step
+    monkeypatch.setattr(EncodedTexts, "batch", lambda self, rows: taken.append(rows) or whole_batch(self, rows))
     monkeypatch.setattr(Adam, "step", lambda self: rates.append(self.param_groups[0]["lr"] / 1e-3) or whole_step(self))
     orders = []
     for seed in (3, 3, 4):
@@ -159,7 +159,7 @@ def test_accumulation_of_batches_by_tokens_is_one_larger_batch() -> None:
     data, steps = pairs(50), []
     for epoch in range(2):
         torch.manual_seed(epoch)
-        batches = cut(torch.randperm(50), data.lengths, None, 40)
+        batches = split_batches(torch.randperm(50), data.lengths, None, 40)
         steps += [torch.cat(batches[i : i + 3]) for i in range(0, len(batches), 3)]
     net, plain = classifier().double(), classifier().double()
     losses = fit(net, data, epochs=2, batch_tokens=40, accumulate=3, lr=1e-3, progress=False).losses
@@ -229,7 +229,7 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
 
 
 def test_keeping_the_best_epoch_means_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertnli import train as module
+    from bertnli.training import loop as module
 
     accuracies = iter([0.5, 0.9, 0.7])
     kept: list[dict[str, torch.Tensor]] = []
@@ -483,11 +483,11 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 
 def test_bad_data() -> None:
     data = pairs()
-    bare = EncodedPairs(data.ids, data.offsets, data.first_lens, pad_id=0, max_len=20)
+    bare = EncodedTexts(data.ids, data.offsets, data.first_lens, pad_id=0, max_len=20)
     for call in (lambda: fit(classifier(), bare), lambda: evaluate(classifier(), bare)):
         with pytest.raises(ValueError, match="no labels"):
             call()
-    reals = EncodedPairs(data.ids, data.offsets, data.first_lens, torch.rand(90), pad_id=0, max_len=20)
+    reals = EncodedTexts(data.ids, data.offsets, data.first_lens, torch.rand(90), pad_id=0, max_len=20)
     with pytest.raises(ValueError, match=r"labels of torch.float32; classes are integers"):
         fit(classifier(), reals)
     with pytest.raises(ValueError, match="the evaluated data is empty"):
@@ -505,7 +505,7 @@ def test_bad_data() -> None:
         fit(classifier(), pairs(classes=4))
     with pytest.raises(ValueError, match="train is empty"):
         fit(classifier(), data[:0])
-    with pytest.raises(TypeError, match="train must be EncodedPairs"):
+    with pytest.raises(TypeError, match="train must be EncodedTexts"):
         fit(classifier(), [1, 2])  # type: ignore[arg-type]
 
 

@@ -437,11 +437,11 @@ class _Plan:
         rows, keys = power(max_q * self.group), power(max_k)
         self.whole_keys = keys <= longest and keys * bytes_of_a_row <= budget
         self.whole = self.whole_keys and rows <= longest and rows * bytes_of_a_row <= budget
-        most_rows = power(min(longest if width <= 128 else 64, budget // bytes_of_a_row // 2))
+        max_tokens_read = power(min(longest if width <= 128 else 64, budget // bytes_of_a_row // 2))
         # forward: M rows by N keys; backward: the whole tile, or BM rows by BN keys
-        self.m = rows if self.whole else min(rows, most_rows)
-        self.n = keys if self.whole_keys else min(64, most_rows)
-        self.bm, self.bn = min(rows, 64, most_rows), min(keys, 64, most_rows)
+        self.m = rows if self.whole else min(rows, max_tokens_read)
+        self.n = keys if self.whole_keys else min(64, max_tokens_read)
+        self.bm, self.bn = min(rows, 64, max_tokens_read), min(keys, 64, max_tokens_read)
         self.row_blocks = triton.cdiv(max_q * self.group, self.m)
         self.backward_row_blocks = triton.cdiv(max_q * self.group, self.bm)
         self.key_blocks = triton.cdiv(max_k, self.bn)

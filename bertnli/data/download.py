@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bertnli.files import atomic_path
+from bertnli.data.files import atomic_path
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.batching import PackedBatch, padding
-from bertnli.heads import Head
+from bertnli.text.batch import PackedBatch, pad_amount
+from bertnli.tasks.base import Head
 
 _SIZES = 16  # between a number of tokens or sequences and its double: at most 6.3 % more than there are
 
@@ -23,10 +23,10 @@ Step = Callable[[PackedBatch, Tensor], tuple[Tensor, ...]]
 Captured = tuple[PackedBatch, tuple[Tensor, ...], Callable[[], None]]  # where it reads, its results, and what runs it
 
 
-def wanted(asked: bool | None, model: Head, device: torch.device, processes: int = 1, accumulate: int = 1) -> bool:
+def use_cuda_graphs(asked: bool | None, model: Head, device: torch.device, processes: int = 1, accumulate: int = 1) -> bool:
     """Whether steps of this model are captured: as asked, by default where they can be and the head is one of ours,
     whose steps are known to bear it. Raises ValueError where it is asked for and cannot be."""
-    why_not = obstacle(model, device, processes, accumulate)
+    why_not = why_not_capturable(model, device, processes, accumulate)
     if asked and why_not is not None:
         raise ValueError(why_not)
     return why_not is None and ours(model) if asked is None else asked
@@ -34,10 +34,10 @@ def wanted(asked: bool | None, model: Head, device: torch.device, processes: int
 
 def ours(model: Head) -> bool:
     """Whether the head is one of this package."""
-    return type(model).__module__.partition(".")[0] == __package__
+    return type(model).__module__.partition(".")[0] == "bertnli"
 
 
-def obstacle(model: Head, device: torch.device, processes: int, accumulate: int) -> str | None:
+def why_not_capturable(model: Head, device: torch.device, processes: int, accumulate: int) -> str | None:
     """Why the steps of a model cannot be captured; None where they can."""
     if model.ignored is None:
         return f"cuda_graphs needs a head with labels that its loss ignores; {type(model).__name__} has none"
@@ -58,12 +58,12 @@ def _hooks(module: nn.Module) -> bool:
     return any(getattr(module, kind) for kind in kinds)
 
 
-def in_a_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch:
+def pad_to_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch:
     """The batch, padded so that its numbers of tokens and of sequences and its `max_seqlen` are some of few."""
     sequences = len(batch) + len(batch) // (_SIZES // 2) + 1  # so many that none is longer than the batch's own
-    sequences += padding(sequences, _SIZES)
+    sequences += pad_amount(sequences, _SIZES)
     tokens = len(batch.input_ids) + sequences - len(batch)
-    padded = batch.padded(tokens + padding(tokens, _SIZES), sequences, ignored)
+    padded = batch.padded(tokens + pad_amount(tokens, _SIZES), sequences, ignored)
     power = 1 << (padded.max_seqlen - 1).bit_length()  # a tile of the attention is no smaller
     return replace(padded, max_seqlen=max(padded.max_seqlen, min(power, max_len)))
 
@@ -106,7 +106,7 @@ class CapturedSteps:
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def __call__(self, batch: PackedBatch, number: float) -> tuple[Tensor, ...]:
-        """What `step` gives for a batch from `in_a_bucket`, on the CPU."""
+        """What `step` gives for a batch from `pad_to_bucket`, on the CPU."""
         sizes = len(batch.input_ids), len(batch), batch.max_seqlen
         self._number.fill_(number)
         if sizes in self._steps:

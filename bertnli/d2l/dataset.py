@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from bertnli.pairs import row_array
-from bertnli.tokenizer import Tokenizer, WordTokenizer
+from bertnli.text.encoded import index_array
+from bertnli.text.tokenizer import Tokenizer, WordTokenizer
 
 
 class _Item(tuple[Any, ...]):
@@ -45,7 +45,7 @@ class _Rows(Sequence[_Item]):
 def _collate_rows(batch: Sequence[Any], *, collate_fn_map: dict[Any, Callable[..., Any]] | None = None) -> Any:
     """What default_collate gives for a list of D2L's items: [[ids, segments, valid_lens], labels]."""
     if isinstance(batch, _Rows):
-        dataset, rows = batch.dataset, row_array(batch.rows)
+        dataset, rows = batch.dataset, index_array(batch.rows)
         return [list(dataset.pairs.padded_rows(rows, dataset.max_len)), dataset.labels[torch.from_numpy(rows)]]
     inputs, labels = zip(*batch, strict=True)  # items that someone put into a list of their own
     return [[torch.stack(column) for column in zip(*inputs, strict=True)], torch.stack(labels)]

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from bertnli.batching import PackedBatch, cut, ragged_index
-from bertnli.distributed import added_up, dealt, of_rank_0, rank_and_size
-from bertnli.files import atomic_path
-from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
-from bertnli.heads import Head
-from bertnli.inference import check_labels, evaluate, in_batches, rows_read
-from bertnli.model import BERTEncoder
-from bertnli.optim import Adam
-from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
-from bertnli.prepared import autocast, lowered
+from bertnli.text.batch import PackedBatch, split_batches, ragged_index
+from bertnli.runtime.distributed import all_reduce_sum, shard, broadcast_from_rank_0, rank_and_size
+from bertnli.data.files import atomic_path
+from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
+from bertnli.tasks.base import Head
+from bertnli.inference.predict import check_labels, evaluate, in_batches, tokens_per_sequence
+from bertnli.encoder.bert import BERTEncoder
+from bertnli.training.adam import Adam
+from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
+from bertnli.inference.session import autocast, lowered
 
 
 @dataclass
@@ -61,8 +61,8 @@ class History:
 
 def fit(
     model: Head,
-    train: EncodedPairs | HasPairs,
-    dev: EncodedPairs | HasPairs | None = None,
+    train: EncodedTexts | HasEncodedTexts,
+    dev: EncodedTexts | HasEncodedTexts | None = None,
     *,
     epochs: int = 3,
     batch_size: int | None = None,
@@ -122,10 +122,10 @@ def fit(
     run, and where the loss is no finite number any more (on the CPU at once, elsewhere after the epoch): then the
     model's weights are of no use.
     """
-    train = pairs_of(train, "train")
+    train = encoded_of(train, "train")
     check_labels(train, "train", model)
     if dev is not None:
-        check_labels(pairs_of(dev, "dev"), "dev", model)
+        check_labels(encoded_of(dev, "dev"), "dev", model)
     if batch_size is not None and batch_tokens is not None:
         raise ValueError(f"a batch has either batch_size={batch_size} examples or batch_tokens={batch_tokens} tokens")
     if batch_tokens is None and batch_size is None:
@@ -144,13 +144,13 @@ def fit(
     model.to(device)
 
     rank, ranks = rank_and_size()
-    asked, cuda_graphs = cuda_graphs, wanted(cuda_graphs, model, device, ranks, accumulate)
+    asked, cuda_graphs = cuda_graphs, use_cuda_graphs(cuda_graphs, model, device, ranks, accumulate)
     lengths = train.lengths
 
     def steps_of(epoch: int) -> list[Tensor]:
         """The rows of each of an epoch's steps. Seeded anew, so that a continued run draws what a whole one would."""
         torch.manual_seed(seed * 1_000_003 + epoch)
-        batches = cut(torch.randperm(len(train)), lengths, batch_size, batch_tokens)
+        batches = split_batches(torch.randperm(len(train)), lengths, batch_size, batch_tokens)
         return [torch.cat(batches[i : i + accumulate]) for i in range(0, len(batches), accumulate)]
 
     with _left_as_found(model, device):
@@ -165,15 +165,15 @@ def fit(
             **numbers, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
             max_grad_norm=max_grad_norm, freeze=freeze, precision=precision, seed=seed, keep_best=keep_best,
             model=asdict(model.config), dropout=model.dropout.p, settings=model.settings, train=_fingerprint(train),
-            dev=None if dev is None else _fingerprint(pairs_of(dev, "dev")),
+            dev=None if dev is None else _fingerprint(encoded_of(dev, "dev")),
         )  # fmt: skip
-        state = None if state_file is None else of_rank_0(lambda: _read_state(Path(state_file), arguments))
+        state = None if state_file is None else broadcast_from_rank_0(lambda: _read_state(Path(state_file), arguments))
         if state is not None:
             model.load_state_dict(state["model"])
             _load_optimizer(opt, state["optimizer"])
             history = History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"])
             best_state = state["best"]
-        counts = type(model).right is not Head.right  # whether units can be right or wrong
+        counts = type(model).num_correct is not Head.num_correct  # whether units can be right or wrong
         features: _Features | None = None
         # Who listens to the head, or has one with a `forward` of its own, is to find it called.
         bare = type(model).forward is Head.forward and "forward" not in vars(model)
@@ -185,14 +185,14 @@ def fit(
         copies = low and isinstance(opt, Adam)
 
         def gradients(batch: PackedBatch, vectors: Tensor | None, units: Tensor | int) -> tuple[Tensor, Tensor]:
-            """Add those of a batch's part in the mean loss over `units`; the sum of its losses, how many are right."""
+            """Add those of a batch's part in the mean loss over `num_targets`; the sum of its losses, how many are right."""
             with autocast(device, low and not copies):
                 outputs = worker(batch, vectors)
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             loss = model.loss(outputs, batch)
             # DistributedDataParallel divides by the number of ranks.
             (loss * ranks / units).backward()  # type: ignore[no-untyped-call]
-            right = model.right(outputs.detach(), batch)
+            right = model.num_correct(outputs.detach(), batch)
             return loss.detach(), torch.zeros((), dtype=torch.int64, device=device) if right is None else right
 
         def update() -> None:
@@ -210,13 +210,13 @@ def fit(
         def step(rows: Tensor) -> tuple[Tensor, int, Tensor]:
             """One optimizer step: the sum of the loss over this process's units, how many units there are in all
             processes, and how many of this one's were right. Nothing waits for the device."""
-            mine = dealt(rows, lengths, rank, ranks)
-            parts = cut(mine, lengths, batch_size, batch_tokens)
+            mine = shard(rows, lengths, rank, ranks)
+            parts = split_batches(mine, lengths, batch_size, batch_tokens)
             batches = [train.batch(part) for part in parts]
-            units = max(1, sum(map(model.units, batches if ranks == 1 else [train.batch(rows)])))
+            units = max(1, sum(map(model.num_targets, batches if ranks == 1 else [train.batch(rows)])))
             if captured is not None and features is None:
                 assert model.ignored is not None
-                loss_sum, right = captured(in_a_bucket(batches[0], model.ignored, model.config.max_len), units)
+                loss_sum, right = captured(pad_to_bucket(batches[0], model.ignored, model.config.max_len), units)
                 return loss_sum, units, right
             losses, hits = [], []
             for i, packed in enumerate(batches):
@@ -291,12 +291,12 @@ def fit(
                         text |= {"acc": f"{int(sum(hits)) * part:.3f}"} if counts else {}
                         bar.set_postfix(text, refresh=False)
                     bar.update(len(rows))
-            sums, correct = added_up(torch.stack(losses)).tolist(), int(added_up(torch.stack(hits).sum()))
+            sums, correct = all_reduce_sum(torch.stack(losses)).tolist(), int(all_reduce_sum(torch.stack(hits).sum()))
             check_finite(sums)
             history.losses += [loss / units for loss, units in zip(sums, done, strict=True)]
             seconds = time.perf_counter() - begun
             figures = {} if dev is None else evaluate(model, dev, precision=precision, cuda_graphs=asked)
-            figures = of_rank_0(lambda figures=figures: figures)  # type: ignore[misc]
+            figures = broadcast_from_rank_0(lambda figures=figures: figures)  # type: ignore[misc]
             check_finite([figures.get("loss", 0.0)])
             history.epochs.append(
                 Epoch(
@@ -395,7 +395,7 @@ def kept_memory() -> Iterator[None]:
         torch.ops.bertnli.give_back_memory()
 
 
-def _fingerprint(pairs: EncodedPairs) -> int:
+def _fingerprint(pairs: EncodedTexts) -> int:
     """Of the rows and their labels."""
     tensors = (pairs.ids, pairs.offsets, pairs.first_lens, pairs.labels)
     return fingerprint(tensor for tensor in tensors if tensor is not None)
@@ -471,9 +471,9 @@ class _Features:
         return self.rows[index.to(self.rows.device, non_blocking=True)]
 
 
-def _features(model: Head, pairs: EncodedPairs, precision: str, cuda_graphs: bool | None) -> _Features | None:
+def _features(model: Head, pairs: EncodedTexts, precision: str, cuda_graphs: bool | None) -> _Features | None:
     """Those of a frozen encoder; None where they would take too much memory, and each step computes its own."""
-    counts = rows_read(model, pairs)
+    counts = tokens_per_sequence(model, pairs)
     if int(counts.sum()) * model.config.num_hiddens * 4 > _MOST_FEATURES:
         return None
     options: dict[str, Any] = dict(by_sequence=model.pooled, cuda_graphs=cuda_graphs)

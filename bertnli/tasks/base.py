@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertnli.batching import PackedBatch
-from bertnli.metrics import classification_metrics, regression_metrics
-from bertnli.model import BERTConfig, BERTEncoder, BERTModel, operators
-from bertnli.pairs import EncodedPairs
-from bertnli.reader import PairData
-from bertnli.tokenizer import Tokenizer, Truncation
+from bertnli.text.batch import PackedBatch
+from bertnli.tasks.metrics import classification_metrics, regression_metrics
+from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, operators
+from bertnli.text.encoded import EncodedTexts
+from bertnli.data.snli import TextData
+from bertnli.text.tokenizer import Tokenizer, Truncation
 
 # The heads by the name of their task, for checkpoints and the command line. A subclass of Head that has a `task` of its
 # own enters itself.
@@ -43,10 +43,10 @@ class Head(nn.Module):
     metrics          figures of merit from the outputs of all examples
     predictions      what `predict` gives
 
-    and, where the default does not do: `rows`, `head`, `units`, `right`, `logits`, `flaw`, `encode`,
+    and, where the default does not do: `token_index`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`, `encode`,
     `inputs`;
 
-    ignored          a label that `loss` and `right` count as nothing: CUDA graphs pad batches by sequences with it
+    ignored          a label that `loss` and `num_correct` count as nothing: CUDA graphs pad batches by sequences with it
                      (`fit(cuda_graphs=True)`; unasked only those of this package's heads)
 
     Modules of `bert` that the head does not use (pretraining heads; the hidden layer, for token vectors) ride along in
@@ -105,7 +105,7 @@ class Head(nn.Module):
 
     # ---- from tokens to outputs ----
 
-    def rows(self, batch: PackedBatch) -> Tensor | None:
+    def token_index(self, batch: PackedBatch) -> Tensor | None:
         """The tokens it reads, ascending int64 [R], or None for all T. Raises ValueError for a sequence without any."""
         if not self.pooled:
             return None
@@ -117,14 +117,14 @@ class Head(nn.Module):
             raise ValueError("every sequence needs at least its <cls> token; found a valid length of 0")
         return torch.from_numpy(bounds[:-1].astype(np.int64))
 
-    def rows_read(self, batch: PackedBatch) -> Tensor:
+    def tokens_per_sequence(self, batch: PackedBatch) -> Tensor:
         """How many rows it reads of each sequence, int64 [B]."""
-        rows, bounds = self.rows(batch), batch.cu_seqlens.long()
+        rows, bounds = self.token_index(batch), batch.cu_seqlens.long()
         return (bounds if rows is None else torch.searchsorted(rows, bounds)).diff()
 
     def features(self, batch: PackedBatch) -> Tensor:
         """The encoder's vectors of the rows that are read, [R, H]."""
-        return cast(Tensor, self.encoder(batch, rows=self.rows(batch), most_rows=1 if self.pooled else None))
+        return cast(Tensor, self.encoder(batch, rows=self.token_index(batch), max_tokens_read=1 if self.pooled else None))
 
     def head(self, features: Tensor) -> Tensor:
         """Outputs from the encoder's vectors: [R, H] to [R, num_labels]."""
@@ -145,11 +145,11 @@ class Head(nn.Module):
         """The loss summed over the batch's units, from outputs of at least float32 and `batch.labels`."""
         raise NotImplementedError
 
-    def units(self, batch: PackedBatch) -> int:
+    def num_targets(self, batch: PackedBatch) -> int:
         """How many things the mean loss is a mean of: the sequences, unless a head says otherwise."""
         return len(batch)
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor | None:
+    def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor | None:
         """How many of the units are right, for the training accuracy; None where that is no question."""
         return None
 
@@ -160,7 +160,7 @@ class Head(nn.Module):
         """
         return None
 
-    def flaw(self, labels: Tensor) -> str | None:
+    def label_error(self, labels: Tensor) -> str | None:
         """What is wrong with labels of training or evaluation data, to follow "the data has"; None if nothing is."""
         return None
 
@@ -183,20 +183,20 @@ class Head(nn.Module):
     def encode(
         self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"
     ) -> Any:
-        """What `fit` and `evaluate` take, of what the task's reader gives: here single texts or pairs (PairData).
+        """What `fit` and `evaluate` take, of what the task's reader gives: here single texts or pairs (TextData).
 
         max_len     see `row_len`
         truncation  see `Tokenizer.encode_pairs`
         """
-        self.check_texts(1 if data.hypotheses is None else 2)
+        self.check_texts(1 if data.second is None else 2)
         max_len = self.row_len(max_len)
-        if data.hypotheses is None:
-            return tokenizer.encode_texts(data.premises, max_len, labels=data.labels)
-        return tokenizer.encode_pairs(data.premises, data.hypotheses, max_len, truncation, labels=data.labels)
+        if data.second is None:
+            return tokenizer.encode_texts(data.first, max_len, labels=data.labels)
+        return tokenizer.encode_pairs(data.first, data.second, max_len, truncation, labels=data.labels)
 
     def inputs(self, *texts: Any) -> Any:
         """Unlabelled data of `predict`'s arguments: here one text or sequence of texts, or two for pairs."""
-        return PairData.of(*texts)
+        return TextData.of(*texts)
 
 
 @dataclass(frozen=True)
@@ -241,21 +241,21 @@ class BERTClassifier(Head):
         assert batch.labels is not None
         return F.cross_entropy(outputs, batch.labels, reduction="sum")
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+    def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
         return (outputs.argmax(1) == batch.labels).sum()
 
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return outputs
 
-    def flaw(self, labels: Tensor) -> str | None:
-        return class_flaw(labels, 1, self.output.out_features)
+    def label_error(self, labels: Tensor) -> str | None:
+        return class_label_error(labels, 1, self.output.out_features)
 
-    def metrics(self, outputs: Tensor, data: EncodedPairs) -> dict[str, Any]:
+    def metrics(self, outputs: Tensor, data: EncodedTexts) -> dict[str, Any]:
         assert data.labels is not None
         return classification_metrics(outputs, data.labels, self.label_names)
 
-    def predictions(self, outputs: Tensor, data: EncodedPairs) -> list[Prediction]:
+    def predictions(self, outputs: Tensor, data: EncodedTexts) -> list[Prediction]:
         probabilities = outputs.softmax(1)
         names = self.label_names or tuple(str(i) for i in range(outputs.shape[1]))
         best = probabilities.argmax(1).tolist()
@@ -289,10 +289,10 @@ class BERTRegressor(Head):
         labels = batch.labels.to(outputs.dtype).view_as(outputs)
         return (outputs - labels).masked_fill(labels.isnan(), 0).square().sum()
 
-    def units(self, batch: PackedBatch) -> int:
+    def num_targets(self, batch: PackedBatch) -> int:
         return len(batch) * self.output.out_features
 
-    def flaw(self, labels: Tensor) -> str | None:
+    def label_error(self, labels: Tensor) -> str | None:
         if not labels.dtype.is_floating_point:
             return f"labels of {labels.dtype}; regression takes reals"
         width = self.output.out_features
@@ -300,15 +300,15 @@ class BERTRegressor(Head):
             return f"labels of shape {list(labels.shape)}; the model gives {width} numbers a row"
         return None if bool(labels.isfinite().all()) else "labels that are not finite"
 
-    def metrics(self, outputs: Tensor, data: EncodedPairs) -> dict[str, Any]:
+    def metrics(self, outputs: Tensor, data: EncodedTexts) -> dict[str, Any]:
         assert data.labels is not None
         return regression_metrics(outputs, data.labels.view_as(outputs), self.label_names)
 
-    def predictions(self, outputs: Tensor, data: EncodedPairs) -> list[Any]:
+    def predictions(self, outputs: Tensor, data: EncodedTexts) -> list[Any]:
         return outputs.squeeze(1).tolist()
 
 
-def class_flaw(labels: Tensor, dim: int, classes: int) -> str | None:
+def class_label_error(labels: Tensor, dim: int, classes: int) -> str | None:
     """What is wrong with labels that should be classes 0 to `classes` - 1, of `dim` dimensions."""
     if labels.dtype != torch.int64:
         return f"labels of {labels.dtype}; classes are integers"

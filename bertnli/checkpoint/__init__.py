@@ -25,11 +25,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bertnli import hub
-from bertnli.files import atomic_path
-from bertnli.heads import HEADS, Head
-from bertnli.model import BERTConfig, BERTModel
-from bertnli.tokenizer import Tokenizer, Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.data import download as hub
+from bertnli.data.files import atomic_path
+from bertnli.tasks.base import HEADS, Head
+from bertnli.encoder.bert import BERTConfig, BERTModel
+from bertnli.text.tokenizer import Tokenizer, Vocab, WordPieceTokenizer, WordTokenizer
 
 _log = logging.getLogger("bertnli")
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertnli import _ops  # registers torch.ops.bertnli
-from bertnli.batching import pad
+from bertnli.text.batch import pad
 
 _lib = torch.ops.bertnli
 

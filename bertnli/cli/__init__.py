@@ -18,18 +18,21 @@ from typing import Any, get_args
 
 import torch
 
-from bertnli import checkpoint, demo, distributed, hub
-from bertnli.distill import distill, make_student, pruned_tokenizer
-from bertnli.files import atomic_path
-from bertnli.formats import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
-from bertnli.heads import HEADS, BERTClassifier, Head
-from bertnli.inference import evaluate, predict
-from bertnli.model import SIZES, BERTConfig, BERTModel
-from bertnli.pairs import EncodedPairs, pairs_of
-from bertnli.prepared import PRECISIONS, TRAINING_PRECISIONS
-from bertnli.reader import SNLI_LABELS, Columns, PairData, read_pairs, snli_file
-from bertnli.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, spaced_pairs
-from bertnli.train import Epoch, History, fit
+from bertnli import checkpoint
+from bertnli.data import demo
+from bertnli.runtime import distributed
+from bertnli.data import download as hub
+from bertnli.distillation.distill import distill, make_student, pruned_tokenizer
+from bertnli.data.files import atomic_path
+from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
+from bertnli.tasks.base import HEADS, BERTClassifier, Head
+from bertnli.inference.predict import evaluate, predict
+from bertnli.encoder.bert import SIZES, BERTConfig, BERTModel
+from bertnli.text.encoded import EncodedTexts, encoded_of
+from bertnli.inference.session import PRECISIONS, TRAINING_PRECISIONS
+from bertnli.data.snli import SNLI_LABELS, Columns, TextData, read_pairs, snli_file
+from bertnli.text.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, space_out_pairs
+from bertnli.training.loop import Epoch, History, fit
 
 TRUNCATIONS = get_args(Truncation)
 
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with (
-            distributed.joined() as rank,
+            distributed.process_group() as rank,
             open(os.devnull, "w", encoding="utf-8") as nowhere,
             redirect_stdout(nowhere) if rank else nullcontext(),  # one of several processes speaks
         ):
@@ -283,10 +286,10 @@ def _demo(a: argparse.Namespace) -> None:
     )
     assert test.labels is not None
     rows = [test.labels.index(label) for label in range(len(SNLI_LABELS)) if label in test.labels]
-    assert test.hypotheses is not None
-    premises, hypotheses = ([side[row] for row in rows] for side in (test.premises, test.hypotheses))
+    assert test.second is not None
+    premises, hypotheses = ([side[row] for row in rows] for side in (test.first, test.second))
     for row, p in zip(rows, predict(model, tokenizer, premises, hypotheses), strict=True):
-        print(f"  {test.premises[row]}\n  {test.hypotheses[row]}")
+        print(f"  {test.first[row]}\n  {test.second[row]}")
         print(f"    -> {p.label} ({p.probabilities[p.label]:.2f}); the corpus says {SNLI_LABELS[test.labels[row]]}")
     print(f"checkpoint and curves: {a.output}")
 
@@ -341,8 +344,8 @@ def _train(a: argparse.Namespace) -> None:
         if a.max_len > model.config.max_len:
             raise ValueError(f"--max-len {a.max_len}: the model reads {model.config.max_len} tokens at most")
         model.settings["max_len"] = a.max_len
-    if isinstance(train, PairData):
-        model.settings["texts"] = 1 if train.hypotheses is None else 2
+    if isinstance(train, TextData):
+        model.settings["texts"] = 1 if train.second is None else 2
     if isinstance(train, _PairFile):
         model.settings["texts"] = 2
     if a.stride is not None and task != "qa":
@@ -356,7 +359,7 @@ def _train(a: argparse.Namespace) -> None:
         dev = _source(a, task, dev_path, "dev", _columns(tokenizer), None if unnamed else train.label_names or None)
     train_data, count, dropped = _encode(a, model, tokenizer, train, a.limit)
     dev_data, dev_count, dev_dropped = (None, 0, 0) if dev is None else _encode(a, model, tokenizer, dev)
-    pairs = pairs_of(train_data, "train")
+    pairs = encoded_of(train_data, "train")
     if model.label_names and task != "regression":
         print(f"classes: {', '.join(model.label_names)}")
     full = int((pairs.lengths == model.row_len()).sum()) if model.pooled else 0  # others' texts go on in the next row
@@ -401,8 +404,8 @@ def _distill(a: argparse.Namespace) -> None:
         if not examples:
             raise ValueError(f"{a.unlabelled} has no examples")
         unlabelled = teacher.inputs(*zip(*examples, strict=True))
-        if columns == "parse" and isinstance(unlabelled, PairData):
-            unlabelled = spaced_pairs(unlabelled)
+        if columns == "parse" and isinstance(unlabelled, TextData):
+            unlabelled = space_out_pairs(unlabelled)
     texts = itertools.chain(_texts(train), () if unlabelled is None else _texts(unlabelled))
     torch.manual_seed(a.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, a.min_freq)
@@ -415,7 +418,7 @@ def _distill(a: argparse.Namespace) -> None:
         num_heads=a.num_heads,
         num_layers=a.num_layers,
         layers=a.teacher_layers,
-        sample=pairs_of(teacher.encode(teacher_tokenizer, train[:1000], max_len, a.truncation), "train"),
+        sample=encoded_of(teacher.encode(teacher_tokenizer, train[:1000], max_len, a.truncation), "train"),
         max_len=max_len,
     )
     student.settings["max_len"] = max_len
@@ -497,7 +500,7 @@ def _predict(a: argparse.Namespace) -> None:
         raise ValueError(f"--text-columns names {len(a.text_columns)}; the model takes {' or '.join(map(str, counts))}")
     if a.text_columns:
         data = read_table(a.input, a.text_columns, None)
-        sides: list[Sequence[Any]] = [data.premises] if data.hypotheses is None else [data.premises, data.hypotheses]
+        sides: list[Sequence[Any]] = [data.first] if data.second is None else [data.first, data.second]
         if model.task == "tagging":
             sides = [[text.split() for text in side] for side in sides]
         _predict_examples(a, model, tokenizer, zip(*sides, strict=True))
@@ -549,7 +552,7 @@ class _PairFile:
     def label_names(self) -> tuple[str, ...]:
         return SNLI_LABELS if self.names is None else tuple(self.names)
 
-    def encode(self, tokenizer: Tokenizer, max_len: int, truncation: Truncation) -> EncodedPairs:
+    def encode(self, tokenizer: Tokenizer, max_len: int, truncation: Truncation) -> EncodedTexts:
         return tokenizer.encode_file(
             self.path, max_len, truncation, columns=self.columns, label_names=self.names, cache=self.cache
         )
@@ -557,7 +560,7 @@ class _PairFile:
 
 def _source(
     a: argparse.Namespace, task: str, path: Path, split: str, columns: Columns, names: Sequence[str] | None
-) -> PairData | WordData | QuestionData | _PairFile:
+) -> TextData | WordData | QuestionData | _PairFile:
     """What `_encode` takes: with --cache the file, else what `_read` finds in it."""
     if a.cache is None:
         return _read(a, task, path, split, columns, names)
@@ -571,7 +574,7 @@ def _source(
 
 def _read(
     a: argparse.Namespace, task: str, path: Path, split: str, columns: Columns, names: Sequence[str] | None
-) -> PairData | WordData | QuestionData:
+) -> TextData | WordData | QuestionData:
     """The labelled examples of a file, or of a folder in SNLI's layout that split's."""
     if a.label_column and (task == "qa" or not (task == "tagging" or a.text_columns)):
         raise ValueError("--label-column goes with --text-columns, or with a tagger's file; SNLI's layout has its own")
@@ -591,11 +594,11 @@ def _read(
     else:
         data = _read_pairs(path, split, a.columns or columns, names)
     if columns == "parse" and (a.text_columns or a.columns == "text"):  # a model of words, and sentences
-        data = spaced_pairs(data)
+        data = space_out_pairs(data)
     return data
 
 
-def _read_pairs(path: Path, split: str, columns: Columns, names: Sequence[str] | None = None) -> PairData:
+def _read_pairs(path: Path, split: str, columns: Columns, names: Sequence[str] | None = None) -> TextData:
     return read_pairs(snli_file(path, split), columns, names)
 
 
@@ -603,10 +606,10 @@ def _columns(tokenizer: Tokenizer) -> Columns:
     return "parse" if isinstance(tokenizer, WordTokenizer) else "text"
 
 
-def _texts(data: PairData | WordData | QuestionData) -> Iterator[str]:
+def _texts(data: TextData | WordData | QuestionData) -> Iterator[str]:
     """Every text of the examples."""
-    if isinstance(data, PairData):
-        return itertools.chain(data.premises, data.hypotheses or ())
+    if isinstance(data, TextData):
+        return itertools.chain(data.first, data.second or ())
     if isinstance(data, WordData):
         return (" ".join(words) for words in data.sentences)
     return itertools.chain(data.questions, dict.fromkeys(data.contexts))
@@ -616,7 +619,7 @@ def _encode(
     a: argparse.Namespace,
     model: Head,
     tokenizer: Tokenizer,
-    data: PairData | WordData | QuestionData | _PairFile,
+    data: TextData | WordData | QuestionData | _PairFile,
     limit: int | None = None,
 ) -> tuple[Any, int, int]:
     """Of the first `limit` examples: what `fit` and `evaluate` take, how many they are, and how many were dropped."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.batching import PackedBatch, padding
+from bertnli.text.batch import PackedBatch, pad_amount
 
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 _RECUR = 3  # so many tokens for each distinct one make it pay to project the distinct ones: a batch of some 32 pairs
@@ -158,7 +158,7 @@ class MultiHeadAttention(nn.Module):
         return weight, torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]).to(weight.dtype)
 
     def read_rows(
-        self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, most_rows: int | None = None
+        self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, max_tokens_read: int | None = None
     ) -> Tensor:
         """[T, H] and R rows of it, `read` [R, H], to [R, H], without projecting keys and values of all tokens.
 
@@ -168,8 +168,8 @@ class MultiHeadAttention(nn.Module):
         """
         count, width = read.shape
         cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
-        if most_rows is None:
-            most_rows = int(cu_seqlens_q.diff().max()) if len(batch) else 0
+        if max_tokens_read is None:
+            max_tokens_read = int(cu_seqlens_q.diff().max()) if len(batch) else 0
         h, d = self.num_heads, width // self.num_heads
         weight = self.W_q.weight
         q = ops.linear(read, weight, self.W_q.bias.to(weight.dtype)).view(count, h, d).transpose(0, 1)  # (h, R, d)
@@ -184,7 +184,7 @@ class MultiHeadAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             scale=1 / math.sqrt(d),
             cu_seqlens_q=cu_seqlens_q,
-            max_seqlen_q=most_rows,
+            max_seqlen_q=max_tokens_read,
         )  # (R, h, H), (R, h)
         out = torch.bmm(context.transpose(0, 1), self.W_v.weight.view(h, d, width).transpose(1, 2))  # (h, R, d)
         # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
@@ -233,7 +233,7 @@ class EncoderBlock(nn.Module):
         x: Tensor,
         batch: PackedBatch,
         rows: Tensor | None = None,
-        most_rows: int | None = None,
+        max_tokens_read: int | None = None,
         qkv: Tensor | None = None,
     ) -> Tensor:
         """[T, H] to [T, H], or to [R, H] where only some rows of the result are read; `qkv` as in the attention."""
@@ -241,7 +241,7 @@ class EncoderBlock(nn.Module):
             attended = self.attention(x, batch, qkv)
         elif rows.numel() < batch.cu_seqlens.numel():
             everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
-            attended = self.attention.read_rows(everything, batch, rows, x, most_rows)
+            attended = self.attention.read_rows(everything, batch, rows, x, max_tokens_read)
         else:  # several rows a sequence: projecting the keys and values once is the cheaper way
             attended, x = self.attention(x, batch)[rows], x[rows]
         y = self.addnorm1(x, attended, self.attention.W_o.bias)
@@ -273,7 +273,7 @@ def _compiles_products(dtype: torch.dtype) -> bool:
 def _rounded(batch: PackedBatch) -> PackedBatch:
     """The batch with a last sequence that nobody reads, so that its number of tokens is one of few."""
     tokens = len(batch.input_ids)
-    return batch.padded(tokens + more, len(batch) + 1) if (more := padding(tokens, _PER_DOUBLING)) else batch
+    return batch.padded(tokens + more, len(batch) + 1) if (more := pad_amount(tokens, _PER_DOUBLING)) else batch
 
 
 class _Operators(threading.local):
@@ -320,12 +320,12 @@ class BERTEncoder(nn.Module):
         valid_lens: Tensor | None = None,
         *,
         rows: Tensor | None = None,
-        most_rows: int | None = None,
+        max_tokens_read: int | None = None,
     ) -> Tensor:
         """Encode a packed batch, or D2L's three padded tensors.
 
-        (batch, rows=None)               [T, H]; with `rows`, ascending int64 [R] of token indices, [R, H]. Where
-                                         `most_rows` says how many of them a sequence has at most, nothing waits for the
+        (batch, rows=None)               [T, H]; with `token_index`, ascending int64 [R] of token indices, [R, H]. Where
+                                         `max_tokens_read` says how many of them a sequence has at most, nothing waits for the
                                          device: there the rows are not checked, nor the ids
         (tokens, segments, valid_lens)   integer [B, L], [B, L], [B] or None to [B, L, H], zeros in the padding
 
@@ -333,7 +333,7 @@ class BERTEncoder(nn.Module):
         IndexError for a token id outside the vocabulary.
         """
         if isinstance(inputs, PackedBatch):
-            return self._encode(inputs, rows, most_rows)
+            return self._encode(inputs, rows, max_tokens_read)
         if segments is None:
             raise TypeError("padded input needs segments: encoder(tokens, segments, valid_lens)")
         if rows is not None:
@@ -349,13 +349,13 @@ class BERTEncoder(nn.Module):
                 "encode the pairs with a smaller max_len"
             )
 
-    def _encode(self, batch: PackedBatch, rows: Tensor | None = None, most_rows: int | None = None) -> Tensor:
+    def _encode(self, batch: PackedBatch, rows: Tensor | None = None, max_tokens_read: int | None = None) -> Tensor:
         self.check_length(batch)
         operator = None if torch.compiler.is_compiling() else operators.of.get(self)
         if operator is not None:
             found = operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)
             return cast(Tensor, found)
-        looked_at = (most_rows is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
+        looked_at = (max_tokens_read is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
         if rows is not None and looked_at and rows.numel():
             if bool((rows.diff() < 0).any()):
                 raise ValueError("rows must be ascending")
@@ -367,7 +367,7 @@ class BERTEncoder(nn.Module):
         projecting = len(self.blks) > (rows is not None)  # the first layer projects all tokens
         x, qkv = self._embed_and_project(batch) if projecting else (self.embed(batch), None)
         for i, block in enumerate(self.blks):
-            read = (rows, most_rows) if i == len(self.blks) - 1 else (None, None)
+            read = (rows, max_tokens_read) if i == len(self.blks) - 1 else (None, None)
             x = block(x, batch, *read, qkv if i == 0 else None)
         if rows is None:
             x = x[:tokens]
@@ -412,7 +412,7 @@ class BERTEncoder(nn.Module):
             return self.embed(batch), None
         dtype = self._matrix_dtype
         if _compiles_products(dtype):
-            distinct = torch.cat([distinct, distinct[:1].expand(padding(len(distinct), _PER_DOUBLING))])
+            distinct = torch.cat([distinct, distinct[:1].expand(pad_amount(len(distinct), _PER_DOUBLING))])
         tokens, segments, positions = self._tables()
         tokens = ops.take(tokens, distinct, sparse=self.token_embedding.sparse)
         ids = slots.to(torch.int32), batch.segment_ids, batch.positions

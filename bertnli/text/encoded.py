@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bertnli import _text
-from bertnli.batching import PackedBatch, ragged_index
-from bertnli.files import atomic_path
+from bertnli.text.batch import PackedBatch, ragged_index
+from bertnli.data.files import atomic_path
 
-_FORMAT = "bertnli.EncodedPairs.1"
+_FORMAT = "bertnli.EncodedTexts.1"
 
 
-def as_labels(labels: Sequence[Any] | Tensor | None, rows: int) -> Tensor | None:
+def labels_tensor(labels: Sequence[Any] | Tensor | None, rows: int) -> Tensor | None:
     """Labels as a tensor [rows, ...]: int64 for integers, float32 for reals. ValueError for another number of them."""
     if labels is None:
         return None
@@ -33,7 +33,7 @@ def as_labels(labels: Sequence[Any] | Tensor | None, rows: int) -> Tensor | None
     return tensor.to(torch.float32 if tensor.dtype.is_floating_point else torch.int64)
 
 
-class EncodedPairs:
+class EncodedTexts:
     """N rows of token ids without padding.
 
     ids         int32 [total]   row i is ids[offsets[i]:offsets[i+1]], special tokens included
@@ -85,13 +85,13 @@ class EncodedPairs:
 
     def __repr__(self) -> str:
         return (
-            f"EncodedPairs({len(self)} rows, {int(self.offsets[-1] - self.offsets[0])} tokens, max_len={self.max_len})"
+            f"EncodedTexts({len(self)} rows, {int(self.offsets[-1] - self.offsets[0])} tokens, max_len={self.max_len})"
         )
 
-    def __getitem__(self, rows: slice) -> EncodedPairs:
+    def __getitem__(self, rows: slice) -> EncodedTexts:
         """The rows of a slice; a slice without a step shares the memory."""
         if not isinstance(rows, slice):
-            raise TypeError("EncodedPairs takes a slice; use batch([i]) for one row")
+            raise TypeError("EncodedTexts takes a slice; use batch([i]) for one row")
         start, stop, step = rows.indices(len(self))
         if step != 1:
             chosen = torch.from_numpy(np.arange(start, stop, step))
@@ -107,7 +107,7 @@ class EncodedPairs:
             if labels is not None:
                 labels = labels[first:last] if self._by_token else labels[start:stop]
         numbers = dict(pad_id=self.pad_id, max_len=self.max_len, dropped=self.dropped)
-        return EncodedPairs(ids, offsets, first_lens, labels, **numbers)
+        return EncodedTexts(ids, offsets, first_lens, labels, **numbers)
 
     @property
     def lengths(self) -> Tensor:
@@ -124,7 +124,7 @@ class EncodedPairs:
 
     def batch(self, rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> PackedBatch:
         """The rows as a packed batch, in the order given. Raises IndexError for a row below 0 or beyond the last."""
-        index = row_array(rows)
+        index = index_array(rows)
         input_ids, segment_ids, positions, cu_seqlens, max_seqlen = _text.gather_packed(*self._arrays(), index)
         return PackedBatch(
             input_ids=torch.from_numpy(input_ids),
@@ -164,7 +164,7 @@ class EncodedPairs:
             save_file({name: t.clone() if t._is_view() else t for name, t in tensors.items()}, temporary, metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> EncodedPairs:
+    def load(cls, path: str | os.PathLike[str]) -> EncodedTexts:
         """Map a file that `save` wrote. Raises ValueError for a file that is damaged or something else."""
         path = Path(path)
         if not path.is_file():
@@ -195,18 +195,18 @@ class EncodedPairs:
         return pairs
 
 
-class HasPairs(Protocol):
+class HasEncodedTexts(Protocol):
     """What holds encoded pairs beside what else its task needs."""
 
-    pairs: EncodedPairs
+    pairs: EncodedTexts
 
 
-def pairs_of(data: EncodedPairs | HasPairs, name: str) -> EncodedPairs:
+def encoded_of(data: EncodedTexts | HasEncodedTexts, name: str) -> EncodedTexts:
     """The encoded pairs that `data` is or holds. Raises TypeError where there are none."""
     pairs = getattr(data, "pairs", data)
-    if not isinstance(pairs, EncodedPairs):
+    if not isinstance(pairs, EncodedTexts):
         raise TypeError(
-            f"{name} must be EncodedPairs or hold them, as an SNLIBERTDataset does; not {type(data).__name__}"
+            f"{name} must be EncodedTexts or hold them, as an SNLIBERTDataset does; not {type(data).__name__}"
         )
     return pairs
 
@@ -220,7 +220,7 @@ def as_tensors(arrays: tuple[_Int64, _Int64, _Int64]) -> tuple[Tensor, Tensor, T
     return torch.from_numpy(token_ids), torch.from_numpy(segments), torch.from_numpy(valid_lens)
 
 
-def row_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def index_array(rows: Sequence[int] | Tensor | range | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Row numbers of any kind as contiguous int64. Raises TypeError for what is no sequence of integers."""
     if isinstance(rows, range):
         return np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)

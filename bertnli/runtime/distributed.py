@@ -1,6 +1,6 @@
 """Several processes on one training run, by torch.distributed: `torchrun` starts them, one a GPU or one a CPU share.
 
-Every process has the whole data and the whole model. A step's examples are dealt out by length, each process computes
+Every process has the whole data and the whole model. A step's examples are shard out by length, each process computes
 the gradient of its own, and DistributedDataParallel adds them up; so a step is the same with any number of processes.
 """
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def joined() -> Iterator[int]:
+def process_group() -> Iterator[int]:
     """Within it this process belongs to the group in which `torchrun` started it, if it did; gives its rank, else 0.
 
     GPUs talk by NCCL, each process on the one of its local rank; CPUs by Gloo.
@@ -45,7 +45,7 @@ def rank_and_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def of_rank_0(function: Callable[[], T]) -> T:
+def broadcast_from_rank_0(function: Callable[[], T]) -> T:
     """What `function` gives, or raises, in process 0, where alone it runs; the same in all."""
     rank, size = rank_and_size()
     if size == 1:
@@ -63,7 +63,7 @@ def of_rank_0(function: Callable[[], T]) -> T:
     return value
 
 
-def added_up(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of all processes' tensors."""
     if rank_and_size()[1] > 1:
         x = x.clone()
@@ -71,7 +71,7 @@ def added_up(x: Tensor) -> Tensor:
     return x
 
 
-def dealt(rows: Tensor, lengths: Tensor, rank: int, size: int) -> Tensor:
+def shard(rows: Tensor, lengths: Tensor, rank: int, size: int) -> Tensor:
     """The part of `rows` that process `rank` of `size` takes, in their order.
 
     Dealt longest first to 0, 1, ..., size - 1, then back: numbers of rows differ by one at most, and numbers of tokens

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from bertnli.files import atomic_path
+from bertnli.data.files import atomic_path
 
 T = TypeVar("T")
 Tree = dict[str | None, "str | None"]  # value to parent; the root is its own parent

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertnli.batching import PackedBatch, pad
-from bertnli.formats import QuestionData
-from bertnli.heads import Head
-from bertnli.model import BERTModel
-from bertnli.pairs import EncodedPairs
-from bertnli.tokenizer import Tokenizer, Truncation
+from bertnli.text.batch import PackedBatch, pad
+from bertnli.data.tables import QuestionData
+from bertnli.tasks.base import Head
+from bertnli.encoder.bert import BERTModel
+from bertnli.text.encoded import EncodedTexts
+from bertnli.text.tokenizer import Tokenizer, Truncation
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class EncodedQuestions:
     data           the questions
     """
 
-    pairs: EncodedPairs
+    pairs: EncodedTexts
     begins: Tensor
     starts: Tensor
     ends: Tensor
@@ -109,7 +109,7 @@ def encode_questions(
     for (begin, count, before), offset in zip(spans, offsets.tolist(), strict=False):
         starts[offset + before : offset + before + count] = c_starts[begin : begin + count]
         ends[offset + before : offset + before + count] = c_ends[begin : begin + count]
-    pairs = EncodedPairs(
+    pairs = EncodedTexts(
         torch.from_numpy(np.concatenate(ids) if ids else np.zeros(0, np.int32)),
         torch.from_numpy(offsets),
         torch.tensor(first_lens, dtype=torch.int32),
@@ -154,7 +154,7 @@ class BERTQuestionAnswering(Head):
         assert batch.labels is not None
         return F.cross_entropy(_by_row(outputs, batch), batch.labels, reduction="sum") / 2
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+    def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
         return (_by_row(outputs, batch).argmax(1) == batch.labels).all(1).sum()
 
@@ -162,7 +162,7 @@ class BERTQuestionAnswering(Head):
         """Of each row the scores of its tokens to be the first and to be the last, [B, 2, L]."""
         return _by_row(outputs, batch).transpose(1, 2)
 
-    def flaw(self, labels: Tensor) -> str | None:
+    def label_error(self, labels: Tensor) -> str | None:
         if labels.dtype != torch.int64 or labels.shape != (len(labels), 2):
             return f"labels of {labels.dtype} and shape {list(labels.shape)}; spans are int64 [N, 2]"
         return None if not labels.numel() or int(labels.min()) >= 0 else "labels below 0"

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertnli import checkpoint, hub
-from bertnli.dataset import SNLIBERTDataset
-from bertnli.heads import BERTClassifier
-from bertnli.hub import DATA_HUB, DATA_URL
-from bertnli.model import BERTEncoder, BERTModel
-from bertnli.reader import read_snli
-from bertnli.tokenizer import Tokenizer, Vocab
-from bertnli.train import flushed_denormals
+from bertnli import checkpoint
+from bertnli.data import download as hub
+from bertnli.d2l.dataset import SNLIBERTDataset
+from bertnli.tasks.base import BERTClassifier
+from bertnli.data.download import DATA_HUB, DATA_URL
+from bertnli.encoder.bert import BERTEncoder, BERTModel
+from bertnli.data.snli import read_snli
+from bertnli.text.tokenizer import Tokenizer, Vocab
+from bertnli.training.loop import flushed_denormals
 
 __all__ = [
     "DATA_HUB",

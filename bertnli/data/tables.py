@@ -1,6 +1,6 @@
 """Files of other shapes than SNLI's: tables with named columns, words with tags, questions on contexts.
 
-    table       .csv, .tsv and other tab-separated text, JSON lines, .parquet    read_table     PairData
+    table       .csv, .tsv and other tab-separated text, JSON lines, .parquet    read_table     TextData
     tags        CoNLL (a word and its tags a line), CoNLL-U                      read_conll(u)  WordData
     questions   SQuAD 1.1 and 2.0 (JSON)                                         read_squad     QuestionData
 
@@ -20,8 +20,8 @@ from numbers import Number
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bertnli.files import check_file
-from bertnli.reader import JSON_LINES, PairData, Texts
+from bertnli.data.files import check_file
+from bertnli.data.snli import JSON_LINES, TextData, Texts
 
 _NO_LABEL = {"", "-", "-1"}  # how the corpora say that there is no gold label
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
@@ -93,7 +93,7 @@ def read_table(
     label_names: Sequence[str] | None = None,
     *,
     real: bool = False,
-) -> PairData:
+) -> TextData:
     """Texts or pairs with labels from named columns of a table.
 
     path          .csv (quoted as Excel does), .parquet (needs pyarrow), JSON lines (.jsonl, .json, .ndjson), or
@@ -140,7 +140,7 @@ def read_table(
     else:
         names, labels = _indices(raw, [f"{path}:{place}" for place in places], label_names, by_index=True)
     first, *second = map(Texts.of, texts)
-    return PairData(first, second[0] if second else None, labels, names, dropped)
+    return TextData(first, second[0] if second else None, labels, names, dropped)
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:

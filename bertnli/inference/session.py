@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import _ops, ops
-from bertnli.batching import PackedBatch
-from bertnli.heads import Head
-from bertnli.model import (
+from bertnli.text.batch import PackedBatch
+from bertnli.tasks.base import Head
+from bertnli.encoder.bert import (
     AddNorm,
     BERTEncoder,
     EncoderBlock,
@@ -152,12 +152,12 @@ def _outputs(
             _heads.pop(head, None)
             return None
         _heads[head] = parts
-    weights, first = parts.tensors, head.pooled and kind.rows is Head.rows and "rows" not in vars(head)
+    weights, first = parts.tensors, head.pooled and kind.token_index is Head.token_index and "token_index" not in vars(head)
 
     def outputs(batch: PackedBatch) -> Tensor:
         encoder.check_length(batch)
         ids = batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens
-        return operator.outputs(*ids, None if first else head.rows(batch), first, weights)
+        return operator.outputs(*ids, None if first else head.token_index(batch), first, weights)
 
     return outputs
 

@@ -10,26 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertnli.batching import PackedBatch
-from bertnli.distributed import rank_and_size
-from bertnli.graphs import CapturedSteps, in_a_bucket, wanted
-from bertnli.heads import Head
-from bertnli.pairs import EncodedPairs, HasPairs, pairs_of
-from bertnli.prepared import computing, stand_ins
-from bertnli.reader import PairData
-from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer, spaced_pairs
+from bertnli.text.batch import PackedBatch
+from bertnli.runtime.distributed import rank_and_size
+from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
+from bertnli.tasks.base import Head
+from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
+from bertnli.inference.session import computing, stand_ins
+from bertnli.data.snli import TextData
+from bertnli.text.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer, space_out_pairs
 
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
 
 
-def check_labels(pairs: EncodedPairs, name: str, model: Head) -> None:
+def check_labels(pairs: EncodedTexts, name: str, model: Head) -> None:
     """Raise ValueError unless `pairs` are some, labelled as `model` can take, and short enough for it."""
     if not len(pairs):
         raise ValueError(f"{name} is empty")
     if pairs.labels is None:
         raise ValueError(f"{name} has no labels")
-    if (flaw := model.flaw(pairs.labels)) is not None:
-        raise ValueError(f"{name} has {flaw}")
+    if (error := model.label_error(pairs.labels)) is not None:
+        raise ValueError(f"{name} has {error}")
     if (longest := int(pairs.lengths.max())) > model.config.max_len:
         raise ValueError(
             f"{name} has a row of {longest} tokens; the model's max_len is {model.config.max_len}: "
@@ -39,7 +39,7 @@ def check_labels(pairs: EncodedPairs, name: str, model: Head) -> None:
 
 def score(
     model: Head,
-    data: EncodedPairs | HasPairs,
+    data: EncodedTexts | HasEncodedTexts,
     *,
     batch_size: int = 256,
     precision: str = "fp32",
@@ -52,7 +52,7 @@ def score(
     model has changed. `cuda_graphs`: as in `fit`, for many batches of a head that reads one row an example. Raises
     ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
     """
-    pairs = pairs_of(data, "data")
+    pairs = encoded_of(data, "data")
     found = in_batches(model, model, pairs, batch_size, precision, by_sequence=model.pooled, cuda_graphs=cuda_graphs)
     return found.float().cpu()
 
@@ -60,7 +60,7 @@ def score(
 def in_batches(
     model: Head,
     function: Callable[[PackedBatch], Tensor],
-    pairs: EncodedPairs,
+    pairs: EncodedTexts,
     batch_size: int = 256,
     precision: str = "fp32",
     *,
@@ -71,7 +71,7 @@ def in_batches(
     """`function`, a part of `model` in eval mode, of all pairs: what it gives for each batch, end to end.
 
     by_sequence   `function` gives one row a sequence and does not wait for the device: many batches may be CUDA graphs,
-                  as `cuda_graphs` says (see `graphs.wanted`)
+                  as `cuda_graphs` says (see `cuda_graphs.use_cuda_graphs`)
     each          called with what `function` gave and its batch as `pairs` has it
     """
     if batch_size < 1:
@@ -83,7 +83,7 @@ def in_batches(
     graphs = None
     if by_sequence and len(begins) >= _MANY:
         device = encoder.pos_embedding.device
-        if wanted(cuda_graphs, model, device, rank_and_size()[1]):
+        if use_cuda_graphs(cuda_graphs, model, device, rank_and_size()[1]):
             graphs = CapturedSteps(lambda batch, _: (function(batch),), device, "inference", first=2)
     # The weights of a model in training change before the next time.
     stand_in = stand_ins(whole, precision, keep=not model.training)
@@ -97,7 +97,7 @@ def in_batches(
         for begin in begins:
             batch = pairs.batch(range(begin, min(begin + batch_size, len(pairs))))
             if graphs is not None:
-                bucket = in_a_bucket(replace(batch, labels=None), 0, model.config.max_len)
+                bucket = pad_to_bucket(replace(batch, labels=None), 0, model.config.max_len)
                 found = graphs(bucket, 0)[0][: len(batch)]
             else:
                 found = function(batch if batch.device == device else batch.to(device, non_blocking=True))
@@ -107,11 +107,11 @@ def in_batches(
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def rows_read(model: Head, pairs: EncodedPairs) -> Tensor:
+def tokens_per_sequence(model: Head, pairs: EncodedTexts) -> Tensor:
     """How many rows the head reads of each sequence, int64 [N]."""
     parts = torch.split(torch.arange(len(pairs)), 4096)
     with torch.no_grad(), evaluating(model, layers=False):
-        return torch.cat([model.rows_read(pairs.batch(rows)) for rows in parts])
+        return torch.cat([model.tokens_per_sequence(pairs.batch(rows)) for rows in parts])
 
 
 def _bare(model: Head) -> bool:
@@ -119,8 +119,8 @@ def _bare(model: Head) -> bool:
     kind, hooks = type(model), torch.nn.modules.module
     return (
         kind.__call__ is nn.Module.__call__
-        and kind.rows is Head.rows
-        and "rows" not in vars(model)
+        and kind.token_index is Head.token_index
+        and "token_index" not in vars(model)
         and not hooks._global_forward_hooks
         and not hooks._global_forward_pre_hooks
     )
@@ -148,7 +148,7 @@ def evaluating(model: Head, layers: bool = True) -> Iterator[None]:
 
 def evaluate(
     model: Head,
-    data: EncodedPairs | HasPairs,
+    data: EncodedTexts | HasEncodedTexts,
     *,
     batch_size: int = 256,
     precision: str = "fp32",
@@ -159,7 +159,7 @@ def evaluate(
     The options are those of `score`. Raises ValueError where there are no examples, no labels, or labels that the model
     does not have.
     """
-    pairs = pairs_of(data, "data")
+    pairs = encoded_of(data, "data")
     check_labels(pairs, "the evaluated data", model)
     losses: list[Tensor] = []  # read at the end, since that waits for the device
     units = 0
@@ -167,7 +167,7 @@ def evaluate(
     def add(outputs: Tensor, batch: PackedBatch) -> None:
         nonlocal units
         losses.append(model.loss(outputs.float(), batch.to(outputs.device, non_blocking=True)))
-        units += model.units(batch)
+        units += model.num_targets(batch)
 
     outputs = in_batches(
         model, model, pairs, batch_size, precision, by_sequence=model.pooled, cuda_graphs=cuda_graphs, each=add
@@ -191,7 +191,7 @@ def predict(
     tokenizer  the model's; a Vocab, as the book's checkpoints have it, stands for its WordTokenizer
     inputs     what the head takes, by position: for classification and regression texts, or premises and hypotheses; a
                string, or two, instead of lists are one example. For a model of words their punctuation is set apart
-               (`tokenizer.spaced`), but in words that the vocabulary has
+               (`tokenizer.space_out`), but in words that the vocabulary has
     max_len    tokens a row; None means `settings["max_len"]`, else the head's own
 
     A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths,
@@ -199,8 +199,8 @@ def predict(
     """
     tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
     examples = model.inputs(*inputs)
-    if isinstance(tokenizer, WordTokenizer) and isinstance(examples, PairData):
-        examples = spaced_pairs(examples, tokenizer.vocab)
+    if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
+        examples = space_out_pairs(examples, tokenizer.vocab)
     data = model.encode(tokenizer, examples, max_len, truncation)
     outputs = score(model, data, batch_size=batch_size, precision=precision)
     if outputs.isnan().any():

@@ -142,13 +142,13 @@ class PackedBatch:
         return pad(packed, self.cu_seqlens, self.max_seqlen if length is None else length)[0]
 
 
-def padding(count: int, sizes: int) -> int:
+def pad_amount(count: int, sizes: int) -> int:
     """How many more make of `count` one of few numbers: `sizes` of them lie between a number and its double."""
     return -count % (1 << max(0, (count // sizes).bit_length() - 1))
 
 
-def cut(rows: Tensor, lengths: Tensor, size: int | None, tokens: int | None) -> list[Tensor]:
-    """`rows`, int64 [R], in batches: `size` rows each, or as many as have `tokens` tokens at most, taken in order.
+def split_batches(rows: Tensor, lengths: Tensor, size: int | None, tokens: int | None) -> list[Tensor]:
+    """`token_index`, int64 [R], in batches: `size` rows each, or as many as have `tokens` tokens at most, taken in order.
 
     lengths   int64 [N], the number of tokens of every row; a row that is longer than `tokens` is a batch by itself
 

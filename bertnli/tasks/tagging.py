@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertnli.batching import PackedBatch, ragged_index
-from bertnli.formats import WordData
-from bertnli.heads import Head, class_flaw
-from bertnli.pairs import EncodedPairs
-from bertnli.tokenizer import Tokenizer, Truncation
+from bertnli.text.batch import PackedBatch, ragged_index
+from bertnli.data.tables import WordData
+from bertnli.tasks.base import Head, class_label_error
+from bertnli.text.encoded import EncodedTexts
+from bertnli.text.tokenizer import Tokenizer, Truncation
 
 NOT_READ = -100  # the label of tokens that begin no word
 UNKNOWN = -1  # the label of a word whose tag is not known
@@ -31,7 +31,7 @@ class EncodedWords:
     words    int64 [M]   the number of words of each sentence
     """
 
-    pairs: EncodedPairs
+    pairs: EncodedTexts
     words: Tensor
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> En
     labels = np.full(len(filled), NOT_READ, np.int64)
     tags = UNKNOWN if data.tags is None else np.array([tag for tags in data.tags for tag in tags], np.int64)
     labels[np.flatnonzero(inner)[ends[:-1]]] = tags
-    pairs = EncodedPairs(
+    pairs = EncodedTexts(
         torch.from_numpy(filled),
         torch.from_numpy(offsets),
         torch.from_numpy(lengths.astype(np.int32)),
@@ -108,7 +108,7 @@ class BERTTagger(Head):
         """Whether the tags are of entities."""
         return any(name.startswith(("B-", "I-")) for name in self.label_names or ())
 
-    def rows(self, batch: PackedBatch) -> Tensor | None:
+    def token_index(self, batch: PackedBatch) -> Tensor | None:
         """The words' first pieces; all tokens where the batch has no labels to say which they are, and in training on a
         GPU, where looking for them would wait for it."""
         if batch.labels is None or (self.training and batch.device.type == "cuda"):
@@ -123,18 +123,18 @@ class BERTTagger(Head):
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return F.cross_entropy(outputs, _of(outputs, batch.labels), ignore_index=NOT_READ, reduction="sum")
 
-    def units(self, batch: PackedBatch) -> int:
+    def num_targets(self, batch: PackedBatch) -> int:
         return len(_read(batch.labels))
 
-    def right(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+    def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return (outputs.argmax(1) == _of(outputs, batch.labels)).sum()
 
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return outputs
 
-    def flaw(self, labels: Tensor) -> str | None:
+    def label_error(self, labels: Tensor) -> str | None:
         read = _read(labels)
-        return "words without a tag" if (read == UNKNOWN).any() else class_flaw(read, 1, self.output.out_features)
+        return "words without a tag" if (read == UNKNOWN).any() else class_label_error(read, 1, self.output.out_features)
 
     def metrics(self, outputs: Tensor, data: EncodedWords) -> dict[str, Any]:
         guess, truth = outputs.argmax(1), _read(data.pairs.labels)

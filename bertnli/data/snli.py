@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from bertnli import _text
-from bertnli.files import check_file
+from bertnli.data.files import check_file
 
 Columns = Literal["parse", "text"]
 SNLI_LABELS = ("entailment", "contradiction", "neutral")
@@ -82,44 +82,44 @@ class Texts(Sequence[str]):
 
 
 @dataclass(frozen=True)
-class PairData:
+class TextData:
     """Pairs of texts, or single texts.
 
-    premises, hypotheses   texts, N each; single texts have no hypotheses (None)
-    labels                 N indices into label_names, or N reals; None where there are no labels
-    label_names            the classes; empty for reals
-    dropped                the number of rows without a gold label ('-', '' or -1), which are not in the lists
+    first, second   texts, N each; single texts have no second (None)
+    labels          N indices into label_names, or N reals; None where there are no labels
+    label_names     the classes; empty for reals
+    dropped         the number of rows without a gold label ('-', '' or -1), which are not in the lists
     """
 
-    premises: Sequence[str]
-    hypotheses: Sequence[str] | None
+    first: Sequence[str]
+    second: Sequence[str] | None
     labels: list[Any] | None
     label_names: tuple[str, ...] = ()
     dropped: int = 0
 
     @classmethod
-    def of(cls, premises: str | Sequence[str], hypotheses: str | Sequence[str] | None = None) -> PairData:
+    def of(cls, first: str | Sequence[str], second: str | Sequence[str] | None = None) -> TextData:
         """Unlabelled texts or pairs; a string, or two, are one of them."""
-        if isinstance(premises, str) and (hypotheses is None or isinstance(hypotheses, str)):
-            premises, hypotheses = [premises], None if hypotheses is None else [hypotheses]
-        return cls(premises, hypotheses, None)
+        if isinstance(first, str) and (second is None or isinstance(second, str)):
+            first, second = [first], None if second is None else [second]
+        return cls(first, second, None)
 
     def __len__(self) -> int:
-        return len(self.premises)
+        return len(self.first)
 
-    def __getitem__(self, rows: slice) -> PairData:
+    def __getitem__(self, rows: slice) -> TextData:
         """The rows of a slice."""
         return replace(
             self,
-            premises=self.premises[rows],
-            hypotheses=None if self.hypotheses is None else self.hypotheses[rows],
+            first=self.first[rows],
+            second=None if self.second is None else self.second[rows],
             labels=None if self.labels is None else self.labels[rows],
         )
 
 
 def read_pairs(
     path: str | os.PathLike[str], columns: Columns = "parse", label_names: Sequence[str] | None = None
-) -> PairData:
+) -> TextData:
     """Read one file of labelled pairs.
 
     `.jsonl`, `.json-lines`, `.ndjson` and `.json` hold one JSON object a line; anything else is tab-separated text with
@@ -130,7 +130,7 @@ def read_pairs(
 
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
     """
-    return PairData(*_read(Path(path), columns, label_names))
+    return TextData(*_read(Path(path), columns, label_names))
 
 
 def _read(

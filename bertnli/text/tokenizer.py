@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from bertnli import _text
-from bertnli.files import atomic_path
-from bertnli.pairs import EncodedPairs, as_labels, as_tensors
-from bertnli.reader import Columns, PairData, ReadOptions, Texts, read_options
+from bertnli.data.files import atomic_path
+from bertnli.text.encoded import EncodedTexts, labels_tensor, as_tensors
+from bertnli.data.snli import Columns, TextData, ReadOptions, Texts, read_options
 
 _CACHE = 1  # of encode_file: to be raised when what files are encoded to changes
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
@@ -112,27 +112,27 @@ class Vocab:
         return self._token_freqs
 
 
-def spaced(text: str) -> str:
+def space_out(text: str) -> str:
     """Punctuation and clitics set apart by spaces, as the words of a Vocab are.
 
-    >>> spaced("A man isn't sleeping.").split()
+    >>> space_out("A man isn't sleeping.").split()
     ['A', 'man', 'is', "n't", 'sleeping', '.']
     """
     text = re.sub(r"([^\w\s'\u2019-])", r" \1 ", text)
     return re.sub(r"(?i)(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text)
 
 
-def spaced_pairs(data: PairData, vocab: Any = None) -> PairData:
-    """The texts `spaced`, but for words that the vocabulary has ("U.S.", "...")."""
+def space_out_pairs(data: TextData, vocab: Any = None) -> TextData:
+    """The texts `space_out`, but for words that the vocabulary has ("U.S.", "...")."""
     known = {} if vocab is None else vocab.token_to_idx
 
     def apart(texts: Any) -> Any:
         if texts is None or isinstance(texts, str):  # one string instead of a list: encoding says so
             return texts
         words = (text.split() for text in texts)
-        return [" ".join(w if w.lower() in known else spaced(w) for w in of_text) for of_text in words]
+        return [" ".join(w if w.lower() in known else space_out(w) for w in of_text) for of_text in words]
 
-    return replace(data, premises=apart(data.premises), hypotheses=apart(data.hypotheses))
+    return replace(data, first=apart(data.first), second=apart(data.second))
 
 
 def _source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]:
@@ -209,7 +209,7 @@ class Tokenizer(ABC):
         truncation: Truncation = "longest_first",
         num_threads: int = 0,
         labels: Sequence[Any] | Tensor | None = None,
-    ) -> EncodedPairs:
+    ) -> EncodedTexts:
         """Rows `<cls> premise <sep> hypothesis <sep>` of at most `max_len` tokens, stored without padding.
 
         truncation: where a pair is too long,
@@ -236,7 +236,7 @@ class Tokenizer(ABC):
         columns: Columns | None = None,
         label_names: Sequence[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
-    ) -> EncodedPairs:
+    ) -> EncodedTexts:
         """`read_pairs` and `encode_pairs` in one pass over the mapped file, which may be larger than memory.
 
         columns: None means the parses for words and the sentences for WordPiece; label_names: as `read_pairs` has it.
@@ -254,7 +254,7 @@ class Tokenizer(ABC):
         digest = _text.digest_file(options["path"])
         kept = Path(cache) / f"{digest}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.safetensors"
         try:
-            return EncodedPairs.load(kept)
+            return EncodedTexts.load(kept)
         except (FileNotFoundError, ValueError):  # (not there, or damaged)
             pairs = encode()
             pairs.save(kept)
@@ -262,12 +262,12 @@ class Tokenizer(ABC):
 
     def _encode_file(
         self, options: ReadOptions, max_len: int, truncation: Truncation, num_threads: int
-    ) -> EncodedPairs:
+    ) -> EncodedTexts:
         *arrays, labels, dropped = self._core.encode_file(
             **options, max_len=max_len, truncation=truncation, num_threads=num_threads
         )
         ids, offsets, first_lens = map(torch.from_numpy, arrays)
-        return EncodedPairs(
+        return EncodedTexts(
             ids, offsets, first_lens, torch.from_numpy(labels), pad_id=self.pad_id, max_len=max_len, dropped=dropped
         )
 
@@ -277,7 +277,7 @@ class Tokenizer(ABC):
         max_len: int = 128,
         num_threads: int = 0,
         labels: Sequence[Any] | Tensor | None = None,
-    ) -> EncodedPairs:
+    ) -> EncodedTexts:
         """Rows `<cls> text <sep>` of at most `max_len` (>= 2) tokens, the text's end cut where it is too long."""
         self._check_special()
         arrays = self._core.encode_ragged(
@@ -294,10 +294,10 @@ class Tokenizer(ABC):
         arrays = self._core.encode_spans(_source(texts, "texts"), _threads(num_threads))
         return TokenizedTexts(*map(torch.from_numpy, arrays))
 
-    def _encoded(self, arrays: tuple[Any, ...], labels: Any, max_len: int) -> EncodedPairs:
+    def _encoded(self, arrays: tuple[Any, ...], labels: Any, max_len: int) -> EncodedTexts:
         ids, offsets, first_lens = map(torch.from_numpy, arrays)
-        return EncodedPairs(
-            ids, offsets, first_lens, as_labels(labels, len(first_lens)), pad_id=self.pad_id, max_len=max_len
+        return EncodedTexts(
+            ids, offsets, first_lens, labels_tensor(labels, len(first_lens)), pad_id=self.pad_id, max_len=max_len
         )
 
     def encode_padded(
@@ -342,7 +342,7 @@ class WordTokenizer(Tokenizer):
     def from_texts(cls, texts: Iterable[str], min_freq: int = 5) -> WordTokenizer:
         """The lower-case words of the texts that occur `min_freq` times, by falling frequency, as the book has them.
 
-        Pass sentences through `spaced` first, or the vocabulary has "sleeping." with its full stop.
+        Pass sentences through `space_out` first, or the vocabulary has "sleeping." with its full stop.
         """
         words = [text.lower().split() for text in texts]
         return cls(Vocab(words, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.batching import PackedBatch, ragged_index
-from bertnli.graphs import ours
-from bertnli.heads import HEADS, Head
-from bertnli.inference import check_labels, evaluating, in_batches, rows_read
-from bertnli.model import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
-from bertnli.pairs import EncodedPairs, pairs_of
-from bertnli.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
-from bertnli.train import History, fingerprint, fit
+from bertnli.text.batch import PackedBatch, ragged_index
+from bertnli.runtime.cuda_graphs import ours
+from bertnli.tasks.base import HEADS, Head
+from bertnli.inference.predict import check_labels, evaluating, in_batches, tokens_per_sequence
+from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
+from bertnli.text.encoded import EncodedTexts, encoded_of
+from bertnli.text.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.training.loop import History, fingerprint, fit
 
 
 def pruned_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], min_freq: int = 1) -> tuple[Tokenizer, Tensor]:
@@ -55,7 +55,7 @@ def make_student(
     num_heads: int | None = None,
     num_layers: int | None = None,
     layers: Sequence[int] | None = None,
-    sample: EncodedPairs | None = None,
+    sample: EncodedTexts | None = None,
     max_len: int | None = None,
 ) -> Head:
     """A smaller head of the teacher's task, variant and dropout, on its device.
@@ -139,7 +139,7 @@ def _set_tables(encoder: BERTEncoder, tables: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def _begin_near(student: Head, teacher: Head, token_ids: Tensor, layers: Sequence[int], sample: EncodedPairs) -> None:
+def _begin_near(student: Head, teacher: Head, token_ids: Tensor, layers: Sequence[int], sample: EncodedTexts) -> None:
     """Embeddings and layers that give, on the sample, nearly what the teacher's do, of fewer numbers a token.
 
     The student's vectors stand for the teacher's in their principal directions. Of a layer's heads and of its hidden
@@ -280,14 +280,14 @@ def distill(
         raise ValueError(f"temperature must be above 0; found {temperature}")
     max_len = min(teacher.row_len(max_len), student.config.max_len)
     examples = [data for data in (train, unlabelled) if data is not None]
-    theirs = _joined([pairs_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples])
-    parts = [pairs_of(student.encode(tokenizer, data, max_len, truncation), "") for data in examples]
+    theirs = _joined([encoded_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples])
+    parts = [encoded_of(student.encode(tokenizer, data, max_len, truncation), "") for data in examples]
     mine = _joined(parts)
     held = None if dev is None else student.encode(tokenizer, dev, max_len, truncation)
     for name, data in (("train", parts[0]), ("dev", held)):
         if data is not None:
-            check_labels(pairs_of(data, name), name, student)
-    counts, their_counts = rows_read(student, mine), rows_read(teacher, theirs)
+            check_labels(encoded_of(data, name), name, student)
+    counts, their_counts = tokens_per_sequence(student, mine), tokens_per_sequence(teacher, theirs)
     # Sentences of words may be cut into rows elsewhere; the words are the same.
     if (counts.sum() != their_counts.sum()) if mine.labels is not None else not torch.equal(counts, their_counts):
         raise ValueError("the student's tokens are not the teacher's: prune no token of the texts (min_freq=1)")
@@ -318,7 +318,7 @@ def distill(
         student, mine, parts[0], targets, counts, by_sequence, temperature, hard, soft, hidden, len(hidden_layers)
     )
     keys = torch.arange(len(mine))[:, None]
-    keyed = EncodedPairs(mine.ids, mine.offsets, mine.first_lens, keys, pad_id=mine.pad_id, max_len=mine.max_len)
+    keyed = EncodedTexts(mine.ids, mine.offsets, mine.first_lens, keys, pad_id=mine.pad_id, max_len=mine.max_len)
     assert parts[0].labels is not None
     pupil.settings = dict(  # what a continued run must have in common beside what `fit` sees
         temperature=temperature, hard=hard, soft=soft, hidden=hidden, hidden_layers=list(hidden_layers),
@@ -329,11 +329,11 @@ def distill(
     return history
 
 
-def _joined(parts: Sequence[EncodedPairs]) -> EncodedPairs:
+def _joined(parts: Sequence[EncodedTexts]) -> EncodedTexts:
     """The rows of all parts; labels only where they are the tokens', and say which are read."""
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat([part.lengths for part in parts]).cumsum(0)])
     by_token = [part.labels for part in parts if part.labels is not None and part.labels.shape == part.ids.shape]
-    return EncodedPairs(
+    return EncodedTexts(
         torch.cat([part.ids for part in parts]),
         offsets,
         torch.cat([part.first_lens for part in parts]),
@@ -358,7 +358,7 @@ def _watched(model: Head, layers: Iterable[int]) -> Iterator[list[Tensor]]:
 def _vectors(model: Head, batch: PackedBatch, found: list[Tensor]) -> Tensor:
     """[R, H (1 + layers)]: of each row that is read the encoder's vector, then those of the layers watched."""
     found.clear()
-    last, rows = model.features(batch), model.rows(batch)
+    last, rows = model.features(batch), model.token_index(batch)
     inner = [x[: len(batch.input_ids)] if rows is None else x[rows] for x in found]
     return torch.cat([last, *(x.to(last.dtype) for x in inner)], 1)
 
@@ -380,8 +380,8 @@ class _Pupil(Head):
     def __init__(
         self,
         student: Head,
-        pairs: EncodedPairs,
-        labelled: EncodedPairs,
+        pairs: EncodedTexts,
+        labelled: EncodedTexts,
         targets: Tensor,
         counts: Tensor,
         by_sequence: bool,
@@ -424,8 +424,8 @@ class _Pupil(Head):
             return replace(batch, labels=None)
         return self.pairs.batch(_numbers(batch).cpu()).to(batch.device)
 
-    def rows(self, batch: PackedBatch) -> Tensor | None:
-        return self.student.rows(self._own(batch))
+    def token_index(self, batch: PackedBatch) -> Tensor | None:
+        return self.student.token_index(self._own(batch))
 
     def features(self, batch: PackedBatch) -> Tensor:
         with _watched(self.student, self.layers if self.training else ()) as found:
@@ -460,7 +460,7 @@ class _Pupil(Head):
             padding = (_numbers(batch) < 0)[:, None]
             parts = [(weight, x.masked_fill(padding, 0)) for weight, x in parts]
         means = [weight * x.sum() / max(1, x.numel()) for weight, x in parts]  # sentences may be without words
-        return self.student.units(own) * torch.stack(means).sum() + hard * self._hard(scores, batch)
+        return self.student.num_targets(own) * torch.stack(means).sum() + hard * self._hard(scores, batch)
 
     def _read(self, outputs: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """The outputs of the rows that the student's head reads, and their targets."""
@@ -471,7 +471,7 @@ class _Pupil(Head):
         numbers = _numbers(batch).cpu()
         targets = self.targets[ragged_index(self.begins[numbers], self.counts[numbers])].to(outputs)
         if len(outputs) > len(targets):  # a tagger's of all tokens, as in training on a GPU
-            rows = self.student.rows(self.pairs.batch(numbers))
+            rows = self.student.token_index(self.pairs.batch(numbers))
             assert rows is not None
             outputs = outputs[rows.to(outputs.device)]
         return outputs, targets
@@ -492,11 +492,11 @@ class _Pupil(Head):
         labelled = self.labelled.batch(numbers[known]).to(scores.device)
         return self.student.loss(scores[known.repeat_interleave(self.counts[numbers]).to(scores.device)], labelled)
 
-    def units(self, batch: PackedBatch) -> int:
-        return self.student.units(self._own(batch))
+    def num_targets(self, batch: PackedBatch) -> int:
+        return self.student.num_targets(self._own(batch))
 
-    def flaw(self, labels: Tensor) -> str | None:
-        return None if _numbered(labels) else self.student.flaw(labels)
+    def label_error(self, labels: Tensor) -> str | None:
+        return None if _numbered(labels) else self.student.label_error(labels)
 
     def metrics(self, outputs: Tensor, data: Any) -> dict[str, Any]:
         return self.student.metrics(outputs, data)

@@ -1,0 +1,1 @@
+"""Packed token ids become vectors."""

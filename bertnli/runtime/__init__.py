@@ -1,0 +1,1 @@
+"""What training and inference share: precision, CUDA graphs, processes, memory."""

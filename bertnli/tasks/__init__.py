@@ -1,0 +1,1 @@
+"""One file a task: encoding, head, loss, metrics, predictions."""

@@ -1,0 +1,1 @@
+"""Strings become packed token ids."""
