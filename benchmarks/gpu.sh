@@ -28,7 +28,7 @@ for part in models compiled attention rows; do
   OMP_NUM_THREADS=1 timeout 90 "$python" benchmarks/bench_gpu.py --only $part --rounds 1 --minutes 1.4 > /dev/null 2>&1 &
 done
 OMP_NUM_THREADS=1 timeout -s INT -k 10 130 "$python" -m pytest -q -p no:cacheprovider -o filterwarnings=default $workers \
-  tests/test_kernels.py tests/test_graphs.py -k "not gpu_that_is_not_there and not tiny_sizes" ${GPU_TESTS:-} \
+  tests/ops/test_kernels.py tests/runtime/test_cuda_graphs.py -k "not gpu_that_is_not_there and not tiny_sizes" ${GPU_TESTS:-} \
   2>&1 | tee "$out/gpu_tests.txt" || status=1
 kill $(jobs -p) 2> /dev/null
 wait

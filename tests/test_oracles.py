@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import (
+from helpers.oracles import (
     OracleConfig,
     PlainD2LClassifier,
     State,

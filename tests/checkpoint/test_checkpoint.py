@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles import OracleConfig, d2l_bert_classifier, random_state
+from helpers.oracles import OracleConfig, d2l_bert_classifier, random_state
 from safetensors.torch import load_file, save_file
 
 from bertnli import (
@@ -28,7 +28,7 @@ from bertnli import (
     save_pretrained,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["<unk>", "<pad>", "<cls>", "<sep>", *["the", "a", "dog", "cat", "runs", "sleeps"]]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "run", "##s", "sleep"]
 

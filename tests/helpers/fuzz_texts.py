@@ -8,7 +8,7 @@ Prints the number of texts compared, or the text that differs.
 import random
 import sys
 
-from test_tokenizer import SMALL, assert_same_offsets, random_texts, reference
+from text.test_tokenizer import SMALL, assert_same_offsets, random_texts, reference
 
 from bertnli.text.tokenizer import WordPieceTokenizer
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_attention import ISAS, isa
+from ops.test_attention import ISAS, isa
 from torch import Tensor, nn
 
 from bertnli.training.adam import Adam

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import test_ops
 import torch
-from test_attention import attention_by_loop, attention_by_sdpa, cumulative, dropout_mask
+from ops.test_attention import attention_by_loop, attention_by_sdpa, cumulative, dropout_mask
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -423,7 +423,7 @@ def test_rows_bad_arguments(function: Callable[[Tensor, Tensor], Any], message: 
 
 def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     """Triton's compiler takes every kernel for an H100, with or without one: hardly a register is spilled."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", root / "tests" / "compile_kernels.py"],
         env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -487,7 +487,7 @@ def test_a_training_step_on_a_gpu_is_that_of_the_cpu_and_waits_for_nothing() -> 
 
 
 def test_the_benchmark_for_gpus_runs_on_tiny_sizes(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     command = [root / "benchmarks" / "bench_gpu.py", "--device", "cpu", "--tiny", "--rounds", "1"]
     done = subprocess.run(
         [sys.executable, *command, "--json", tmp_path / "gpu.json"], capture_output=True, text=True, check=False

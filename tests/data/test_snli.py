@@ -2,7 +2,7 @@ import json
 import pickle
 import random
 
-import d2l_oracle
+from helpers import d2l_oracle
 import numpy as np
 import pytest
 import torch

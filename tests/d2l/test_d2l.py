@@ -17,7 +17,7 @@ from torch import nn
 from bertnli import BERTConfig, BERTModel, Vocab, d2l, read_snli, save_pretrained
 from bertnli.data.demo import write_demo_corpus
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_a_readers_script_runs_to_the_final_line(site: Path, tmp_path: Path, own
         hashlib.sha1((site / name).read_bytes()).hexdigest() for name in ("snli_1.0.zip", "bert.small.torch.zip")
     ]
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", HERE / "chapter.py", own, *digests, site.as_uri() + "/", "2"],
-        cwd=tmp_path / "book", env={**os.environ, "PYTHONPATH": str(HERE.parent)}, capture_output=True, text=True,
+        [sys.executable, "-W", "ignore", ROOT / "tests" / "helpers" / "chapter.py", own, *digests, site.as_uri() + "/", "2"],
+        cwd=tmp_path / "book", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=600, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

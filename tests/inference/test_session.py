@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_attention import ISAS, available, set_cpu_isa
+from ops.test_attention import ISAS, available, set_cpu_isa
 from torch import Tensor, nn
 
 from bertnli import (

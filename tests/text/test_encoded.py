@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import d2l_oracle
+from helpers import d2l_oracle
 import numpy as np
 import pytest
 import tokenizers
@@ -469,7 +469,7 @@ def test_files_larger_than_memory(tmp_path, suffix):
             for i in range(rows):
                 row = {"label": str(i % 3), "other": "x" * 1_000_000, "premise": "w1 w2 w1", "hypothesis": "w2"}
                 file.write((json.dumps(row) if suffix == ".jsonl" else "\t".join(row.values())) + "\n")
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     run = subprocess.run(
         [sys.executable, "-c", STREAM, small, large], capture_output=True, text=True, check=True, cwd=root
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_distill import PIECES, TASKS, teacher
-from test_train import SIZES, VOCAB, pairs
+from distillation.test_distill import PIECES, TASKS, teacher
+from training.test_loop import SIZES, VOCAB, pairs
 from torch import Tensor
 
 from bertnli import (

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracles import PlainD2LClassifier
+from helpers.oracles import PlainD2LClassifier
 from torch.nn.functional import cross_entropy
 
 from bertnli import (

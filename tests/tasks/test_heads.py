@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 from scipy.stats import pearsonr
-from test_attention import dropout_mask as weights_mask
-from test_ops import dropout_mask as rows_mask
+from ops.test_attention import dropout_mask as weights_mask
+from ops.test_ops import dropout_mask as rows_mask
 from torch import Tensor
 
 from bertnli import (

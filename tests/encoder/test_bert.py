@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import (
+from helpers.oracles import (
     OracleConfig,
     PlainD2LClassifier,
     d2l_bert_classifier,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_attention import ISAS, isa, philox
+from ops.test_attention import ISAS, isa, philox
 from torch import Tensor
 
 from bertnli import ops

@@ -16,7 +16,7 @@ from torch import Tensor
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, fit
 from bertnli.runtime.distributed import shard, broadcast_from_rank_0, rank_and_size
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pairs(count: int = 45) -> EncodedTexts:
