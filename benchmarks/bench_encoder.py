@@ -59,9 +59,9 @@ from oracles import PlainD2LClassifier  # noqa: E402
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, d2l, ops, read_pairs  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
 from bertnli.data.demo import write_demo_corpus  # noqa: E402
+from bertnli.data.snli import TextData  # noqa: E402
 from bertnli.encoder.bert import SIZES  # noqa: E402
 from bertnli.training.adam import Adam  # noqa: E402
-from bertnli.data.snli import TextData  # noqa: E402
 from bertnli.training.loop import _optimizer, flushed_denormals, lazily  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"

@@ -356,7 +356,7 @@ class Contestant:
         self.process.start()
         theirs.close()
 
-    def label_error(self) -> str | None:
+    def flaw(self) -> str | None:
         """Waits until it is built; why it could not be."""
         try:
             return self.pipe.recv()  # type: ignore[no-any-return]
@@ -380,7 +380,7 @@ def field(shape: str, threads: int, peers: list[str]) -> Iterator[list[Contestan
     built: list[Contestant] = []
     try:
         for c in made:
-            if error := c.label_error():
+            if flaw := c.flaw():
                 print(f"  {c.name} is left out: {flaw}", flush=True)
             else:
                 built.append(c)

@@ -20,19 +20,19 @@ if _text.torch_version != _found:
 
 # After the check: with a wrong torch these would fail with an undefined symbol.
 from bertnli import d2l
-from bertnli.text.batch import PackedBatch
 from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
 from bertnli.d2l import train_ch13
 from bertnli.d2l.dataset import SNLIBERTDataset
-from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
-from bertnli.tasks.base import BERTClassifier, BERTRegressor, Head, Prediction
-from bertnli.inference.predict import evaluate, predict, score
-from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel
-from bertnli.ops import varlen_attention
-from bertnli.text.encoded import EncodedTexts
-from bertnli.tasks.question_answering import Answer, BERTQuestionAnswering
 from bertnli.data.snli import TextData, read_pairs, read_snli
+from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
+from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel
+from bertnli.inference.predict import evaluate, predict, score
+from bertnli.ops import varlen_attention
+from bertnli.tasks.base import BERTClassifier, BERTRegressor, Head, Prediction
+from bertnli.tasks.question_answering import Answer, BERTQuestionAnswering
 from bertnli.tasks.tagging import BERTTagger
+from bertnli.text.batch import PackedBatch
+from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 from bertnli.training.loop import Epoch, History, fit
 
@@ -52,10 +52,10 @@ __all__ = [
     "Head",
     "History",
     "PackedBatch",
-    "TextData",
     "Prediction",
     "QuestionData",
     "SNLIBERTDataset",
+    "TextData",
     "Vocab",
     "WordData",
     "WordPieceTokenizer",

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from bertnli.data import download as hub
 from bertnli.data.files import atomic_path
-from bertnli.tasks.base import HEADS, Head
 from bertnli.encoder.bert import BERTConfig, BERTModel
+from bertnli.tasks.base import HEADS, Head
 from bertnli.text.tokenizer import Tokenizer, Vocab, WordPieceTokenizer, WordTokenizer
 
 _log = logging.getLogger("bertnli")

@@ -20,17 +20,17 @@ import torch
 
 from bertnli import checkpoint
 from bertnli.data import demo
-from bertnli.runtime import distributed
 from bertnli.data import download as hub
-from bertnli.distillation.distill import distill, make_student, pruned_tokenizer
 from bertnli.data.files import atomic_path
-from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
-from bertnli.tasks.base import HEADS, BERTClassifier, Head
-from bertnli.inference.predict import evaluate, predict
-from bertnli.encoder.bert import SIZES, BERTConfig, BERTModel
-from bertnli.text.encoded import EncodedTexts, encoded_of
-from bertnli.inference.session import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.data.snli import SNLI_LABELS, Columns, TextData, read_pairs, snli_file
+from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
+from bertnli.distillation.distill import distill, make_student, pruned_tokenizer
+from bertnli.encoder.bert import SIZES, BERTConfig, BERTModel
+from bertnli.inference.predict import evaluate, predict
+from bertnli.inference.session import PRECISIONS, TRAINING_PRECISIONS
+from bertnli.runtime import distributed
+from bertnli.tasks.base import HEADS, BERTClassifier, Head
+from bertnli.text.encoded import EncodedTexts, encoded_of
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, space_out_pairs
 from bertnli.training.loop import Epoch, History, fit
 

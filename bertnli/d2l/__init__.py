@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import checkpoint
-from bertnli.data import download as hub
 from bertnli.d2l.dataset import SNLIBERTDataset
-from bertnli.tasks.base import BERTClassifier
+from bertnli.data import download as hub
 from bertnli.data.download import DATA_HUB, DATA_URL
-from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.data.snli import read_snli
+from bertnli.encoder.bert import BERTEncoder, BERTModel
+from bertnli.tasks.base import BERTClassifier
 from bertnli.text.tokenizer import Tokenizer, Vocab
 from bertnli.training.loop import flushed_denormals
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.text.batch import PackedBatch, ragged_index
+from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
+from bertnli.inference.predict import check_labels, evaluating, in_batches, tokens_per_sequence
 from bertnli.runtime.cuda_graphs import ours
 from bertnli.tasks.base import HEADS, Head
-from bertnli.inference.predict import check_labels, evaluating, in_batches, tokens_per_sequence
-from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
+from bertnli.text.batch import PackedBatch, ragged_index
 from bertnli.text.encoded import EncodedTexts, encoded_of
 from bertnli.text.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
 from bertnli.training.loop import History, fingerprint, fit
@@ -280,7 +280,9 @@ def distill(
         raise ValueError(f"temperature must be above 0; found {temperature}")
     max_len = min(teacher.row_len(max_len), student.config.max_len)
     examples = [data for data in (train, unlabelled) if data is not None]
-    theirs = _joined([encoded_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples])
+    theirs = _joined(
+        [encoded_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples]
+    )
     parts = [encoded_of(student.encode(tokenizer, data, max_len, truncation), "") for data in examples]
     mine = _joined(parts)
     held = None if dev is None else student.encode(tokenizer, dev, max_len, truncation)

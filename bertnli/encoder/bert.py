@@ -324,9 +324,9 @@ class BERTEncoder(nn.Module):
     ) -> Tensor:
         """Encode a packed batch, or D2L's three padded tensors.
 
-        (batch, rows=None)               [T, H]; with `token_index`, ascending int64 [R] of token indices, [R, H]. Where
-                                         `max_tokens_read` says how many of them a sequence has at most, nothing waits for the
-                                         device: there the rows are not checked, nor the ids
+        (batch, rows=None)               [T, H]; with `rows`, ascending int64 [R] of token indices, [R, H]. Where
+                                         `max_tokens_read` says how many of them a sequence has at most, nothing waits
+                                         for the device: there the rows are not checked, nor the ids
         (tokens, segments, valid_lens)   integer [B, L], [B, L], [B] or None to [B, L, H], zeros in the padding
 
         Raises ValueError for a sequence longer than `max_len`, for unsorted rows and for shapes that disagree;

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertnli.text.batch import PackedBatch
-from bertnli.runtime.distributed import rank_and_size
-from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
-from bertnli.tasks.base import Head
-from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
-from bertnli.inference.session import computing, stand_ins
 from bertnli.data.snli import TextData
+from bertnli.inference.session import computing, stand_ins
+from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
+from bertnli.runtime.distributed import rank_and_size
+from bertnli.tasks.base import Head
+from bertnli.text.batch import PackedBatch
+from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
 from bertnli.text.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer, space_out_pairs
 
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import _ops, ops
-from bertnli.text.batch import PackedBatch
-from bertnli.tasks.base import Head
 from bertnli.encoder.bert import (
     AddNorm,
     BERTEncoder,
@@ -22,6 +20,8 @@ from bertnli.encoder.bert import (
     operators,
     packed,
 )
+from bertnli.tasks.base import Head
+from bertnli.text.batch import PackedBatch
 
 TRAINING_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*TRAINING_PRECISIONS, "int8")
@@ -152,7 +152,10 @@ def _outputs(
             _heads.pop(head, None)
             return None
         _heads[head] = parts
-    weights, first = parts.tensors, head.pooled and kind.token_index is Head.token_index and "token_index" not in vars(head)
+    weights, first = (
+        parts.tensors,
+        head.pooled and kind.token_index is Head.token_index and "token_index" not in vars(head),
+    )
 
     def outputs(batch: PackedBatch) -> Tensor:
         encoder.check_length(batch)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.text.batch import PackedBatch, pad_amount
 from bertnli.tasks.base import Head
+from bertnli.text.batch import PackedBatch, pad_amount
 
 _SIZES = 16  # between a number of tokens or sequences and its double: at most 6.3 % more than there are
 
@@ -23,7 +23,9 @@ Step = Callable[[PackedBatch, Tensor], tuple[Tensor, ...]]
 Captured = tuple[PackedBatch, tuple[Tensor, ...], Callable[[], None]]  # where it reads, its results, and what runs it
 
 
-def use_cuda_graphs(asked: bool | None, model: Head, device: torch.device, processes: int = 1, accumulate: int = 1) -> bool:
+def use_cuda_graphs(
+    asked: bool | None, model: Head, device: torch.device, processes: int = 1, accumulate: int = 1
+) -> bool:
     """Whether steps of this model are captured: as asked, by default where they can be and the head is one of ours,
     whose steps are known to bear it. Raises ValueError where it is asked for and cannot be."""
     why_not = why_not_capturable(model, device, processes, accumulate)

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertnli.text.batch import PackedBatch
-from bertnli.tasks.metrics import classification_metrics, regression_metrics
-from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, operators
-from bertnli.text.encoded import EncodedTexts
 from bertnli.data.snli import TextData
+from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, operators
+from bertnli.tasks.metrics import classification_metrics, regression_metrics
+from bertnli.text.batch import PackedBatch
+from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
 # The heads by the name of their task, for checkpoints and the command line. A subclass of Head that has a `task` of its
@@ -43,11 +43,11 @@ class Head(nn.Module):
     metrics          figures of merit from the outputs of all examples
     predictions      what `predict` gives
 
-    and, where the default does not do: `token_index`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`, `encode`,
-    `inputs`;
+    and, where the default does not do: `token_index`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`,
+    `encode`, `inputs`;
 
-    ignored          a label that `loss` and `num_correct` count as nothing: CUDA graphs pad batches by sequences with it
-                     (`fit(cuda_graphs=True)`; unasked only those of this package's heads)
+    ignored          a label that `loss` and `num_correct` count as nothing: CUDA graphs pad batches by sequences with
+                     it (`fit(cuda_graphs=True)`; unasked only those of this package's heads)
 
     Modules of `bert` that the head does not use (pretraining heads; the hidden layer, for token vectors) ride along in
     `carried`, outside `parameters()`: fine-tuning cannot touch them, optimizers and other processes do not see them,
@@ -124,7 +124,9 @@ class Head(nn.Module):
 
     def features(self, batch: PackedBatch) -> Tensor:
         """The encoder's vectors of the rows that are read, [R, H]."""
-        return cast(Tensor, self.encoder(batch, rows=self.token_index(batch), max_tokens_read=1 if self.pooled else None))
+        return cast(
+            Tensor, self.encoder(batch, rows=self.token_index(batch), max_tokens_read=1 if self.pooled else None)
+        )
 
     def head(self, features: Tensor) -> Tensor:
         """Outputs from the encoder's vectors: [R, H] to [R, num_labels]."""

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertnli.text.batch import PackedBatch, pad
 from bertnli.data.tables import QuestionData
-from bertnli.tasks.base import Head
 from bertnli.encoder.bert import BERTModel
+from bertnli.tasks.base import Head
+from bertnli.text.batch import PackedBatch, pad
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertnli.text.batch import PackedBatch, ragged_index
 from bertnli.data.tables import WordData
 from bertnli.tasks.base import Head, class_label_error
+from bertnli.text.batch import PackedBatch, ragged_index
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
@@ -134,7 +134,9 @@ class BERTTagger(Head):
 
     def label_error(self, labels: Tensor) -> str | None:
         read = _read(labels)
-        return "words without a tag" if (read == UNKNOWN).any() else class_label_error(read, 1, self.output.out_features)
+        return (
+            "words without a tag" if (read == UNKNOWN).any() else class_label_error(read, 1, self.output.out_features)
+        )
 
     def metrics(self, outputs: Tensor, data: EncodedWords) -> dict[str, Any]:
         guess, truth = outputs.argmax(1), _read(data.pairs.labels)

@@ -148,7 +148,7 @@ def pad_amount(count: int, sizes: int) -> int:
 
 
 def split_batches(rows: Tensor, lengths: Tensor, size: int | None, tokens: int | None) -> list[Tensor]:
-    """`token_index`, int64 [R], in batches: `size` rows each, or as many as have `tokens` tokens at most, taken in order.
+    """`rows`, int64 [R], in batches: `size` rows each, or as many as have `tokens` tokens at most, taken in order.
 
     lengths   int64 [N], the number of tokens of every row; a row that is longer than `tokens` is a batch by itself
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bertnli import _text
-from bertnli.text.batch import PackedBatch, ragged_index
 from bertnli.data.files import atomic_path
+from bertnli.text.batch import PackedBatch, ragged_index
 
 _FORMAT = "bertnli.EncodedTexts.1"
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bertnli import _text
 from bertnli.data.files import atomic_path
-from bertnli.text.encoded import EncodedTexts, labels_tensor, as_tensors
-from bertnli.data.snli import Columns, TextData, ReadOptions, Texts, read_options
+from bertnli.data.snli import Columns, ReadOptions, TextData, Texts, read_options
+from bertnli.text.encoded import EncodedTexts, as_tensors, labels_tensor
 
 _CACHE = 1  # of encode_file: to be raised when what files are encoded to changes
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]

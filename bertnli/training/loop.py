@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from bertnli.text.batch import PackedBatch, split_batches, ragged_index
-from bertnli.runtime.distributed import all_reduce_sum, shard, broadcast_from_rank_0, rank_and_size
 from bertnli.data.files import atomic_path
-from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
-from bertnli.tasks.base import Head
-from bertnli.inference.predict import check_labels, evaluate, in_batches, tokens_per_sequence
 from bertnli.encoder.bert import BERTEncoder
-from bertnli.training.adam import Adam
-from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
+from bertnli.inference.predict import check_labels, evaluate, in_batches, tokens_per_sequence
 from bertnli.inference.session import autocast, lowered
+from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
+from bertnli.runtime.distributed import all_reduce_sum, broadcast_from_rank_0, rank_and_size, shard
+from bertnli.tasks.base import Head
+from bertnli.text.batch import PackedBatch, ragged_index, split_batches
+from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
+from bertnli.training.adam import Adam
 
 
 @dataclass
@@ -185,7 +185,7 @@ def fit(
         copies = low and isinstance(opt, Adam)
 
         def gradients(batch: PackedBatch, vectors: Tensor | None, units: Tensor | int) -> tuple[Tensor, Tensor]:
-            """Add those of a batch's part in the mean loss over `num_targets`; the sum of its losses, how many are right."""
+            """Add those of a batch's part in the mean loss over `units`; the sum of its losses, how many are right."""
             with autocast(device, low and not copies):
                 outputs = worker(batch, vectors)
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -18,6 +18,7 @@ from bertnli import BERTConfig, BERTModel, Vocab, d2l, read_snli, save_pretraine
 from bertnli.data.demo import write_demo_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
+CHAPTER = ROOT / "tests" / "helpers" / "chapter.py"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_a_readers_script_runs_to_the_final_line(site: Path, tmp_path: Path, own
         hashlib.sha1((site / name).read_bytes()).hexdigest() for name in ("snli_1.0.zip", "bert.small.torch.zip")
     ]
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", ROOT / "tests" / "helpers" / "chapter.py", own, *digests, site.as_uri() + "/", "2"],
+        [sys.executable, "-W", "ignore", CHAPTER, own, *digests, site.as_uri() + "/", "2"],
         cwd=tmp_path / "book", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=600, check=False,
     )  # fmt: skip

@@ -2,10 +2,10 @@ import json
 import pickle
 import random
 
-from helpers import d2l_oracle
 import numpy as np
 import pytest
 import torch
+from helpers import d2l_oracle
 
 from bertnli import _text
 from bertnli.data.snli import SNLI_LABELS, Texts, read_pairs, read_snli

@@ -18,8 +18,8 @@ from bertnli import (
     BERTRegressor,
     Head,
     PackedBatch,
-    TextData,
     QuestionData,
+    TextData,
     Vocab,
     WordData,
     WordPieceTokenizer,
@@ -428,9 +428,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     rows = zip(data.first, data.second or (), data.labels or (), strict=True)
     table = tmp_path / "train.csv"
     table.write_text("a,b,l\n" + "".join(f"{a},{b},{NAMES[label]}\n" for a, b, label in rows))
-    (tmp_path / "more.tsv").write_text(
-        "".join(f"{a}\t{b}\n" for a, b in zip(data.first, data.first, strict=True))
-    )
+    (tmp_path / "more.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in zip(data.first, data.first, strict=True)))
     reading = ["--text-columns", "a,b", "--label-column", "l"]
     common = ["--teacher", tmp_path / "teacher", "--train", table, *reading, "--epochs", 1, "--quiet", "--num-hiddens"]
     arguments = ["distill", *common, 16, "--num-layers", 1, "--unlabelled", tmp_path / "more.tsv", "--dev", table]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_ops
 import torch
+from ops import test_ops as ops_tests
 from ops.test_attention import attention_by_loop, attention_by_sdpa, cumulative, dropout_mask
 from torch import Tensor
 
@@ -271,13 +271,13 @@ def run_add_norm(
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 @pytest.mark.parametrize("width", [2, 37, 256, 768])
 def test_add_norm_is_as_exact_as_pytorch(width: int, dtype: torch.dtype) -> None:
-    inputs, dout = test_ops.add_norm_inputs(19, width, dtype)
-    assert_as_exact_as_pytorch(run_add_norm(*inputs, dout), test_ops.plain_add_norm, inputs, dout)
+    inputs, dout = ops_tests.add_norm_inputs(19, width, dtype)
+    assert_as_exact_as_pytorch(run_add_norm(*inputs, dout), ops_tests.plain_add_norm, inputs, dout)
 
 
 def test_add_norm_of_one_column() -> None:
     """Its norm is 0 whatever x and y are, but for roundings that the inverse deviation, 1 / sqrt(eps), multiplies."""
-    inputs, dout = test_ops.add_norm_inputs(19, 1, torch.float32)
+    inputs, dout = ops_tests.add_norm_inputs(19, 1, torch.float32)
     out, dx, dy, dweight, dbias, dy_bias = run_add_norm(*inputs, dout)
     torch.testing.assert_close(out, inputs[3].expand_as(out), rtol=0, atol=1e-4)
     torch.testing.assert_close(dbias, dout.sum(0))
@@ -288,7 +288,7 @@ def test_add_norm_of_one_column() -> None:
 @pytest.mark.parametrize("width", [37, 256])
 def test_add_norm_drops_what_the_cpu_does(width: int) -> None:
     """Equal masks, bit for bit, and equal results; y of half precision as under autocast."""
-    (x, y, weight, bias, y_bias), dout = test_ops.add_norm_inputs(70, width, torch.float32)
+    (x, y, weight, bias, y_bias), dout = ops_tests.add_norm_inputs(70, width, torch.float32)
     seed, p = torch.tensor([2**40 + 5, -3]), 0.25
     library = torch.ops.bertnli
     for half in (y, y.bfloat16()):
@@ -301,7 +301,7 @@ def test_add_norm_drops_what_the_cpu_does(width: int) -> None:
             eps = FLOOR[b.dtype] * torch.finfo(b.dtype).eps
             torch.testing.assert_close(a, b, rtol=0, atol=2 * eps * max(1, float(b.abs().max())))
         assert torch.equal(actual[2] != 0, dy != 0)
-        mask = test_ops.dropout_mask(70, width, p, seed)
+        mask = ops_tests.dropout_mask(70, width, p, seed)
         assert torch.equal(dy != 0, (mask != 0) & (dx != 0))
 
 
@@ -311,7 +311,7 @@ def test_bias_act_is_as_exact_as_pytorch(kind: str, dtype: torch.dtype) -> None:
     x, bias, dout = (random(*shape, dtype=dtype, seed=i) for i, shape in enumerate([(41, 150), (150,), (41, 150)]))
     on = on_device(x, bias, dout)
     results = [rows.bias_act(*on[:2], kind), *rows.bias_act_backward(on[2], *on[:2], kind)]
-    assert_as_exact_as_pytorch(results, test_ops.plain_bias_act(kind), [x, bias], dout)
+    assert_as_exact_as_pytorch(results, ops_tests.plain_bias_act(kind), [x, bias], dout)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's numpy
@@ -325,13 +325,13 @@ def test_activation_of_nan_and_infinity() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 def test_embed_is_as_exact_as_pytorch(dtype: torch.dtype) -> None:
-    tables, ids, dout = test_ops.embed_inputs(37, dtype)
+    tables, ids, dout = ops_tests.embed_inputs(37, dtype)
     on_ids = on_device(*ids)
     results = [
         rows.embed(*on_device(*tables), *on_ids),
         *rows.embed_backward(dout.to(DEVICE), *on_ids, *(len(t) for t in tables), True, True, True),
     ]
-    plain = test_ops.plain_embed(ids)
+    plain = ops_tests.plain_embed(ids)
     exact = with_gradients(plain, [t.double() for t in tables], dout.double())
     for a, b in zip(results, exact, strict=True):
         eps = torch.finfo(dtype).eps * max(1, FLOOR[dtype])
@@ -367,7 +367,7 @@ def test_gradients_of_tables(kinds: int, deterministic: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_embed_norm_is_that_of_the_cpu(dtype: torch.dtype) -> None:
     """Equal masks, bit for bit, and equal results."""
-    tables, ids, _ = test_ops.embed_inputs(37, torch.float32, 50)
+    tables, ids, _ = ops_tests.embed_inputs(37, torch.float32, 50)
     weight, bias, dout = random(37, seed=1), random(37, seed=2), random(50, 37, dtype=dtype, seed=3)
     inputs, rest = (*tables, *ids, weight, bias), (0.25, torch.tensor([2**40 + 5, -3]))
     library = torch.ops.bertnli
@@ -383,7 +383,7 @@ def test_embed_norm_is_that_of_the_cpu(dtype: torch.dtype) -> None:
 
 
 def test_an_id_outside_its_table_gives_nan() -> None:
-    tables, ids, _ = test_ops.embed_inputs(8, torch.float32, 4)
+    tables, ids, _ = ops_tests.embed_inputs(8, torch.float32, 4)
     for axis, bad in ((0, 50), (1, -1), (2, 40)):
         wrong = [i.clone() for i in ids]
         wrong[axis][1] = bad
@@ -400,7 +400,7 @@ def test_no_tokens() -> None:
     on = on_device(x, w)
     assert rows.bias_act(*on, "gelu").shape == (0, 12)
     assert torch.equal(rows.bias_act_backward(on[0], *on, "gelu")[1].cpu(), torch.zeros(12))
-    tables, ids, _ = test_ops.embed_inputs(12, torch.float32, 0)
+    tables, ids, _ = ops_tests.embed_inputs(12, torch.float32, 0)
     assert rows.embed(*on_device(*tables, *ids)).shape == (0, 12)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from distillation.test_distill import PIECES, TASKS, teacher
-from training.test_loop import SIZES, VOCAB, pairs
 from torch import Tensor
+from training.test_loop import SIZES, VOCAB, pairs
 
 from bertnli import (
     BERTClassifier,
@@ -30,15 +30,15 @@ from bertnli import (
     WordPieceTokenizer,
     evaluate,
     fit,
-    graphs,
-    inference,
     score,
-    train,
 )
 from bertnli.distillation import distill as distillation
 from bertnli.distillation.distill import distill, make_student
+from bertnli.inference import predict as inference
+from bertnli.runtime import cuda_graphs as graphs
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket
 from bertnli.tasks.base import Head
+from bertnli.training import loop as train
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, fit
-from bertnli.runtime.distributed import shard, broadcast_from_rank_0, rank_and_size
+from bertnli.runtime.distributed import broadcast_from_rank_0, rank_and_size, shard
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from scipy.stats import pearsonr
 from ops.test_attention import dropout_mask as weights_mask
 from ops.test_ops import dropout_mask as rows_mask
+from scipy.stats import pearsonr
 from torch import Tensor
 
 from bertnli import (
@@ -25,8 +25,8 @@ from bertnli import (
     BERTTagger,
     EncodedTexts,
     Head,
-    TextData,
     QuestionData,
+    TextData,
     WordData,
     WordPieceTokenizer,
     evaluate,

@@ -7,18 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers import d2l_oracle
 import numpy as np
 import pytest
 import tokenizers
 import torch
+from helpers import d2l_oracle
 from tokenizers.processors import TemplateProcessing
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data._utils.collate import default_collate
 
 from bertnli.d2l.dataset import SNLIBERTDataset
-from bertnli.text.encoded import EncodedTexts
 from bertnli.data.snli import Texts, read_pairs, read_snli
+from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
 
 VOCAB = Vocab([f"w{i}" for i in range(50)], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"])

@@ -30,9 +30,9 @@ from bertnli import (
     fit,
     ops,
     score,
-    train,
 )
 from bertnli.text.batch import split_batches
+from bertnli.training import loop as train
 from bertnli.training.adam import Adam
 from bertnli.training.loop import kept_memory
 
@@ -350,7 +350,7 @@ def test_a_head_that_does_more_than_head_does_it_on_a_frozen_encoder_too() -> No
 def test_an_interrupted_model_is_whole(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = classifier()
     parameters = dict(net.named_parameters())
-    units, calls = BERTClassifier.units, []
+    units, calls = BERTClassifier.num_targets, []
 
     def interrupt(self: BERTClassifier, batch: PackedBatch) -> int:
         calls.append(batch)
@@ -358,7 +358,7 @@ def test_an_interrupted_model_is_whole(precision: str, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
         return units(self, batch)
 
-    monkeypatch.setattr(BERTClassifier, "units", interrupt)
+    monkeypatch.setattr(BERTClassifier, "num_targets", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit(net, pairs(), epochs=1, batch_size=16, precision=precision, progress=False)
     assert not any(m.training for m in net.modules())
