@@ -27,8 +27,8 @@ from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu,
 from bertnli.distillation.distill import distill, make_student, pruned_tokenizer
 from bertnli.encoder.bert import SIZES, BERTConfig, BERTModel
 from bertnli.inference.predict import evaluate, predict
-from bertnli.inference.session import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.runtime import distributed
+from bertnli.runtime.precision import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.tasks.base import HEADS, BERTClassifier, Head
 from bertnli.text.encoded import EncodedTexts, encoded_of
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, space_out_pairs

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
-from bertnli.inference.predict import check_labels, evaluating, in_batches, tokens_per_sequence
+from bertnli.inference.predict import check_labels, in_batches, tokens_per_sequence
 from bertnli.runtime.cuda_graphs import ours
+from bertnli.runtime.modes import eval_mode
 from bertnli.tasks.base import HEADS, Head
 from bertnli.text.batch import PackedBatch, ragged_index
 from bertnli.text.encoded import EncodedTexts, encoded_of
@@ -148,7 +149,7 @@ def _begin_near(student: Head, teacher: Head, token_ids: Tensor, layers: Sequenc
     """
     theirs, own = teacher.encoder, student.encoder
     batch = sample.batch(range(max(1, int((sample.offsets <= 1 << 14).sum()) - 1))).to(theirs.pos_embedding.device)
-    with evaluating(teacher):
+    with eval_mode(teacher):
         with _watched(teacher, range(teacher.config.num_layers)) as found:
             theirs(batch)
         states = [theirs.embed(batch), *found]  # before the first layer and after each, (T, H)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from bertnli.data.snli import TextData
 from bertnli.inference.session import computing, stand_ins
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
 from bertnli.runtime.distributed import rank_and_size
+from bertnli.runtime.modes import eval_mode
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
@@ -93,7 +93,7 @@ def in_batches(
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     device = encoder.pos_embedding.device
     layers = compiled or encoder not in stand_in
-    with torch.no_grad(), computing(whole, precision, stand_in), evaluating(model, layers):
+    with torch.no_grad(), computing(whole, precision, stand_in), eval_mode(model, layers):
         for begin in begins:
             batch = pairs.batch(range(begin, min(begin + batch_size, len(pairs))))
             if graphs is not None:
@@ -110,7 +110,7 @@ def in_batches(
 def tokens_per_sequence(model: Head, pairs: EncodedTexts) -> Tensor:
     """How many rows the head reads of each sequence, int64 [N]."""
     parts = torch.split(torch.arange(len(pairs)), 4096)
-    with torch.no_grad(), evaluating(model, layers=False):
+    with torch.no_grad(), eval_mode(model, include_encoder=False):
         return torch.cat([model.tokens_per_sequence(pairs.batch(rows)) for rows in parts])
 
 
@@ -124,26 +124,6 @@ def _bare(model: Head) -> bool:
         and not hooks._global_forward_hooks
         and not hooks._global_forward_pre_hooks
     )
-
-
-@contextmanager
-def evaluating(model: Head, layers: bool = True) -> Iterator[None]:
-    """In eval mode, and after it every module in its own again.
-
-    That is the whole model, or all but its encoder, whose many modules cost more than one pair's products.
-    """
-    found: list[nn.Module | None] = [model]
-    for module in found:  # breadth first: the list grows
-        if module is not None and (layers or module is not model.encoder):
-            found += module._modules.values()
-    changed = [module for module in found if module is not None and module.training]
-    for module in changed:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.training = True
 
 
 def evaluate(

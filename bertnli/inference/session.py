@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from bertnli import _ops, ops
+from bertnli import _ops
 from bertnli.encoder.bert import (
     AddNorm,
     BERTEncoder,
@@ -20,11 +20,9 @@ from bertnli.encoder.bert import (
     operators,
     packed,
 )
+from bertnli.runtime.precision import PRECISIONS, autocast, uses_bf16
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
-
-TRAINING_PRECISIONS = ("fp32", "bf16")
-PRECISIONS = (*TRAINING_PRECISIONS, "int8")
 
 
 class _Packed:
@@ -46,22 +44,6 @@ class _Packed:
 _heads: WeakKeyDictionary[Head, _Parts] = WeakKeyDictionary()
 
 
-def lowered(device: torch.device, precision: str) -> bool:
-    """Whether PyTorch's products are to be in bfloat16: where "bf16" is asked for, but on a CPU that is slow at them.
-
-    Raises ValueError for an unknown precision.
-    """
-    if precision not in TRAINING_PRECISIONS:
-        raise ValueError(f"precision must be one of {TRAINING_PRECISIONS}; found {precision!r}")
-    return precision == "bf16" and (device.type != "cpu" or ops.cpu_multiplies_bf16())
-
-
-def autocast(device: torch.device, low: bool) -> torch.autocast:
-    """PyTorch's products in bfloat16 or in float32 (weights and statistics stay float32; on a GPU what lies between the
-    encoder's products is bfloat16 too)."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
-
-
 @contextmanager
 def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[Mapping[nn.Module, Any]]:
     """Within it, in this thread, `model` computes without gradients and dropout, with products in `precision`.
@@ -76,7 +58,7 @@ def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> It
 
     On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator, and so is a head that
     computes as Head does. Otherwise (another device or dtype, layers that were replaced or have hooks) the modules run
-    as they stand, under autocast for "bf16" where `lowered` says so.
+    as they stand, under autocast for "bf16" where `uses_bf16` says so.
     Gives what `stand_ins` does. Raises ValueError for an unknown precision, and for "int8" where the encoder cannot be
     prepared.
     """
@@ -120,7 +102,7 @@ def computing(model: BERTEncoder | Head, precision: str, stand_in: Mapping[nn.Mo
     """Within it, in this thread, calls of the modules come to what stands in for them; see `prepared`."""
     if not stand_in:
         device = (model.encoder if isinstance(model, Head) else model).pos_embedding.device
-        with autocast(device, lowered(device, precision)):
+        with autocast(device, uses_bf16(device, precision)):
             yield
         return
     of = operators.of

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from bertnli.data.files import atomic_path
 from bertnli.encoder.bert import BERTEncoder
 from bertnli.inference.predict import check_labels, evaluate, in_batches, tokens_per_sequence
-from bertnli.inference.session import autocast, lowered
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
 from bertnli.runtime.distributed import all_reduce_sum, broadcast_from_rank_0, rank_and_size, shard
+from bertnli.runtime.precision import autocast, uses_bf16
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch, ragged_index, split_batches
 from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
@@ -181,7 +181,7 @@ def fit(
         worker: Any = None
         captured: CapturedSteps | None = None
         built_in: Any = None
-        low = lowered(device, precision)
+        low = uses_bf16(device, precision)
         copies = low and isinstance(opt, Adam)
 
         def gradients(batch: PackedBatch, vectors: Tensor | None, units: Tensor | int) -> tuple[Tensor, Tensor]:
