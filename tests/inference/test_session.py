@@ -310,7 +310,7 @@ def test_a_sequence_has_the_bits_that_it_has_in_a_batch(isa: str, precision: str
 
 
 def test_what_a_call_of_the_head_does_beside() -> None:
-    """A `__call__` or `rows` of its own, and hooks on all modules."""
+    """A `__call__` or `token_index` of its own, and hooks on all modules."""
     pairs = encoded_of([9, 4, 30])
 
     class Cooler(BERTClassifier):
@@ -328,7 +328,7 @@ def test_what_a_call_of_the_head_does_beside() -> None:
     assert seen
     assert torch.equal(found, wanted)
     assert not found.requires_grad
-    model.rows = lambda batch: batch.cu_seqlens[1:].long() - 1  # type: ignore[method-assign]
+    model.token_index = lambda batch: batch.cu_seqlens[1:].long() - 1  # type: ignore[method-assign]
     with torch.no_grad():
         batch = pairs.batch(range(3))
         last = model.head(model.features(batch))
