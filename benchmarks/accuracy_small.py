@@ -28,7 +28,7 @@ from oracles import PlainD2LClassifier  # noqa: E402
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, evaluate, fit  # noqa: E402
 from bertnli.data.snli import read_pairs  # noqa: E402
-from bertnli.encoder.bert import SIZES  # noqa: E402
+from bertnli.encoder.config import SIZES  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data")) / "snli_1.0"
 

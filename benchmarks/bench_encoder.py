@@ -60,7 +60,7 @@ from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTok
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
 from bertnli.data.demo import write_demo_corpus  # noqa: E402
 from bertnli.data.snli import TextData  # noqa: E402
-from bertnli.encoder.bert import SIZES  # noqa: E402
+from bertnli.encoder.config import SIZES  # noqa: E402
 from bertnli.training.adam import Adam  # noqa: E402
 from bertnli.training.loop import _optimizer, flushed_denormals, lazily  # noqa: E402
 

@@ -45,7 +45,7 @@ from bertnli import (  # noqa: E402
     read_table,
     save_pretrained,
 )
-from bertnli.encoder.bert import SIZES  # noqa: E402
+from bertnli.encoder.config import SIZES  # noqa: E402
 from bertnli.tasks.base import HEADS  # noqa: E402
 from bertnli.text.encoded import encoded_of, index_array  # noqa: E402
 from bertnli.training.loop import _linear  # noqa: E402

@@ -25,7 +25,8 @@ from bertnli.d2l import train_ch13
 from bertnli.d2l.dataset import SNLIBERTDataset
 from bertnli.data.snli import TextData, read_pairs, read_snli
 from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
-from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel
+from bertnli.encoder.bert import BERTEncoder, BERTModel
+from bertnli.encoder.config import BERTConfig
 from bertnli.inference.predict import evaluate, predict, score
 from bertnli.ops import varlen_attention
 from bertnli.tasks.base import BERTClassifier, BERTRegressor, Head, Prediction

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from bertnli.data import download as hub
 from bertnli.data.files import atomic_path
-from bertnli.encoder.bert import BERTConfig, BERTModel
+from bertnli.encoder.bert import BERTModel
+from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.base import HEADS, Head
 from bertnli.text.tokenizer import Tokenizer, Vocab, WordPieceTokenizer, WordTokenizer
 

@@ -25,7 +25,8 @@ from bertnli.data.files import atomic_path
 from bertnli.data.snli import SNLI_LABELS, Columns, TextData, read_pairs, snli_file
 from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
 from bertnli.distillation.distill import distill, make_student, pruned_tokenizer
-from bertnli.encoder.bert import SIZES, BERTConfig, BERTModel
+from bertnli.encoder.bert import BERTModel
+from bertnli.encoder.config import SIZES, BERTConfig
 from bertnli.inference.predict import evaluate, predict
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import PRECISIONS, TRAINING_PRECISIONS

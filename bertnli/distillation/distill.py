@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli import ops
-from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, EncoderBlock
+from bertnli.encoder.bert import BERTEncoder, BERTModel
+from bertnli.encoder.config import BERTConfig
+from bertnli.encoder.layers import EncoderBlock
 from bertnli.inference.predict import check_labels, in_batches, tokens_per_sequence
 from bertnli.runtime.cuda_graphs import ours
 from bertnli.runtime.modes import eval_mode

@@ -1,13 +1,11 @@
-"""BERT on packed tokens: one encoder for the textbook's variant and the original's, and no padding anywhere.
+"""The encoder on packed tokens, the pretraining heads, and the model of all three.
 
-Shapes in the comments: T tokens in B sequences, R rows read, H hidden units in h heads of d.
+Shapes in the comments: T tokens in B sequences, R tokens read, H hidden units.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -15,252 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import ops
+from bertnli.encoder.config import BERTConfig
+from bertnli.encoder.layers import EncoderBlock
 from bertnli.text.batch import PackedBatch, pad_amount
 
-_ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
-_RECUR = 3  # so many tokens for each distinct one make it pay to project the distinct ones: a batch of some 32 pairs
-
-# The book's two sizes, for training from scratch: BERTConfig(vocab_size, **SIZES["bert.small"]).
-SIZES: dict[str, dict[str, Any]] = {
-    "bert.small": dict(num_hiddens=256, ffn_num_hiddens=512, num_heads=4, num_layers=2, dropout=0.1, max_len=512),
-    "bert.base": dict(num_hiddens=768, ffn_num_hiddens=3072, num_heads=12, num_layers=12, dropout=0.1, max_len=512),
-}
-
-
-@dataclass(frozen=True)
-class BERTConfig:
-    """Sizes and variant of a BERT. The defaults are the textbook's bert.small.
-
-    vocab_size           rows of the token embedding
-    num_hiddens          H, the width of every token's vector
-    ffn_num_hiddens      width of the feed-forward layer between
-    num_heads            attention heads; must divide num_hiddens
-    num_layers           encoder blocks
-    dropout              on sublayer outputs (and on the embeddings where `embedding_norm`)
-    attention_dropout    on attention weights; None means the same as `dropout`
-    max_len              positions that have an embedding: the longest sequence
-    num_segments         rows of the segment embedding
-    activation           "relu" (D2L), "gelu" (original, exact) or "gelu_tanh"
-    embedding_norm       LayerNorm and dropout on the embedding sum (original) or neither (D2L)
-    norm_eps             epsilon of every LayerNorm
-    train_positions      False reproduces the book's code, whose position embeddings get no gradient
-    pretraining_heads    whether BERTModel has the masked-language-model and next-sentence heads
-
-    Sources: Devlin et al. 2019; Dive into Deep Learning, "Bidirectional Encoder Representations from Transformers".
-    Raises ValueError for sizes that cannot work together.
-    """
-
-    vocab_size: int
-    num_hiddens: int = 256
-    ffn_num_hiddens: int = 512
-    num_heads: int = 4
-    num_layers: int = 2
-    dropout: float = 0.2
-    attention_dropout: float | None = None
-    max_len: int = 512
-    num_segments: int = 2
-    activation: str = "relu"
-    embedding_norm: bool = False
-    norm_eps: float = 1e-5
-    train_positions: bool = True
-    pretraining_heads: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "num_hiddens", "ffn_num_hiddens", "num_heads", "max_len", "num_segments"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; found {getattr(self, name)}")
-        if self.num_layers < 0:
-            raise ValueError(f"num_layers must be at least 0; found {self.num_layers}")
-        if self.num_hiddens % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads} must divide num_hiddens={self.num_hiddens}")
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {_ACTIVATIONS}; found {self.activation!r}")
-        for name in ("dropout", "attention_dropout"):
-            p = getattr(self, name)
-            if p is not None and not 0 <= p < 1:
-                raise ValueError(f"{name} must be at least 0 and less than 1; found {p}")
-
-    @classmethod
-    def original(cls, vocab_size: int, **sizes: Any) -> BERTConfig:
-        """The original BERT's variant: GELU, LayerNorm and dropout on the embeddings, epsilon 1e-12.
-
-        The default sizes are bert.base's: 768 hidden, 3072 feed-forward, 12 heads, 12 layers, dropout 0.1.
-        """
-        variant: dict[str, Any] = dict(activation="gelu", embedding_norm=True, norm_eps=1e-12)
-        return cls(vocab_size, **{**SIZES["bert.base"], **variant, **sizes})
-
-    @classmethod
-    def from_d2l_arguments(cls, *args: Any, **kwargs: Any) -> BERTConfig:
-        """Read the arguments of either edition's BERTModel or BERTEncoder, or a single BERTConfig.
-
-        The older edition has `(vocab_size, num_hiddens, norm_shape, ffn_num_input, ffn_num_hiddens, num_heads,
-        num_layers, dropout, max_len=1000, key_size=..., query_size=..., value_size=..., hid_in_features=...,
-        mlm_in_features=..., nsp_in_features=...)`; the newer one has `(vocab_size, num_hiddens, ffn_num_hiddens,
-        num_heads, num_blks, dropout, max_len=1000)`. `norm_shape`, a list, tells them apart.
-        """
-        if args and isinstance(args[0], BERTConfig):
-            if len(args) > 1 or kwargs:
-                raise TypeError("give either one BERTConfig or the book's arguments, not both")
-            return args[0]
-        older = "norm_shape" in kwargs or (len(args) > 2 and isinstance(args[2], (list, tuple)))
-        names = (
-            "vocab_size num_hiddens norm_shape ffn_num_input ffn_num_hiddens num_heads num_layers dropout max_len "
-            "key_size query_size value_size hid_in_features mlm_in_features nsp_in_features"
-            if older
-            else "vocab_size num_hiddens ffn_num_hiddens num_heads num_layers dropout max_len"
-        ).split()
-        if len(args) > len(names):
-            raise TypeError(f"at most {len(names)} positional arguments ({', '.join(names)}); found {len(args)}")
-        given = dict(zip(names, args, strict=False))
-        for name, value in kwargs.items():
-            name = "num_layers" if name == "num_blks" else name
-            if name in given:
-                raise TypeError(f"{name} is given twice")
-            given[name] = value
-        # Widths that must equal num_hiddens for the book's own code to run.
-        for name in names if older else ():
-            if name in given and (name.endswith(("_size", "_features", "_input", "_shape")) and name != "vocab_size"):
-                value = given.pop(name)
-                width = value[-1] if isinstance(value, (list, tuple)) else value
-                if width != given.get("num_hiddens"):
-                    raise ValueError(f"{name}={value} must equal num_hiddens={given.get('num_hiddens')}")
-        return cls(**{"max_len": 1000, **given})
-
-
-class MultiHeadAttention(nn.Module):
-    """Attention of D2L's parameter names over packed tokens; without the bias of W_o, which AddNorm adds."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        super().__init__()
-        width = config.num_hiddens
-        self.num_heads = config.num_heads
-        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
-        self.W_q = nn.Linear(width, width)
-        self.W_k = nn.Linear(width, width)
-        self.W_v = nn.Linear(width, width)
-        self.W_o = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> Tensor:
-        """[T, H] to [T, H]: every token attends to the tokens of its sequence. `qkv` [T, 3H] is x's projection."""
-        tokens, width = x.shape
-        qkv = ops.linear(x, *self.projection()) if qkv is None else qkv
-        out = ops.varlen_attention_packed(
-            qkv.view(tokens, 3, self.num_heads, width // self.num_heads),
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # (T, h, d)
-        return ops.linear(out.flatten(1), self.W_o.weight)
-
-    def projection(self) -> tuple[Tensor, Tensor]:
-        """Weight [3H, H] and bias [3H] of query, key and value: one GEMM for the three."""
-        weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
-        return weight, torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]).to(weight.dtype)
-
-    def read_rows(
-        self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, max_tokens_read: int | None = None
-    ) -> Tensor:
-        """[T, H] and R rows of it, `read` [R, H], to [R, H], without projecting keys and values of all tokens.
-
-        A score is q_i . (W_k x_j + b_k) = (W_k^T q_i) . x_j + q_i . b_k, whose last term is the same for every j and so
-        cancels in the softmax. The output is W_v (sum_j a_j x_j) + b_v sum_j a_j. So each head's query is absorbed into
-        W_k, and the attention's keys and values are the layer's inputs themselves.
-        """
-        count, width = read.shape
-        cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
-        if max_tokens_read is None:
-            max_tokens_read = int(cu_seqlens_q.diff().max()) if len(batch) else 0
-        h, d = self.num_heads, width // self.num_heads
-        weight = self.W_q.weight
-        q = ops.linear(read, weight, self.W_q.bias.to(weight.dtype)).view(count, h, d).transpose(0, 1)  # (h, R, d)
-        absorbed = torch.bmm(q, self.W_k.weight.view(h, d, width))  # (h, R, H)
-        keys = x.to(absorbed.dtype)[:, None]  # (T, 1, H)
-        context, weight_sum = ops.varlen_attention_with_sum(
-            absorbed.transpose(0, 1),
-            keys,
-            keys,
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=1 / math.sqrt(d),
-            cu_seqlens_q=cu_seqlens_q,
-            max_seqlen_q=max_tokens_read,
-        )  # (R, h, H), (R, h)
-        out = torch.bmm(context.transpose(0, 1), self.W_v.weight.view(h, d, width).transpose(1, 2))  # (h, R, d)
-        # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
-        bias = self.W_v.bias + 0 * self.W_k.bias
-        out = out.transpose(0, 1) + weight_sum[:, :, None] * bias.view(h, d)  # (R, h, d)
-        return ops.linear(out.reshape(count, width).to(q.dtype), self.W_o.weight)
-
-
-class AddNorm(nn.Module):
-    """LayerNorm(x + dropout(y + y_bias)); y_bias is that of the linear layer that made y, which left it out."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
-        self.ln = nn.LayerNorm(config.num_hiddens, eps=config.norm_eps)
-
-    def forward(self, x: Tensor, y: Tensor, y_bias: Tensor) -> Tensor:
-        p = self.dropout.p if self.training else 0.0
-        return ops.add_norm(x, y, self.ln.weight, self.ln.bias, self.ln.eps, p, y_bias=y_bias)
-
-
-class PositionWiseFFN(nn.Module):
-    """Two linear layers with an activation between; without the bias of the second, which AddNorm adds."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        super().__init__()
-        self.dense1 = nn.Linear(config.num_hiddens, config.ffn_num_hiddens)
-        self.dense2 = nn.Linear(config.ffn_num_hiddens, config.num_hiddens)
-        self.activation = config.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = ops.bias_act(ops.linear(x, self.dense1.weight), self.dense1.bias, self.activation)  # (T, F)
-        return ops.linear(hidden, self.dense2.weight)
-
-
-class EncoderBlock(nn.Module):
-    def __init__(self, config: BERTConfig) -> None:
-        super().__init__()
-        self.attention = MultiHeadAttention(config)
-        self.addnorm1 = AddNorm(config)
-        self.ffn = PositionWiseFFN(config)
-        self.addnorm2 = AddNorm(config)
-
-    def forward(
-        self,
-        x: Tensor,
-        batch: PackedBatch,
-        rows: Tensor | None = None,
-        max_tokens_read: int | None = None,
-        qkv: Tensor | None = None,
-    ) -> Tensor:
-        """[T, H] to [T, H], or to [R, H] where only some rows of the result are read; `qkv` as in the attention."""
-        if rows is None:
-            attended = self.attention(x, batch, qkv)
-        elif rows.numel() < batch.cu_seqlens.numel():
-            everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
-            attended = self.attention.read_rows(everything, batch, rows, x, max_tokens_read)
-        else:  # several rows a sequence: projecting the keys and values once is the cheaper way
-            attended, x = self.attention(x, batch)[rows], x[rows]
-        y = self.addnorm1(x, attended, self.attention.W_o.bias)
-        return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
-
-
-class _TakeRows(torch.autograd.Function):
-    """x and x[rows]: `x[rows]` alone would fill a gradient of zeros for x, and add it to the rest of x's gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(rows)
-        return x.view_as(x), x[rows]
-
-    @staticmethod
-    def backward(ctx: Any, dx: Tensor, drows: Tensor) -> tuple[Tensor, None]:
-        return dx.index_add(0, ctx.saved_tensors[0], drows), None
-
-
+_MIN_RECURRENCE = 3  # project distinct tokens only if each occurs at least 3 times on average
 _PER_DOUBLING = 64  # of products between a size and its double, where each is compiled: at most 1.6 % more rows
 
 
@@ -408,7 +165,7 @@ class BERTEncoder(nn.Module):
         if self.config.embedding_norm or batch.device.type != "cpu" or torch.compiler.is_compiling():
             return self.embed(batch), None
         distinct, slots = torch.unique(batch.input_ids, return_inverse=True)
-        if len(distinct) == 0 or len(slots) < _RECUR * len(distinct):
+        if len(distinct) == 0 or len(slots) < _MIN_RECURRENCE * len(distinct):
             return self.embed(batch), None
         dtype = self._matrix_dtype
         if _compiles_products(dtype):

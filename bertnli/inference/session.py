@@ -11,15 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bertnli import _ops
-from bertnli.encoder.bert import (
-    AddNorm,
-    BERTEncoder,
-    EncoderBlock,
-    MultiHeadAttention,
-    PositionWiseFFN,
-    operators,
-    packed,
-)
+from bertnli.encoder.bert import BERTEncoder, operators, packed
+from bertnli.encoder.layers import AddNorm, EncoderBlock, MultiHeadAttention, PositionWiseFFN
 from bertnli.runtime.precision import PRECISIONS, autocast, uses_bf16
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli.data.snli import TextData
-from bertnli.encoder.bert import BERTConfig, BERTEncoder, BERTModel, operators
+from bertnli.encoder.bert import BERTEncoder, BERTModel, operators
+from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.metrics import classification_metrics, regression_metrics
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts

@@ -355,7 +355,7 @@ def test_recurring_tokens_are_as_near_to_float64_as_others(monkeypatch: pytest.M
     wanted, _, gradients = oracle_gradients(state, False, inputs, labels)
     errors = []
     for recur in (10**9, 3):
-        monkeypatch.setattr(model, "_RECUR", recur)
+        monkeypatch.setattr(model, "_MIN_RECURRENCE", recur)
         net = classifier({name: value.float() for name, value in state.items()})
         if low == "bfloat16":
             for m in net.encoder.blks.modules():

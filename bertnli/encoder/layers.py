@@ -1,0 +1,150 @@
+"""The layers of an encoder block on packed tokens.
+
+Shapes in the comments: T tokens in B sequences, R tokens read, H hidden units in h heads of d.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bertnli import ops
+from bertnli.encoder.config import BERTConfig
+from bertnli.text.batch import PackedBatch
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of D2L's parameter names over packed tokens; without the bias of W_o, which AddNorm adds."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        width = config.num_hiddens
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
+        self.W_q = nn.Linear(width, width)
+        self.W_k = nn.Linear(width, width)
+        self.W_v = nn.Linear(width, width)
+        self.W_o = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> Tensor:
+        """[T, H] to [T, H]: every token attends to the tokens of its sequence. `qkv` [T, 3H] is x's projection."""
+        tokens, width = x.shape
+        qkv = ops.linear(x, *self.projection()) if qkv is None else qkv
+        out = ops.varlen_attention_packed(
+            qkv.view(tokens, 3, self.num_heads, width // self.num_heads),
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # (T, h, d)
+        return ops.linear(out.flatten(1), self.W_o.weight)
+
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Weight [3H, H] and bias [3H] of query, key and value: one GEMM for the three."""
+        weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
+        return weight, torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]).to(weight.dtype)
+
+    def read_rows(
+        self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, max_tokens_read: int | None = None
+    ) -> Tensor:
+        """[T, H] and R rows of it, `read` [R, H], to [R, H], without projecting keys and values of all tokens.
+
+        A score is q_i . (W_k x_j + b_k) = (W_k^T q_i) . x_j + q_i . b_k, whose last term is the same for every j and so
+        cancels in the softmax. The output is W_v (sum_j a_j x_j) + b_v sum_j a_j. So each head's query is absorbed into
+        W_k, and the attention's keys and values are the layer's inputs themselves.
+        """
+        count, width = read.shape
+        cu_seqlens_q = torch.searchsorted(rows, batch.cu_seqlens.to(rows.dtype)).to(torch.int32)
+        if max_tokens_read is None:
+            max_tokens_read = int(cu_seqlens_q.diff().max()) if len(batch) else 0
+        h, d = self.num_heads, width // self.num_heads
+        weight = self.W_q.weight
+        q = ops.linear(read, weight, self.W_q.bias.to(weight.dtype)).view(count, h, d).transpose(0, 1)  # (h, R, d)
+        absorbed = torch.bmm(q, self.W_k.weight.view(h, d, width))  # (h, R, H)
+        keys = x.to(absorbed.dtype)[:, None]  # (T, 1, H)
+        context, weight_sum = ops.varlen_attention_with_sum(
+            absorbed.transpose(0, 1),
+            keys,
+            keys,
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=1 / math.sqrt(d),
+            cu_seqlens_q=cu_seqlens_q,
+            max_seqlen_q=max_tokens_read,
+        )  # (R, h, H), (R, h)
+        out = torch.bmm(context.transpose(0, 1), self.W_v.weight.view(h, d, width).transpose(1, 2))  # (h, R, d)
+        # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
+        bias = self.W_v.bias + 0 * self.W_k.bias
+        out = out.transpose(0, 1) + weight_sum[:, :, None] * bias.view(h, d)  # (R, h, d)
+        return ops.linear(out.reshape(count, width).to(q.dtype), self.W_o.weight)
+
+
+class AddNorm(nn.Module):
+    """LayerNorm(x + dropout(y + y_bias)); y_bias is that of the linear layer that made y, which left it out."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.ln = nn.LayerNorm(config.num_hiddens, eps=config.norm_eps)
+
+    def forward(self, x: Tensor, y: Tensor, y_bias: Tensor) -> Tensor:
+        p = self.dropout.p if self.training else 0.0
+        return ops.add_norm(x, y, self.ln.weight, self.ln.bias, self.ln.eps, p, y_bias=y_bias)
+
+
+class PositionWiseFFN(nn.Module):
+    """Two linear layers with an activation between; without the bias of the second, which AddNorm adds."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.dense1 = nn.Linear(config.num_hiddens, config.ffn_num_hiddens)
+        self.dense2 = nn.Linear(config.ffn_num_hiddens, config.num_hiddens)
+        self.activation = config.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = ops.bias_act(ops.linear(x, self.dense1.weight), self.dense1.bias, self.activation)  # (T, F)
+        return ops.linear(hidden, self.dense2.weight)
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(config)
+        self.addnorm1 = AddNorm(config)
+        self.ffn = PositionWiseFFN(config)
+        self.addnorm2 = AddNorm(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        batch: PackedBatch,
+        rows: Tensor | None = None,
+        max_tokens_read: int | None = None,
+        qkv: Tensor | None = None,
+    ) -> Tensor:
+        """[T, H] to [T, H], or to [R, H] where only some rows of the result are read; `qkv` as in the attention."""
+        if rows is None:
+            attended = self.attention(x, batch, qkv)
+        elif rows.numel() < batch.cu_seqlens.numel():
+            everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
+            attended = self.attention.read_rows(everything, batch, rows, x, max_tokens_read)
+        else:  # several rows a sequence: projecting the keys and values once is the cheaper way
+            attended, x = self.attention(x, batch)[rows], x[rows]
+        y = self.addnorm1(x, attended, self.attention.W_o.bias)
+        return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
+
+
+class _TakeRows(torch.autograd.Function):
+    """x and x[rows]: `x[rows]` alone would fill a gradient of zeros for x, and add it to the rest of x's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows)
+        return x.view_as(x), x[rows]
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor, drows: Tensor) -> tuple[Tensor, None]:
+        return dx.index_add(0, ctx.saved_tensors[0], drows), None
