@@ -1,5 +1,6 @@
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,17 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from helpers.isa import ISAS, set_cpu_isa
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this CPU has."""
+    set_cpu_isa(request.param)
+    yield request.param
+    set_cpu_isa("")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Compile the Triton kernels for an H100 on a machine without a GPU; one JSON line for each launch.
 
-    python tests/compile_kernels.py
+    python tests/helpers/compile_kernels.py
 
 Every launch of one layer, forward and backward with dropout, in the shapes that matter: whole tiles, loops over long
 sequences, and the last layer's one query a sequence.

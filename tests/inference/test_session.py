@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from ops.test_attention import ISAS, available, set_cpu_isa
+from helpers.isa import ISAS_WITH_AMX, set_cpu_isa
 from torch import Tensor, nn
 
 from bertnli import (
@@ -33,7 +33,7 @@ from bertnli.inference.session import prepared
 TOLERANCE = {"fp32": 2e-6, "bf16": 8e-3, "int8": 3e-2}
 
 
-@pytest.fixture(params=[*ISAS, *(["amx"] if available("amx") else [])])
+@pytest.fixture(params=ISAS_WITH_AMX)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     set_cpu_isa(request.param)
     yield request.param

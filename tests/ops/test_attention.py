@@ -5,100 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.dropout import attention_mask, philox
+from helpers.isa import ISAS, available
+from helpers.operators import attention_by_loop, attention_by_sdpa, cumulative, with_gradients
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from bertnli import ops
 
-set_cpu_isa: Callable[[str], None] = torch.ops.bertnli.set_cpu_isa
-
-
-def available(isa: str) -> bool:
-    try:
-        set_cpu_isa(isa)
-    except RuntimeError:
-        return False
-    finally:
-        set_cpu_isa("")
-    return True
-
-
-ISAS = [isa for isa in ("plain", "avx2", "avx512", "avx512_bf16") if available(isa)]  # amx: test_prepared.py
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    set_cpu_isa(request.param)
-    yield request.param
-    set_cpu_isa("")
-
-
 # ---- references ----
-
-
-def cumulative(lens: list[int]) -> Tensor:
-    return torch.tensor([0, *lens]).cumsum(0).to(torch.int32)
-
-
-def attention_by_loop(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_lens: list[int],
-    lens: list[int],
-    scale: float | None = None,
-    masks: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The definition, a sequence at a time; masks: for each sequence [heads, queries, keys], 0 or 1 / (1 - p)."""
-    group = q.size(1) // k.size(1)
-    scale = q.size(2) ** -0.5 if scale is None else scale
-    outs, sums = [], []
-    parts = zip(q.split(q_lens), k.split(lens), v.split(lens), strict=True)
-    for b, (qb, kb, vb) in enumerate(parts):
-        kb, vb = (x.repeat_interleave(group, 1).transpose(0, 1) for x in (kb, vb))  # (heads, keys, width)
-        weights = torch.softmax(qb.transpose(0, 1) @ kb.transpose(1, 2) * scale, -1)
-        if masks is not None:
-            weights = weights * masks[b]
-        outs.append((weights @ vb).transpose(0, 1))
-        sums.append(weights.sum(-1).transpose(0, 1))
-    return torch.cat(outs), torch.cat(sums)
-
-
-def attention_by_sdpa(q: Tensor, k: Tensor, v: Tensor, q_lens: list[int], lens: list[int]) -> Tensor:
-    """PyTorch's own attention, a sequence at a time."""
-    group = q.size(1) // k.size(1)
-    outs = []
-    for qb, kb, vb in zip(q.split(q_lens), k.split(lens), v.split(lens), strict=True):
-        kb, vb = (x.repeat_interleave(group, 1).transpose(0, 1)[None] for x in (kb, vb))
-        outs.append(scaled_dot_product_attention(qb.transpose(0, 1)[None], kb, vb)[0].transpose(0, 1))
-    return torch.cat(outs)
-
-
-def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-7: counter [..., 4] to words [..., 4], both below 2**32, computed in uint64."""
-    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
-    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    k0, k1 = key
-    for _ in range(7):
-        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
-        c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ np.uint64(k0), p1 & low, (p0 >> half) ^ c3 ^ np.uint64(k1), p0 & low
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-    return np.stack([c0, c1, c2, c3], -1)
-
-
-def dropout_mask(sequence: int, heads: int, queries: int, keys: int, p: float, seed: Tensor) -> Tensor:
-    """What `varlen_attention` documents: float64 [heads, queries, keys], 0 or 1 / (1 - p)."""
-    head, query, group = np.meshgrid(np.arange(heads), np.arange(queries), np.arange((keys + 3) // 4), indexing="ij")
-    counter = np.stack([np.full_like(head, sequence), head, query, group], -1)
-    words = philox(counter, (int(seed[0]) % 2**32, int(seed[1]) % 2**32)).reshape(heads, queries, group.shape[2] * 4)
-    words = words[..., :keys]
-    return torch.from_numpy((words >= max(1, int(p * 2**32))) / (1 - p))
 
 
 @pytest.mark.parametrize(
@@ -142,12 +61,6 @@ def random_inputs(
     q_lens = [1] * len(lens) if one_query else lens
     shapes = [(sum(q_lens), heads, d), (sum(lens), kv_heads, d), (sum(lens), kv_heads, d_v), (sum(q_lens), heads, d_v)]
     return q_lens, [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-
-
-def with_gradients(function: Callable[..., Any], inputs: list[Tensor], dout: Tensor) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    out = function(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +127,7 @@ def test_dropout_and_weight_sum_equal_the_definition(
 ) -> None:
     q_lens, (*inputs, dout) = random_inputs(heads, kv_heads, d, d_v, lens, one_query, torch.float32)
     seed = torch.tensor([2**40 + 5, -3])
-    masks = [dropout_mask(b, heads, n, m, p, seed) for b, (n, m) in enumerate(zip(q_lens, lens, strict=True))]
+    masks = [attention_mask(b, heads, n, m, p, seed) for b, (n, m) in enumerate(zip(q_lens, lens, strict=True))]
 
     def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out, weight_sum = ops.varlen_attention_with_sum(
@@ -244,7 +157,7 @@ def test_dropout_mask_is_philox(isa: str, dtype: torch.dtype) -> None:
     v = torch.cat([torch.eye(n, max(lens)) for n in lens])[:, None].expand(-1, heads, -1).to(dtype)
     out = ops.varlen_attention(q, q, v, cumulative(lens), max(lens), p, seed=seed)
     for b, part in enumerate(out.split(lens)):
-        mask = dropout_mask(b, heads, lens[b], lens[b], p, seed)
+        mask = attention_mask(b, heads, lens[b], lens[b], p, seed)
         assert torch.equal(part.transpose(0, 1)[..., : lens[b]] != 0, mask != 0)
 
 

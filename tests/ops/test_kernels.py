@@ -16,8 +16,19 @@ from typing import Any
 
 import pytest
 import torch
-from ops import test_ops as ops_tests
-from ops.test_attention import attention_by_loop, attention_by_sdpa, cumulative, dropout_mask
+from helpers.dropout import attention_mask, row_mask
+from helpers.operators import (
+    add_norm_inputs,
+    attention_by_loop,
+    attention_by_sdpa,
+    cumulative,
+    embed_inputs,
+    plain_add_norm,
+    plain_bias_act,
+    plain_embed,
+    random,
+    with_gradients,
+)
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -29,11 +40,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HALF = [torch.bfloat16, torch.float16]
 # Units of rounding that are no error. The interpreter cuts bfloat16 off where the hardware rounds it.
 FLOOR = {torch.float32: 4, torch.bfloat16: 0.5 if DEVICE.type == "cuda" else 1.5, torch.float16: 0.5}
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(shape, generator=generator).to(dtype)
 
 
 def run_attention(
@@ -87,12 +93,6 @@ def test_attention_error_is_at_most_twice_that_of_pytorch(
         assert error <= 2 * their_error + floor, f"{name}: {error} against {their_error} of PyTorch"
 
 
-def with_gradients(function: Callable[..., Any], inputs: list[Tensor], dout: Tensor) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    out = function(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
-
-
 @pytest.mark.parametrize(("heads", "kv_heads", "d", "d_v", "lens", "one_query"), SHAPES)
 def test_attention_dropout_and_weight_sum_equal_the_definition(
     heads: int, kv_heads: int, d: int, d_v: int, lens: list[int], one_query: bool
@@ -102,7 +102,7 @@ def test_attention_dropout_and_weight_sum_equal_the_definition(
     shapes = [(sum(q_lens), heads, d), (sum(lens), kv_heads, d), (sum(lens), kv_heads, d_v), (sum(q_lens), heads, d_v)]
     *inputs, dout = (random(*shape, seed=i) for i, shape in enumerate(shapes))
     dsum = dout.sum(-1)
-    masks = [dropout_mask(b, heads, n, m, p, seed) for b, (n, m) in enumerate(zip(q_lens, lens, strict=True))]
+    masks = [attention_mask(b, heads, n, m, p, seed) for b, (n, m) in enumerate(zip(q_lens, lens, strict=True))]
     out, weight_sum, *gradients = run_attention(*inputs, q_lens, lens, dout, dsum, p, seed)
 
     def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def test_attention_of_a_large_batch_has_tiles_of_several_sizes(
     lens[torch.tensor([0, 7, 200, 254, 257, 299])[: len(longest)]] = torch.tensor(longest)
     lengths, p, seed = lens.tolist(), 0.2, torch.tensor([7, 8])
     *inputs, dout = (random(int(lens.sum()), 2, 16, dtype=dtype, seed=i) for i in range(4))
-    masks = [dropout_mask(b, 2, n, n, p, seed) for b, n in enumerate(lengths)]
+    masks = [attention_mask(b, 2, n, n, p, seed) for b, n in enumerate(lengths)]
     expected = with_gradients(
         lambda *x: attention_by_loop(*x, lengths, lengths, masks=masks)[0], [x.double() for x in inputs], dout.double()
     )
@@ -271,13 +271,13 @@ def run_add_norm(
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 @pytest.mark.parametrize("width", [2, 37, 256, 768])
 def test_add_norm_is_as_exact_as_pytorch(width: int, dtype: torch.dtype) -> None:
-    inputs, dout = ops_tests.add_norm_inputs(19, width, dtype)
-    assert_as_exact_as_pytorch(run_add_norm(*inputs, dout), ops_tests.plain_add_norm, inputs, dout)
+    inputs, dout = add_norm_inputs(19, width, dtype)
+    assert_as_exact_as_pytorch(run_add_norm(*inputs, dout), plain_add_norm, inputs, dout)
 
 
 def test_add_norm_of_one_column() -> None:
     """Its norm is 0 whatever x and y are, but for roundings that the inverse deviation, 1 / sqrt(eps), multiplies."""
-    inputs, dout = ops_tests.add_norm_inputs(19, 1, torch.float32)
+    inputs, dout = add_norm_inputs(19, 1, torch.float32)
     out, dx, dy, dweight, dbias, dy_bias = run_add_norm(*inputs, dout)
     torch.testing.assert_close(out, inputs[3].expand_as(out), rtol=0, atol=1e-4)
     torch.testing.assert_close(dbias, dout.sum(0))
@@ -288,7 +288,7 @@ def test_add_norm_of_one_column() -> None:
 @pytest.mark.parametrize("width", [37, 256])
 def test_add_norm_drops_what_the_cpu_does(width: int) -> None:
     """Equal masks, bit for bit, and equal results; y of half precision as under autocast."""
-    (x, y, weight, bias, y_bias), dout = ops_tests.add_norm_inputs(70, width, torch.float32)
+    (x, y, weight, bias, y_bias), dout = add_norm_inputs(70, width, torch.float32)
     seed, p = torch.tensor([2**40 + 5, -3]), 0.25
     library = torch.ops.bertnli
     for half in (y, y.bfloat16()):
@@ -301,7 +301,7 @@ def test_add_norm_drops_what_the_cpu_does(width: int) -> None:
             eps = FLOOR[b.dtype] * torch.finfo(b.dtype).eps
             torch.testing.assert_close(a, b, rtol=0, atol=2 * eps * max(1, float(b.abs().max())))
         assert torch.equal(actual[2] != 0, dy != 0)
-        mask = ops_tests.dropout_mask(70, width, p, seed)
+        mask = row_mask(70, width, p, seed)
         assert torch.equal(dy != 0, (mask != 0) & (dx != 0))
 
 
@@ -311,7 +311,7 @@ def test_bias_act_is_as_exact_as_pytorch(kind: str, dtype: torch.dtype) -> None:
     x, bias, dout = (random(*shape, dtype=dtype, seed=i) for i, shape in enumerate([(41, 150), (150,), (41, 150)]))
     on = on_device(x, bias, dout)
     results = [rows.bias_act(*on[:2], kind), *rows.bias_act_backward(on[2], *on[:2], kind)]
-    assert_as_exact_as_pytorch(results, ops_tests.plain_bias_act(kind), [x, bias], dout)
+    assert_as_exact_as_pytorch(results, plain_bias_act(kind), [x, bias], dout)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's numpy
@@ -325,13 +325,13 @@ def test_activation_of_nan_and_infinity() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 def test_embed_is_as_exact_as_pytorch(dtype: torch.dtype) -> None:
-    tables, ids, dout = ops_tests.embed_inputs(37, dtype)
+    tables, ids, dout = embed_inputs(37, dtype)
     on_ids = on_device(*ids)
     results = [
         rows.embed(*on_device(*tables), *on_ids),
         *rows.embed_backward(dout.to(DEVICE), *on_ids, *(len(t) for t in tables), True, True, True),
     ]
-    plain = ops_tests.plain_embed(ids)
+    plain = plain_embed(ids)
     exact = with_gradients(plain, [t.double() for t in tables], dout.double())
     for a, b in zip(results, exact, strict=True):
         eps = torch.finfo(dtype).eps * max(1, FLOOR[dtype])
@@ -367,7 +367,7 @@ def test_gradients_of_tables(kinds: int, deterministic: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_embed_norm_is_that_of_the_cpu(dtype: torch.dtype) -> None:
     """Equal masks, bit for bit, and equal results."""
-    tables, ids, _ = ops_tests.embed_inputs(37, torch.float32, 50)
+    tables, ids, _ = embed_inputs(37, torch.float32, 50)
     weight, bias, dout = random(37, seed=1), random(37, seed=2), random(50, 37, dtype=dtype, seed=3)
     inputs, rest = (*tables, *ids, weight, bias), (0.25, torch.tensor([2**40 + 5, -3]))
     library = torch.ops.bertnli
@@ -383,7 +383,7 @@ def test_embed_norm_is_that_of_the_cpu(dtype: torch.dtype) -> None:
 
 
 def test_an_id_outside_its_table_gives_nan() -> None:
-    tables, ids, _ = ops_tests.embed_inputs(8, torch.float32, 4)
+    tables, ids, _ = embed_inputs(8, torch.float32, 4)
     for axis, bad in ((0, 50), (1, -1), (2, 40)):
         wrong = [i.clone() for i in ids]
         wrong[axis][1] = bad
@@ -400,7 +400,7 @@ def test_no_tokens() -> None:
     on = on_device(x, w)
     assert rows.bias_act(*on, "gelu").shape == (0, 12)
     assert torch.equal(rows.bias_act_backward(on[0], *on, "gelu")[1].cpu(), torch.zeros(12))
-    tables, ids, _ = ops_tests.embed_inputs(12, torch.float32, 0)
+    tables, ids, _ = embed_inputs(12, torch.float32, 0)
     assert rows.embed(*on_device(*tables, *ids)).shape == (0, 12)
 
 
@@ -425,7 +425,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     """Triton's compiler takes every kernel for an H100, with or without one: hardly a register is spilled."""
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", root / "tests" / "compile_kernels.py"],
+        [sys.executable, "-W", "ignore", root / "tests" / "helpers" / "compile_kernels.py"],
         env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         | {
             "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),

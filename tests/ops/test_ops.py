@@ -7,34 +7,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ops.test_attention import ISAS, isa, philox
+from helpers.dropout import row_mask
+from helpers.isa import ISAS
+from helpers.operators import (
+    add_norm_inputs,
+    embed_inputs,
+    plain_add_norm,
+    plain_bias_act,
+    plain_embed,
+    random,
+    with_gradients,
+)
 from torch import Tensor
 
 from bertnli import ops
-from bertnli.training import adam as optim
-
-__all__ = ["isa", "optim"]  # the fixture: each instruction set that this CPU has
+from bertnli.training import adam as optim  # noqa: F401  (registers Adam's operators)
 
 WIDTHS = [1, 3, 16, 37, 64, 384]
 DTYPES = [
     *((isa, dtype) for isa in ISAS for dtype in (torch.float32, torch.bfloat16)),
     ("plain", torch.float64),
 ]
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(shape, generator=generator).to(dtype)
-
-
-def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], dout: Tensor) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    out = function(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
 
 
 def assert_as_exact_as_pytorch(
@@ -58,24 +54,6 @@ def assert_as_exact_as_pytorch(
 # ---- dropout + residual + LayerNorm ----
 
 
-def dropout_mask(rows: int, width: int, p: float, seed: Tensor) -> Tensor:
-    """What `add_norm` documents: float64 [rows, width], 0 or 1 / (1 - p)."""
-    row, group = np.meshgrid(np.arange(rows), np.arange((width + 3) // 4), indexing="ij")
-    counter = np.stack([row, np.full_like(row, 2**32 - 1), np.zeros_like(row), group], -1)
-    words = philox(counter, (int(seed[0]) % 2**32, int(seed[1]) % 2**32)).reshape(rows, -1)[:, :width]
-    return torch.from_numpy((words >= max(1, int(p * 2**32))) / (1 - p))
-
-
-def add_norm_inputs(rows: int, width: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
-    x, y, dout = (random(rows, width, dtype=dtype, seed=i) for i in range(3))
-    y_bias, weight, bias = (random(width, dtype=dtype, seed=i) for i in range(3, 6))
-    return [x, y, weight, bias, y_bias], dout
-
-
-def plain_add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, y_bias: Tensor, mask: Any = 1) -> Tensor:
-    return F.layer_norm(x + (y + y_bias) * mask, (x.size(1),), weight, bias, 1e-5)
-
-
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
 def test_add_norm_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, width: int) -> None:
@@ -90,7 +68,7 @@ def test_add_norm_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, width: in
 def test_add_norm_drops_what_it_documents(isa: str, width: int, p: float) -> None:
     inputs, dout = add_norm_inputs(70, width, torch.float32)
     seed = torch.tensor([2**40 + 5, -3])
-    mask = dropout_mask(70, width, p, seed)
+    mask = row_mask(70, width, p, seed)
     expected = with_gradients(
         lambda *leaves: plain_add_norm(*leaves, mask), [x.double() for x in inputs], dout.double()
     )
@@ -158,12 +136,6 @@ def test_add_norm_of_large_means_and_constant_rows(isa: str) -> None:
 # ---- bias + activation ----
 
 
-def plain_bias_act(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
-    if kind == "relu":
-        return lambda x, bias: F.relu(x + bias)
-    return lambda x, bias: F.gelu(x + bias, approximate="tanh" if kind == "gelu_tanh" else "none")
-
-
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh"])
 @pytest.mark.parametrize(("isa", "dtype"), DTYPES, indirect=["isa"], ids=str)
@@ -196,21 +168,6 @@ def test_activation_of_nan_and_infinity(isa: str, kind: str) -> None:
 
 
 # ---- embedding ----
-
-
-def embed_inputs(width: int, dtype: torch.dtype, tokens: int = 300) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(width)
-    tables = [random(n, width, dtype=dtype, seed=i) for i, n in enumerate((50, 2, 40))]
-    ids = [torch.randint(0, n, (tokens,), generator=generator, dtype=torch.int32) for n in (50, 2, 40)]
-    ids[0][::2] = 7  # one token often
-    return tables, ids, random(tokens, width, dtype=dtype, seed=9)
-
-
-def plain_embed(ids: list[Tensor]) -> Callable[..., Tensor]:
-    def run(*tables: Tensor) -> Tensor:
-        return sum((F.embedding(i, t) for i, t in zip(ids, tables, strict=True)), start=torch.zeros(()).to(tables[0]))
-
-    return run
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -285,7 +242,7 @@ def test_embed_norm_is_as_exact_as_pytorch(isa: str, dtype: torch.dtype, width: 
 def test_embed_norm_drops_what_it_documents(isa: str, width: int) -> None:
     inputs, ids, dout = embed_norm_inputs(width, torch.float32)
     seed = torch.tensor([2**40 + 5, -3])
-    mask = dropout_mask(130, width, 0.3, seed)
+    mask = row_mask(130, width, 0.3, seed)
 
     def run(*t: Tensor, **options: Any) -> Tensor:
         return ops.embed_norm(*t[:3], *ids, *t[3:], 1e-5, 0.3, seed=seed, **options)

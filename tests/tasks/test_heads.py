@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from ops.test_attention import dropout_mask as weights_mask
-from ops.test_ops import dropout_mask as rows_mask
+from helpers.dropout import attention_mask, row_mask
 from scipy.stats import pearsonr
 from torch import Tensor
 
@@ -201,12 +200,12 @@ def test_dropout_is_where_transformers_has_it(task: str, tmp_path: Path, monkeyp
     everything, length = torch.arange(int(valid.sum())), batch.max_seqlen
     found = model.token_index(batch)
     read = everything if found is None else found
-    masks = [spread(rows_mask(len(everything), width, p, seeds[0]), everything)]
+    masks = [spread(row_mask(len(everything), width, p, seeds[0]), everything)]
     for layer in range(layers):
         at = read if layer == layers - 1 else everything
         weights, *sums = seeds[1 + 3 * layer : 4 + 3 * layer]
-        masks += [torch.stack([weights_mask(b, heads, length, length, p, weights) for b in range(len(batch))])]
-        masks += [spread(rows_mask(len(at), width, p, seed), at) for seed in sums]
+        masks += [torch.stack([attention_mask(b, heads, length, length, p, weights) for b in range(len(batch))])]
+        masks += [spread(row_mask(len(at), width, p, seed), at) for seed in sums]
     masks += [mask if model.pooled else spread(mask, read) for mask in of_output]
 
     def given(x: Tensor, p: float, training: bool, *_: bool) -> Tensor:

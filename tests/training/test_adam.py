@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from ops.test_attention import ISAS, isa
+from helpers.isa import ISAS
 from torch import Tensor, nn
 
 from bertnli.training.adam import Adam
-
-__all__ = ["isa"]
 
 ROWS, WIDTH, STEPS = 120, 37, 500
 
