@@ -4,7 +4,7 @@
 
 Vocabulary by the book's rule: lower-cased words of the parse columns, at least five times. `--pad longest` pads each
 plain batch to its longest row, `--pad 128` to 128 as in the book; the plain version's results do not depend on it, only
-its time. The peer is the module that the tests hold to the book's equations (tests/oracles.py), trained with PyTorch's
+its time. The peer is the module that the tests hold to the book's equations (tests/helpers/oracles.py), trained with PyTorch's
 AdamW in a loop of its own. Prints one JSON object a run.
 """
 
@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from oracles import PlainD2LClassifier  # noqa: E402
+from helpers.oracles import PlainD2LClassifier  # noqa: E402
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, evaluate, fit  # noqa: E402
 from bertnli.data.snli import read_pairs  # noqa: E402

@@ -54,7 +54,7 @@ from torch.nn.functional import cross_entropy
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from oracles import PlainD2LClassifier  # noqa: E402
+from helpers.oracles import PlainD2LClassifier  # noqa: E402
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, d2l, ops, read_pairs  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402

@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from bench_attention import MODELS, snli_lengths  # noqa: E402
-from oracles import PlainD2LClassifier  # noqa: E402
+from helpers.oracles import PlainD2LClassifier  # noqa: E402
 
 from bertnli import (  # noqa: E402
     BERTClassifier,
