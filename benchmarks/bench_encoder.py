@@ -59,7 +59,7 @@ from helpers.oracles import PlainD2LClassifier  # noqa: E402
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, d2l, ops, read_pairs  # noqa: E402
 from bertnli.checkpoint import _to_huggingface  # noqa: E402
 from bertnli.data.demo import write_demo_corpus  # noqa: E402
-from bertnli.data.snli import TextData  # noqa: E402
+from bertnli.data.texts import TextData  # noqa: E402
 from bertnli.encoder.config import SIZES  # noqa: E402
 from bertnli.training.adam import Adam  # noqa: E402
 from bertnli.training.loop import _optimizer, flushed_denormals, lazily  # noqa: E402

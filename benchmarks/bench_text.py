@@ -41,8 +41,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import d2l_oracle  # noqa: E402
 
-from bertnli.data.snli import Texts, read_pairs, read_snli  # noqa: E402
-from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer  # noqa: E402
+from bertnli.data.snli import read_pairs, read_snli  # noqa: E402
+from bertnli.data.texts import Texts  # noqa: E402
+from bertnli.text.tokenizer import WordTokenizer  # noqa: E402
+from bertnli.text.vocab import Vocab  # noqa: E402
+from bertnli.text.wordpiece import WordPieceTokenizer  # noqa: E402
 
 BASE = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
 DATA = BASE / "snli_1.0"
@@ -391,7 +394,7 @@ MEMORY = """
 import sys
 sys.path[:0] = [{root!r}]
 from bertnli.data.snli import read_pairs
-from bertnli.text.tokenizer import WordPieceTokenizer
+from bertnli.text.wordpiece import WordPieceTokenizer
 tokenizer = WordPieceTokenizer.from_file({vocab!r})
 tokenizer.encode_texts(["a"])
 if {strings}:

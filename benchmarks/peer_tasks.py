@@ -47,7 +47,7 @@ from bertnli import (  # noqa: E402
 )
 from bertnli.encoder.config import SIZES  # noqa: E402
 from bertnli.tasks.base import HEADS  # noqa: E402
-from bertnli.text.encoded import encoded_of, index_array  # noqa: E402
+from bertnli.text.encoded import encoded_texts  # noqa: E402
 from bertnli.training.loop import _linear  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
@@ -100,7 +100,7 @@ def peer_run(
 
     def batch_of(pairs: Any, rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], Any, torch.Tensor]:
         packed = pairs.batch(rows)
-        ids, segments, valid = pairs.padded_rows(index_array(rows), packed.max_seqlen)
+        ids, segments, valid = pairs.to_padded(packed.max_seqlen, rows)
         mask = torch.arange(packed.max_seqlen) < valid[:, None]
         return dict(input_ids=ids, token_type_ids=segments, attention_mask=mask.long()), packed, mask
 
@@ -108,7 +108,7 @@ def peer_run(
     vectors = [p for p in peer.parameters() if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args["lr"], fused=True)
-    pairs = encoded_of(train, "train")
+    pairs = encoded_texts(train, "train")
     total = args["epochs"] * -(-len(pairs) // args["batch_size"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(total, 0.06))
     peer.train()
@@ -133,7 +133,7 @@ def peer_run(
     peer.eval()
     outputs = []
     with torch.inference_mode():
-        pairs = encoded_of(test, "test")
+        pairs = encoded_texts(test, "test")
         for rows in torch.arange(len(pairs)).split(64):
             inputs, packed, mask = batch_of(pairs, rows)
             with autocast:

@@ -23,8 +23,11 @@ from bertnli import d2l
 from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
 from bertnli.d2l import train_ch13
 from bertnli.d2l.dataset import SNLIBERTDataset
-from bertnli.data.snli import TextData, read_pairs, read_snli
-from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
+from bertnli.data.conll import WordData, read_conll, read_conllu
+from bertnli.data.snli import read_pairs, read_snli
+from bertnli.data.squad import QuestionData, read_squad
+from bertnli.data.tables import read_table
+from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.inference.predict import evaluate, predict, score
@@ -34,8 +37,12 @@ from bertnli.tasks.question_answering import Answer, BERTQuestionAnswering
 from bertnli.tasks.tagging import BERTTagger
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts
-from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.text.tokenizer import WordTokenizer
+from bertnli.text.vocab import Vocab
+from bertnli.text.wordpiece import WordPieceTokenizer
 from bertnli.training.loop import Epoch, History, fit
+
+EncodedPairs = EncodedTexts  # the same class: EncodedTexts holds single texts too
 
 __version__ = "0.1.0"
 
@@ -48,6 +55,7 @@ __all__ = [
     "BERTQuestionAnswering",
     "BERTRegressor",
     "BERTTagger",
+    "EncodedPairs",
     "EncodedTexts",
     "Epoch",
     "Head",

@@ -30,7 +30,9 @@ from bertnli.data.files import atomic_path
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.base import HEADS, Head
-from bertnli.text.tokenizer import Tokenizer, Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.text.tokenizer import Tokenizer, WordTokenizer
+from bertnli.text.vocab import Vocab
+from bertnli.text.wordpiece import WordPieceTokenizer
 
 _log = logging.getLogger("bertnli")
 

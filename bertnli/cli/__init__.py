@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -21,9 +21,12 @@ import torch
 from bertnli import checkpoint
 from bertnli.data import demo
 from bertnli.data import download as hub
+from bertnli.data.conll import WordData, read_conll, read_conllu
 from bertnli.data.files import atomic_path
-from bertnli.data.snli import SNLI_LABELS, Columns, TextData, read_pairs, snli_file
-from bertnli.data.tables import QuestionData, WordData, read_conll, read_conllu, read_squad, read_table
+from bertnli.data.snli import SNLI_LABELS, Columns, read_pairs, snli_file
+from bertnli.data.squad import QuestionData, read_squad
+from bertnli.data.tables import read_table
+from bertnli.data.texts import TextData
 from bertnli.distillation.distill import distill, make_student, pruned_tokenizer
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import SIZES, BERTConfig
@@ -31,8 +34,10 @@ from bertnli.inference.predict import evaluate, predict
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import PRECISIONS, TRAINING_PRECISIONS
 from bertnli.tasks.base import HEADS, BERTClassifier, Head
-from bertnli.text.encoded import EncodedTexts, encoded_of
-from bertnli.text.tokenizer import Tokenizer, Truncation, WordPieceTokenizer, WordTokenizer, space_out_pairs
+from bertnli.text.encoded import encoded_texts
+from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
+from bertnli.text.vocab import space_out_data
+from bertnli.text.wordpiece import WordPieceTokenizer
 from bertnli.training.loop import Epoch, History, fit
 
 TRUNCATIONS = get_args(Truncation)
@@ -91,7 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dev", type=Path, help="file of labelled examples; of a folder, its dev file")
     sub.add_argument("--output", type=Path, required=True, help="folder to write")
     _add_reading(sub)
-    _add_cache(sub)
     _add_training(sub)
     sub.add_argument("--freeze", default="none", help="none, embeddings, encoder, gradual, or a number of layers")
     sub.add_argument("--dropout", type=float, default=None, help="instead of the checkpoint's")
@@ -139,7 +143,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", type=Path, required=True, help="file of labelled examples; of a folder, its test file")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     _add_reading(sub)
-    _add_cache(sub)
     _add_running(sub)
 
     sub = command("predict", _predict, "Run a checkpoint: one JSON value a line, in the order of the input.")
@@ -204,12 +207,6 @@ def _add_text_columns(sub: argparse.ArgumentParser) -> None:
         type=_names,
         help="columns of the text, or of premise and hypothesis, in a .csv, .tsv, .jsonl or .parquet file; numbers "
         "where it has no header",
-    )
-
-
-def _add_cache(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--cache", type=Path, help="folder that keeps the encoded pairs of files in SNLI's layout, for the next run"
     )
 
 
@@ -308,7 +305,7 @@ def _train(a: argparse.Namespace) -> None:
         data = _read(a, task, a.train, "train", columns, a.labels)
         make = WordTokenizer.from_texts if a.vocab == "words" else WordPieceTokenizer.of_characters
         tokenizer: Tokenizer = make(_texts(data if a.limit is None else data[: a.limit]), a.min_freq)
-        train = data if a.cache is None else _source(a, task, a.train, "train", columns, a.labels)
+        train = data
         sizes = dict(SIZES[a.scratch])
         if a.dropout is not None:
             sizes["dropout"] = a.dropout
@@ -321,7 +318,7 @@ def _train(a: argparse.Namespace) -> None:
         if a.labels is None and names and (task == "tagging" or (task == "classification" and a.text_columns)):
             found = _read(a, task, a.train, "train", _columns(tokenizer), None).label_names
             names = names if set(found) <= set(names) else None  # other classes than the checkpoint's: the data's own
-        train = _source(a, task, a.train, "train", _columns(tokenizer), names)
+        train = _read(a, task, a.train, "train", _columns(tokenizer), names)
     unnamed = names is None and task == "classification" and not a.text_columns  # SNLI's layout, and so its classes
     if trained is not None and trained.task == task and train.label_names in ((), trained.label_names):
         model = trained
@@ -347,8 +344,6 @@ def _train(a: argparse.Namespace) -> None:
         model.settings["max_len"] = a.max_len
     if isinstance(train, TextData):
         model.settings["texts"] = 1 if train.second is None else 2
-    if isinstance(train, _PairFile):
-        model.settings["texts"] = 2
     if a.stride is not None and task != "qa":
         raise ValueError(f"--stride is for question answering; the model does {task}")
     if isinstance(train, QuestionData):
@@ -357,10 +352,10 @@ def _train(a: argparse.Namespace) -> None:
             model.settings["stride"] = a.stride
     dev, dev_path = None, _dev_path(a)
     if dev_path is not None:
-        dev = _source(a, task, dev_path, "dev", _columns(tokenizer), None if unnamed else train.label_names or None)
+        dev = _read(a, task, dev_path, "dev", _columns(tokenizer), None if unnamed else train.label_names or None)
     train_data, count, dropped = _encode(a, model, tokenizer, train, a.limit)
     dev_data, dev_count, dev_dropped = (None, 0, 0) if dev is None else _encode(a, model, tokenizer, dev)
-    pairs = encoded_of(train_data, "train")
+    pairs = encoded_texts(train_data, "train")
     if model.label_names and task != "regression":
         print(f"classes: {', '.join(model.label_names)}")
     full = int((pairs.lengths == model.row_len()).sum()) if model.pooled else 0  # others' texts go on in the next row
@@ -406,7 +401,7 @@ def _distill(a: argparse.Namespace) -> None:
             raise ValueError(f"{a.unlabelled} has no examples")
         unlabelled = teacher.inputs(*zip(*examples, strict=True))
         if columns == "parse" and isinstance(unlabelled, TextData):
-            unlabelled = space_out_pairs(unlabelled)
+            unlabelled = space_out_data(unlabelled)
     texts = itertools.chain(_texts(train), () if unlabelled is None else _texts(unlabelled))
     torch.manual_seed(a.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, a.min_freq)
@@ -419,7 +414,7 @@ def _distill(a: argparse.Namespace) -> None:
         num_heads=a.num_heads,
         num_layers=a.num_layers,
         layers=a.teacher_layers,
-        sample=encoded_of(teacher.encode(teacher_tokenizer, train[:1000], max_len, a.truncation), "train"),
+        sample=encoded_texts(teacher.encode(teacher_tokenizer, train[:1000], max_len, a.truncation), "train"),
         max_len=max_len,
     )
     student.settings["max_len"] = max_len
@@ -466,7 +461,7 @@ def _state_file(a: argparse.Namespace) -> Path:
 def _evaluate(a: argparse.Namespace) -> None:
     model, tokenizer = _load_head(a.model, a.device)
     names = _named(model, a.labels)
-    data = _source(a, model.task, a.data, "test", _columns(tokenizer), names)
+    data = _read(a, model.task, a.data, "test", _columns(tokenizer), names)
     begun = time.perf_counter()
     encoded, _, dropped = _encode(a, model, tokenizer, data)
     figures = evaluate(model, encoded, batch_size=a.batch_size, precision=a.precision)
@@ -540,39 +535,6 @@ def _download(a: argparse.Namespace) -> None:
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _PairFile:
-    """A file of labelled pairs in SNLI's layout whose encoded pairs are kept: its text is read only where none are."""
-
-    path: Path
-    columns: Columns
-    names: Sequence[str] | None
-    cache: Path
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return SNLI_LABELS if self.names is None else tuple(self.names)
-
-    def encode(self, tokenizer: Tokenizer, max_len: int, truncation: Truncation) -> EncodedTexts:
-        return tokenizer.encode_file(
-            self.path, max_len, truncation, columns=self.columns, label_names=self.names, cache=self.cache
-        )
-
-
-def _source(
-    a: argparse.Namespace, task: str, path: Path, split: str, columns: Columns, names: Sequence[str] | None
-) -> TextData | WordData | QuestionData | _PairFile:
-    """What `_encode` takes: with --cache the file, else what `_read` finds in it."""
-    if a.cache is None:
-        return _read(a, task, path, split, columns, names)
-    if task != "classification" or a.text_columns or a.label_column or (columns == "parse" and a.columns == "text"):
-        raise ValueError(
-            "--cache keeps pairs of files in SNLI's layout only, of a model of words their parses: without "
-            "--text-columns and --label-column, to be classified"
-        )
-    return _PairFile(snli_file(path, split), a.columns or columns, names, a.cache)
-
-
 def _read(
     a: argparse.Namespace, task: str, path: Path, split: str, columns: Columns, names: Sequence[str] | None
 ) -> TextData | WordData | QuestionData:
@@ -595,7 +557,7 @@ def _read(
     else:
         data = _read_pairs(path, split, a.columns or columns, names)
     if columns == "parse" and (a.text_columns or a.columns == "text"):  # a model of words, and sentences
-        data = space_out_pairs(data)
+        data = space_out_data(data)
     return data
 
 
@@ -620,15 +582,11 @@ def _encode(
     a: argparse.Namespace,
     model: Head,
     tokenizer: Tokenizer,
-    data: TextData | WordData | QuestionData | _PairFile,
+    data: TextData | WordData | QuestionData,
     limit: int | None = None,
 ) -> tuple[Any, int, int]:
     """Of the first `limit` examples: what `fit` and `evaluate` take, how many they are, and how many were dropped."""
     max_len = model.row_len(a.max_len)
-    if isinstance(data, _PairFile):
-        model.check_texts(2)
-        pairs = data.encode(tokenizer, max_len, a.truncation)[:limit]
-        return pairs, len(pairs), pairs.dropped
     data = data[:limit]
     return model.encode(tokenizer, data, max_len, a.truncation), len(data), data.dropped
 

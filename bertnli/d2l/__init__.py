@@ -22,7 +22,8 @@ from bertnli.data.download import DATA_HUB, DATA_URL
 from bertnli.data.snli import read_snli
 from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.tasks.base import BERTClassifier
-from bertnli.text.tokenizer import Tokenizer, Vocab
+from bertnli.text.tokenizer import Tokenizer
+from bertnli.text.vocab import Vocab
 from bertnli.training.loop import flushed_denormals
 
 __all__ = [

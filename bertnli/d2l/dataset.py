@@ -46,7 +46,7 @@ def _collate_rows(batch: Sequence[Any], *, collate_fn_map: dict[Any, Callable[..
     """What default_collate gives for a list of D2L's items: [[ids, segments, valid_lens], labels]."""
     if isinstance(batch, _Rows):
         dataset, rows = batch.dataset, index_array(batch.rows)
-        return [list(dataset.pairs.padded_rows(rows, dataset.max_len)), dataset.labels[torch.from_numpy(rows)]]
+        return [list(dataset.encoded.to_padded(dataset.max_len, rows)), dataset.labels[torch.from_numpy(rows)]]
     inputs, labels = zip(*batch, strict=True)  # items that someone put into a list of their own
     return [[torch.stack(column) for column in zip(*inputs, strict=True)], torch.stack(labels)]
 
@@ -76,20 +76,20 @@ class SNLIBERTDataset(Dataset[Any]):
         self.vocab = vocab
         self.max_len = max_len
         if isinstance(dataset, str | os.PathLike):
-            self.pairs = tokenizer.encode_file(dataset, max_len)
+            self.encoded = tokenizer.encode_file(dataset, max_len)
         else:
             premises, hypotheses, labels = dataset
-            self.pairs = tokenizer.encode_pairs(premises, hypotheses, max_len, labels=labels)
-        print(f"read {len(self.pairs)} examples")
+            self.encoded = tokenizer.encode_pairs(premises, hypotheses, max_len, labels=labels)
+        print(f"read {len(self.encoded)} examples")
 
     @property
     def labels(self) -> Tensor:
-        assert self.pairs.labels is not None
-        return self.pairs.labels
+        assert self.encoded.labels is not None
+        return self.encoded.labels
 
     @cached_property
     def _all(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.pairs.to_padded(self.max_len)
+        return self.encoded.to_padded(self.max_len)
 
     @property
     def all_token_ids(self) -> Tensor:
@@ -101,19 +101,19 @@ class SNLIBERTDataset(Dataset[Any]):
 
     @property
     def valid_lens(self) -> Tensor:
-        return self.pairs.lengths
+        return self.encoded.lengths
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.encoded)
 
     def __getitem__(self, index: int | slice) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """One example, or with a slice the tensors of several, as indexing the book's tensors gives."""
         if isinstance(index, slice):
             rows = np.arange(len(self))[index]
-            return self.pairs.padded_rows(rows, self.max_len), self.labels[torch.from_numpy(rows)]
+            return self.encoded.to_padded(self.max_len, rows), self.labels[torch.from_numpy(rows)]
         row = int(index)
         row += len(self) if row < 0 else 0
-        token_ids, segments, valid_lens = self.pairs.padded_rows(np.array([row], np.int64), self.max_len)
+        token_ids, segments, valid_lens = self.encoded.to_padded(self.max_len, np.array([row], np.int64))
         return (token_ids[0], segments[0], valid_lens[0]), self.labels[row]
 
     def __getitems__(self, rows: Sequence[int]) -> _Rows:

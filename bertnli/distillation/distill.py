@@ -24,8 +24,10 @@ from bertnli.runtime.cuda_graphs import ours
 from bertnli.runtime.modes import eval_mode
 from bertnli.tasks.base import HEADS, Head
 from bertnli.text.batch import PackedBatch, ragged_index
-from bertnli.text.encoded import EncodedTexts, encoded_of
-from bertnli.text.tokenizer import Tokenizer, Truncation, Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.text.encoded import EncodedTexts, encoded_texts
+from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
+from bertnli.text.vocab import Vocab
+from bertnli.text.wordpiece import WordPieceTokenizer
 from bertnli.training.loop import History, fingerprint, fit
 
 
@@ -284,14 +286,14 @@ def distill(
     max_len = min(teacher.row_len(max_len), student.config.max_len)
     examples = [data for data in (train, unlabelled) if data is not None]
     theirs = _joined(
-        [encoded_of(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples]
+        [encoded_texts(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in examples]
     )
-    parts = [encoded_of(student.encode(tokenizer, data, max_len, truncation), "") for data in examples]
+    parts = [encoded_texts(student.encode(tokenizer, data, max_len, truncation), "") for data in examples]
     mine = _joined(parts)
     held = None if dev is None else student.encode(tokenizer, dev, max_len, truncation)
     for name, data in (("train", parts[0]), ("dev", held)):
         if data is not None:
-            check_labels(encoded_of(data, name), name, student)
+            check_labels(encoded_texts(data, name), name, student)
     counts, their_counts = tokens_per_sequence(student, mine), tokens_per_sequence(teacher, theirs)
     # Sentences of words may be cut into rows elsewhere; the words are the same.
     if (counts.sum() != their_counts.sum()) if mine.labels is not None else not torch.equal(counts, their_counts):

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertnli.data.snli import TextData
+from bertnli.data.texts import TextData
 from bertnli.inference.session import computing, stand_ins
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
 from bertnli.runtime.distributed import rank_and_size
 from bertnli.runtime.modes import eval_mode
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
-from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
-from bertnli.text.tokenizer import Tokenizer, Truncation, Vocab, WordTokenizer, space_out_pairs
+from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
+from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
+from bertnli.text.vocab import Vocab, space_out_data
 
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
 
@@ -39,7 +40,7 @@ def check_labels(pairs: EncodedTexts, name: str, model: Head) -> None:
 
 def score(
     model: Head,
-    data: EncodedTexts | HasEncodedTexts,
+    data: EncodedTexts | HasEncoded,
     *,
     batch_size: int = 256,
     precision: str = "fp32",
@@ -52,7 +53,7 @@ def score(
     model has changed. `cuda_graphs`: as in `fit`, for many batches of a head that reads one row an example. Raises
     ValueError for a batch_size below 1, and as the encoder does for rows that it cannot take.
     """
-    pairs = encoded_of(data, "data")
+    pairs = encoded_texts(data, "data")
     found = in_batches(model, model, pairs, batch_size, precision, by_sequence=model.pooled, cuda_graphs=cuda_graphs)
     return found.float().cpu()
 
@@ -128,7 +129,7 @@ def _bare(model: Head) -> bool:
 
 def evaluate(
     model: Head,
-    data: EncodedTexts | HasEncodedTexts,
+    data: EncodedTexts | HasEncoded,
     *,
     batch_size: int = 256,
     precision: str = "fp32",
@@ -139,7 +140,7 @@ def evaluate(
     The options are those of `score`. Raises ValueError where there are no examples, no labels, or labels that the model
     does not have.
     """
-    pairs = encoded_of(data, "data")
+    pairs = encoded_texts(data, "data")
     check_labels(pairs, "the evaluated data", model)
     losses: list[Tensor] = []  # read at the end, since that waits for the device
     units = 0
@@ -180,7 +181,7 @@ def predict(
     tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
     examples = model.inputs(*inputs)
     if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
-        examples = space_out_pairs(examples, tokenizer.vocab)
+        examples = space_out_data(examples, tokenizer.vocab)
     data = model.encode(tokenizer, examples, max_len, truncation)
     outputs = score(model, data, batch_size=batch_size, precision=precision)
     if outputs.isnan().any():

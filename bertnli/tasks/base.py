@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertnli.data.snli import TextData
+from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTEncoder, BERTModel, operators
 from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.metrics import classification_metrics, regression_metrics

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertnli.data.tables import QuestionData
+from bertnli.data.squad import QuestionData
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch, pad
@@ -27,14 +27,14 @@ from bertnli.text.tokenizer import Tokenizer, Truncation
 class EncodedQuestions:
     """Rows `<cls> question <sep> window of the context <sep>`; those of one question follow each other.
 
-    pairs          the rows; labels int64 [N, 2], the answer's first and last token in the row, 0 and 0 where the window
+    encoded        the rows; labels int64 [N, 2], the answer's first and last token in the row, 0 and 0 where the window
                    does not hold all of it; None where the answers are not known
     begins         int64 [questions + 1]   question i has the rows begins[i] to begins[i + 1]
     starts, ends   int32 [total]   the token is context[start:end]; -1 outside of the context
     data           the questions
     """
 
-    pairs: EncodedTexts
+    encoded: EncodedTexts
     begins: Tensor
     starts: Tensor
     ends: Tensor
@@ -174,8 +174,8 @@ class BERTQuestionAnswering(Head):
 
     def predictions(self, outputs: Tensor, data: EncodedQuestions) -> list[Answer]:
         """Of each question the span that maximises the sum of its first token's and its last token's score."""
-        score, length = best_spans(outputs, data.starts >= 0, data.pairs.offsets, self.settings["max_answer"])
-        offsets, cls_score = data.pairs.offsets.tolist(), outputs.sum(1)[data.pairs.offsets[:-1]].tolist()
+        score, length = best_spans(outputs, data.starts >= 0, data.encoded.offsets, self.settings["max_answer"])
+        offsets, cls_score = data.encoded.offsets.tolist(), outputs.sum(1)[data.encoded.offsets[:-1]].tolist()
         answers = []
         for i, context in enumerate(data.data.contexts):
             low, high = int(data.begins[i]), int(data.begins[i + 1])

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertnli.data.tables import WordData
+from bertnli.data.conll import WordData
 from bertnli.tasks.base import Head, class_label_error
 from bertnli.text.batch import PackedBatch, ragged_index
 from bertnli.text.encoded import EncodedTexts
@@ -26,12 +26,12 @@ UNKNOWN = -1  # the label of a word whose tag is not known
 class EncodedWords:
     """Rows of pieces of words.
 
-    pairs    rows `<cls> pieces <sep>`; labels int64 [total]: a word's tag at its first piece, else NOT_READ. A sentence
-             that is too long has several rows; each word is in one of them, in order
-    words    int64 [M]   the number of words of each sentence
+    encoded   rows `<cls> pieces <sep>`; labels int64 [total]: a word's tag at its first piece, else NOT_READ. A
+              sentence that is too long has several rows; each word is in one of them, in order
+    words     int64 [M]   the number of words of each sentence
     """
 
-    pairs: EncodedTexts
+    encoded: EncodedTexts
     words: Tensor
 
     def __len__(self) -> int:
@@ -139,7 +139,7 @@ class BERTTagger(Head):
         )
 
     def metrics(self, outputs: Tensor, data: EncodedWords) -> dict[str, Any]:
-        guess, truth = outputs.argmax(1), _read(data.pairs.labels)
+        guess, truth = outputs.argmax(1), _read(data.encoded.labels)
         figures: dict[str, Any] = {"examples": len(data), "words": len(truth)}
         figures["accuracy"] = float((guess == truth).float().mean())
         if self.entities:

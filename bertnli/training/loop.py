@@ -25,7 +25,7 @@ from bertnli.runtime.distributed import all_reduce_sum, broadcast_from_rank_0, r
 from bertnli.runtime.precision import autocast, uses_bf16
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch, ragged_index, split_batches
-from bertnli.text.encoded import EncodedTexts, HasEncodedTexts, encoded_of
+from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
 from bertnli.training.adam import Adam
 
 
@@ -61,8 +61,8 @@ class History:
 
 def fit(
     model: Head,
-    train: EncodedTexts | HasEncodedTexts,
-    dev: EncodedTexts | HasEncodedTexts | None = None,
+    train: EncodedTexts | HasEncoded,
+    dev: EncodedTexts | HasEncoded | None = None,
     *,
     epochs: int = 3,
     batch_size: int | None = None,
@@ -122,10 +122,10 @@ def fit(
     run, and where the loss is no finite number any more (on the CPU at once, elsewhere after the epoch): then the
     model's weights are of no use.
     """
-    train = encoded_of(train, "train")
+    train = encoded_texts(train, "train")
     check_labels(train, "train", model)
     if dev is not None:
-        check_labels(encoded_of(dev, "dev"), "dev", model)
+        check_labels(encoded_texts(dev, "dev"), "dev", model)
     if batch_size is not None and batch_tokens is not None:
         raise ValueError(f"a batch has either batch_size={batch_size} examples or batch_tokens={batch_tokens} tokens")
     if batch_tokens is None and batch_size is None:
@@ -165,7 +165,7 @@ def fit(
             **numbers, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
             max_grad_norm=max_grad_norm, freeze=freeze, precision=precision, seed=seed, keep_best=keep_best,
             model=asdict(model.config), dropout=model.dropout.p, settings=model.settings, train=_fingerprint(train),
-            dev=None if dev is None else _fingerprint(encoded_of(dev, "dev")),
+            dev=None if dev is None else _fingerprint(encoded_texts(dev, "dev")),
         )  # fmt: skip
         state = None if state_file is None else broadcast_from_rank_0(lambda: _read_state(Path(state_file), arguments))
         if state is not None:

@@ -78,9 +78,8 @@ def test_train_from_a_checkpoint(
     assert (tmp_path / "new" / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("cache", [False, True])
 def test_numbers_in_a_dev_file_are_refused_until_classes_are_named(
-    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: bool
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Trained from scratch the classes are SNLI's; a checkpoint with classes, or --labels, says what numbers are."""
     lines = (corpus / "snli_1.0_dev.txt").read_text().splitlines(keepends=True)
@@ -91,8 +90,6 @@ def test_numbers_in_a_dev_file_are_refused_until_classes_are_named(
     arguments: list[object] = [
         "--train", corpus / "snli_1.0_train.txt", "--dev", dev, "--epochs", 1, "--limit", 8, "--quiet",
     ]  # fmt: skip
-    if cache:
-        arguments += ["--cache", tmp_path / "cache"]
     scratch: list[object] = ["--scratch", "bert.small", "--min-freq", 1]
     status, _, err = run("train", *scratch, *arguments, "--output", tmp_path / "a", capsys=capsys)
     assert (status, "dev.txt:2: the label is the number" in err) == (2, True), err
@@ -194,7 +191,7 @@ def test_standard_input_is_answered_batch_by_batch(trained: Path) -> None:
 
 
 def test_words_are_set_apart_from_punctuation() -> None:
-    from bertnli.text.tokenizer import Vocab, space_out, space_out_pairs
+    from bertnli.text.vocab import Vocab, space_out, space_out_data
 
     assert space_out("A man's dog isn't sleeping, they're up.").split() == [
         "A", "man", "'s", "dog", "is", "n't", "sleeping", ",", "they", "'re", "up", ".",
@@ -209,7 +206,7 @@ def test_words_are_set_apart_from_punctuation() -> None:
     assert predict(model, tokenizer, "A man isn't sleeping.", "They're up, a man.") == predict(model, tokenizer, *apart)
     with pytest.raises(TypeError, match="hypotheses must be a sequence of str, not one str"):
         predict(model, tokenizer, ["a"], "b")
-    data = space_out_pairs(TextData.of("In the U.S. ... he isn't."), Vocab.of(["u.s.", "..."]))
+    data = space_out_data(TextData.of("In the U.S. ... he isn't."), Vocab.of(["u.s.", "..."]))
     assert [text.split() for text in data.first] == [["In", "the", "U.S.", "...", "he", "is", "n't", "."]]
 
 
@@ -408,57 +405,6 @@ def test_an_interrupted_training_is_resumed(
     whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
     assert not (tmp_path / "cut" / "training_state.pt").exists()
-
-
-def test_a_kept_file_changes_nothing(
-    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """--cache: the same models, also resumed, and figures; what was kept is read instead of the text."""
-    from bertnli import cli
-    from bertnli.text import tokenizer
-
-    kept = ["--cache", tmp_path / "cache"]
-
-    def train(name: str, *more: object, status: int = 0) -> str:
-        found, out, err = run(
-            "train", "--model", trained, "--train", corpus, "--output", tmp_path / name, "--epochs", 2, "--limit", 64,
-            "--quiet", *more, capsys=capsys,
-        )  # fmt: skip
-        assert found == status, err
-        return out.split("; read and encoded")[0]
-
-    def interrupt(e: object) -> None:
-        raise KeyboardInterrupt
-
-    said = train("plain")
-    assert train("kept", *kept) == said
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # train and dev
-    evaluated = ["evaluate", "--model", trained, "--data", corpus, "--json", "--labels", "a,b,c"]
-    renamed = tmp_path / "renamed"
-    renamed.mkdir()
-    text = (corpus / "snli_1.0_test.txt").read_text(encoding="utf-8")
-    for old, new in (("contradiction", "a"), ("neutral", "b"), ("entailment", "c")):
-        text = text.replace(f"{old}\t", f"{new}\t")
-    (renamed / "snli_1.0_test.txt").write_text(text, encoding="utf-8")
-    evaluated[4] = renamed
-    figures = [json.loads(run(*evaluated, *more, capsys=capsys)[1]) for more in ([], kept)]
-    with monkeypatch.context() as patch:
-        for name in ("encode_ragged", "encode_file"):
-            patch.delattr(tokenizer._text.Tokenizer, name)
-        figures.append(json.loads(run(*evaluated, *kept, capsys=capsys)[1]))
-        with patch.context() as cut:
-            cut.setattr(cli, "_print_epoch", interrupt)
-            train("cut", *kept, status=130)
-        train("cut", *kept, "--resume")
-    for f in figures:
-        del f["seconds"]
-    assert figures[0] == figures[1] == figures[2]
-    assert figures[0]["labels"] == ["a", "b", "c"]
-    plain, *others = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "kept", "cut"))
-    assert others == [plain, plain]
-    status, _, err = run(*evaluated, *kept, "--text-columns", "a,b", capsys=capsys)
-    assert status == 2
-    assert "--cache keeps pairs of files in SNLI's layout only" in err
 
 
 def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,9 @@ import torch
 from helpers import d2l_oracle
 
 from bertnli import _text
-from bertnli.data.snli import SNLI_LABELS, Texts, read_pairs, read_snli
-from bertnli.text.tokenizer import WordPieceTokenizer
+from bertnli.data.snli import SNLI_LABELS, read_pairs, read_snli
+from bertnli.data.texts import Texts
+from bertnli.text.wordpiece import WordPieceTokenizer
 
 COLUMNS = [
     "gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse",

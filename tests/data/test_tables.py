@@ -100,7 +100,7 @@ def test_rows_without_labels(tmp_path: Path) -> None:
     data = read_table(write(tmp_path / "data.csv"), "first", None)
     assert list(data.first) == [row[0] for row in ROWS]
     assert (data.labels, data.label_names, data.dropped) == (None, (), 0)
-    with pytest.raises(ValueError, match=r"no column '2' \(numbers are places where all columns are numbers"):
+    with pytest.raises(ValueError, match=r"no column '2' \(numbers count columns only if all columns"):
         read_table(tmp_path / "data.csv", "2", "gold")
 
 
@@ -136,7 +136,7 @@ def test_broken_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     for name in ("a.parquet", "a.PARQUET"):
         (tmp_path / name).write_bytes(b"PAR1junk")
-        with pytest.raises(ValueError, match=rf"{name} is no intact parquet file"):
+        with pytest.raises(ValueError, match=rf"{name} is corrupt or not a parquet file"):
             read_table(tmp_path / name, "first", "gold")
 
 

@@ -32,7 +32,7 @@ from bertnli import (
 from bertnli.cli import main
 from bertnli.distillation.distill import _Pupil, distill, make_student, pruned_tokenizer
 from bertnli.tasks.base import HEADS
-from bertnli.text.encoded import encoded_of
+from bertnli.text.encoded import encoded_texts
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five"]
 PIECES = [*WordPieceTokenizer.SPECIAL, *WORDS, "##s", "never", "r", "##e", "##d"]
@@ -223,7 +223,7 @@ def test_the_loss(task: str) -> None:
     total, apart, units, read = 0.0, 0.0, 0, 0
     for i in range(10):
         one = (data if i < 6 else more)[i % 6 : i % 6 + 1]
-        batch = encoded_of(student.encode(full, one), "one").batch([0])
+        batch = encoded_texts(student.encode(full, one), "one").batch([0])
         own, target = student(batch), big(batch)
         rows = student.token_index(batch)
         rows = torch.arange(len(batch.input_ids)) if rows is None else rows

@@ -10,7 +10,7 @@ import sys
 
 from text.test_tokenizer import SMALL, assert_same_offsets, random_texts, reference
 
-from bertnli.text.tokenizer import WordPieceTokenizer
+from bertnli.text.wordpiece import WordPieceTokenizer
 
 BLOCK = 5000
 

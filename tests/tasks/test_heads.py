@@ -36,7 +36,7 @@ from bertnli import (
     score,
 )
 from bertnli.checkpoint import _from_huggingface
-from bertnli.text.encoded import encoded_of, index_array
+from bertnli.text.encoded import encoded_texts
 
 PIECES = [*WordPieceTokenizer.SPECIAL, *(f"w{i}" for i in range(35))]
 HEADS: dict[str, Any] = {
@@ -113,7 +113,7 @@ def padded(data: EncodedTexts, rows: Tensor, task: str) -> tuple[dict[str, Tenso
     """The arguments of transformers' model, and the labels padded alike."""
     batch = data.batch(rows)
     assert batch.labels is not None
-    ids, segments, valid = data.padded_rows(index_array(rows), batch.max_seqlen)
+    ids, segments, valid = data.to_padded(batch.max_seqlen, rows)
     mask = (torch.arange(batch.max_seqlen) < valid[:, None]).long()
     labels = batch.labels
     if task == "tagging":
@@ -330,7 +330,7 @@ def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
     data = of_task.get(task, TextData.of([text]))
     model.settings["stride"] = 4
     for wanted, given in ((20, None), (12, 12)):
-        assert int(encoded_of(model.encode(tokenizer, data, given), "").lengths.max()) == wanted
+        assert int(encoded_texts(model.encode(tokenizer, data, given), "").lengths.max()) == wanted
     if task in ("classification", "regression"):
         model.settings["texts"] = 2
         with pytest.raises(ValueError, match="single texts for a model of pairs"):
@@ -338,7 +338,7 @@ def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
         assert len(model.encode(tokenizer, TextData.of("w1", "w2")))
         model.settings["texts"] = 1
     model.settings["max_len"] = 15
-    assert int(encoded_of(model.encode(tokenizer, data), "").lengths.max()) == 15
+    assert int(encoded_texts(model.encode(tokenizer, data), "").lengths.max()) == 15
 
 
 @pytest.mark.parametrize(
@@ -371,5 +371,5 @@ def test_labels_of_tokens_follow_their_rows() -> None:
         assert labels.tolist() == [x for i in rows for x in parts[i].tolist()]
     assert torch.equal(data[5:9].labels, torch.cat(parts[5:9]))  # type: ignore[arg-type]
     assert torch.equal(data[3:30:4].labels, torch.cat(parts[3:30:4]))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="as many as the rows, or as the tokens"):
+    with pytest.raises(ValueError, match="as many as the sequences, or as the tokens"):
         EncodedTexts(data.ids, data.offsets, data.first_lens, data.labels[1:], pad_id=0, max_len=20)

@@ -38,7 +38,7 @@ def test_windows_are_those_of_transformers(data_dir: Path, minilm_dir: Path, max
         list(data.questions), list(data.contexts), truncation="only_second", max_length=max_len, stride=stride,
         return_overflowing_tokens=True, return_offsets_mapping=True,
     )  # fmt: skip
-    pairs = encoded.pairs
+    pairs = encoded.encoded
     assert len(pairs) == len(found["input_ids"])
     owner = torch.repeat_interleave(torch.arange(len(data)), encoded.begins.diff()).tolist()
     assert owner == found["overflow_to_sample_mapping"]
@@ -121,7 +121,7 @@ def test_it_learns_to_answer_from_long_contexts(unanswerable: float) -> None:
     data, tokenizer = questions(150, unanswerable), WordPieceTokenizer(PIECES)
     net = model(no_answer=unanswerable > 0)
     encoded = net.encode(tokenizer, data, 24)
-    assert len(encoded.pairs) == 2 * len(data)
+    assert len(encoded.encoded) == 2 * len(data)
     assert data.answers is not None
     fit(net, encoded, epochs=12, batch_size=16, lr=4e-3, progress=False)
     figures = evaluate(net, encoded)
@@ -138,7 +138,7 @@ def test_it_learns_to_answer_from_long_contexts(unanswerable: float) -> None:
 def test_no_answer_is_a_matter_of_the_threshold() -> None:
     net, tokenizer = model(no_answer=True), WordPieceTokenizer(PIECES)
     encoded = net.encode(tokenizer, QuestionData(["who?"], ["A dog. The man."], None, ["0"], ["0"]), 24)
-    outputs = torch.zeros(len(encoded.pairs.ids), 2)
+    outputs = torch.zeros(len(encoded.encoded.ids), 2)
     outputs[0] = torch.tensor([3.0, 2.0])  # <cls>
     outputs[4] = torch.tensor([2.0, 0.0])
     outputs[5] = torch.tensor([0.0, 1.0])
@@ -161,7 +161,7 @@ def test_bad_rows() -> None:
     with pytest.raises(ValueError, match="leaves 0 tokens"):
         encode_questions(tokenizer, data, 5, 0)
     empty = encode_questions(tokenizer, QuestionData(["who?"], [""], [[]], ["0"], ["0"]), 20, 4)
-    assert len(empty.pairs) == 1
+    assert len(empty.encoded) == 1
     assert model().predictions(torch.zeros(5, 2), empty)[0].text == ""
     with pytest.raises(ValueError, match="2 questions for 1 contexts"):
         predict(model(), tokenizer, ["a", "b"], ["c"])

@@ -26,16 +26,16 @@ def test_rows_are_those_of_transformers(data_dir: Path, minilm_dir: Path) -> Non
     assert data.tags is not None
     encoded = encode_words(ours, data, 512)
     found = theirs(list(map(list, data.sentences)), is_split_into_words=True, max_length=512, truncation=True)
-    assert len(encoded.pairs) == len(data)
-    labels = encoded.pairs.labels
+    assert len(encoded.encoded) == len(data)
+    labels = encoded.encoded.labels
     assert labels is not None
     compared = 0
     for i, (words, tags) in enumerate(zip(data.sentences, data.tags, strict=True)):
         ids = found.word_ids(i)
         if {w for w in ids if w is not None} != set(range(len(words))):
             continue  # transformers lost a word of which no piece is left
-        low, high = encoded.pairs.offsets[i], encoded.pairs.offsets[i + 1]
-        assert encoded.pairs.ids[low:high].tolist() == found["input_ids"][i]
+        low, high = encoded.encoded.offsets[i], encoded.encoded.offsets[i + 1]
+        assert encoded.encoded.ids[low:high].tolist() == found["input_ids"][i]
         wanted = [NOT_READ if w is None or w == ids[j - 1] else tags[w] for j, w in enumerate(ids)]
         assert labels[low:high].tolist() == wanted
         compared += 1
@@ -51,7 +51,7 @@ def test_no_word_is_lost(max_len: int) -> None:
     sentences = [rng.choices(words, k=rng.choice([0, 1, 2, 5, 30])) for _ in range(60)]
     tags = [[rng.randrange(3) for _ in sentence] for sentence in sentences]
     encoded = encode_words(tokenizer, WordData(sentences, tags, ("a", "b", "c")), max_len)
-    pairs, labels = encoded.pairs, encoded.pairs.labels
+    pairs, labels = encoded.encoded, encoded.encoded.labels
     assert labels is not None
     assert labels[labels != NOT_READ].tolist() == list(itertools.chain(*tags))
     assert encoded.words.tolist() == list(map(len, sentences))
@@ -82,7 +82,7 @@ def test_it_learns_tags_beyond_one_row() -> None:
     )
     model = BERTTagger(BERTModel(config), 4, names)
     encoded = model.encode(tokenizer, data, 12)
-    assert len(encoded.pairs) > len(data)
+    assert len(encoded.encoded) > len(data)
     history = fit(model, encoded, encoded, epochs=4, batch_size=8, lr=5e-3, progress=False)
     assert history.epochs[-1].metric == "f1"
     figures = evaluate(model, encoded)

@@ -17,9 +17,12 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data._utils.collate import default_collate
 
 from bertnli.d2l.dataset import SNLIBERTDataset
-from bertnli.data.snli import Texts, read_pairs, read_snli
+from bertnli.data.snli import read_pairs, read_snli
+from bertnli.data.texts import Texts
 from bertnli.text.encoded import EncodedTexts
-from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.text.tokenizer import WordTokenizer
+from bertnli.text.vocab import Vocab
+from bertnli.text.wordpiece import WordPieceTokenizer
 
 VOCAB = Vocab([f"w{i}" for i in range(50)], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"])
 WORDS = WordTokenizer(VOCAB)
@@ -240,7 +243,7 @@ def test_types(encoded):
     assert (encoded.ids.dtype, encoded.offsets.dtype) == (torch.int32, torch.int64)
     assert (encoded.first_lens.dtype, encoded.labels.dtype) == (torch.int32, torch.int64)
     assert (encoded.pad_id, encoded.max_len, len(encoded)) == (VOCAB["<pad>"], 16, 300)
-    assert repr(encoded) == f"EncodedTexts(300 rows, {len(encoded.ids)} tokens, max_len=16)"
+    assert repr(encoded) == f"EncodedTexts(300 sequences, {len(encoded.ids)} tokens, max_len=16)"
 
 
 def test_empty():
@@ -270,9 +273,9 @@ def test_batch(encoded, rows):
 
 def test_bad_rows(encoded):
     for rows in ([0, 300], [-1], range(299, 302), torch.tensor([1 << 40])):
-        with pytest.raises(IndexError, match="out of range for 300 rows"):
+        with pytest.raises(IndexError, match="out of range for 300"):
             encoded.batch(rows)
-    with pytest.raises(TypeError, match="rows must be a sequence of integers"):
+    with pytest.raises(TypeError, match="index must be a sequence of integers"):
         encoded.batch([0.5])
     damaged = EncodedTexts(encoded.ids, encoded.offsets + 1, encoded.first_lens, pad_id=1, max_len=16)
     with pytest.raises(ValueError, match="row 299 of the encoded pairs is damaged"):
@@ -315,7 +318,7 @@ def test_damaged_files(encoded, tmp_path):
     whole = path.read_bytes()
     for bad in (b"", b"hello", whole[:-5], whole[:100], whole.replace(b"bertnli.Enc", b"something.E")):
         path.write_bytes(bad)
-        with pytest.raises(ValueError, match=r"x\.safetensors is no intact file of encoded pairs"):
+        with pytest.raises(ValueError, match=r"x\.safetensors is corrupt or not an EncodedTexts file"):
             EncodedTexts.load(path)
     with pytest.raises(FileNotFoundError, match="absent"):
         EncodedTexts.load(tmp_path / "absent")
@@ -323,7 +326,7 @@ def test_damaged_files(encoded, tmp_path):
 
 def test_bad_labels():
     for labels in ([1], [1, 2, 3], torch.zeros(1, 2)):
-        with pytest.raises(ValueError, match="as many as the rows"):
+        with pytest.raises(ValueError, match="as many as the sequences"):
             WORDS.encode_pairs(["a", "b"], ["a", "b"], labels=labels)
 
 
@@ -405,44 +408,11 @@ def test_bad_files_at_once(tmp_path):
         WORDS.encode_file(tmp_path / "absent.txt")
 
 
-def test_cache_of_a_file(tmp_path):
-    path, cache = tmp_path / "x.txt", tmp_path / "cache"
-    random_file(random.Random(21), path, odd=0.1)
-
-    def encode(tokenizer=WORDS, **options):
-        return tokenizer.encode_file(path, cache=cache, **{"columns": "parse", **options})
-
-    wanted = WORDS.encode_file(path)
-    first, (kept,) = encode(), cache.iterdir()
-    stamp = kept.stat().st_mtime_ns
-    second = encode()
-    assert kept.stat().st_mtime_ns == stamp
-    for found in (first, second):
-        assert_equal_pairs(found, wanted)
-        assert found.dropped == wanted.dropped > 0
-    # Another tokenizer, option or content is another entry; the file's name and the process are not.
-    other = WordTokenizer(Vocab(["w1"], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
-    assert_equal_pairs(encode(other), other.encode_file(path))
-    assert encode(max_len=9).max_len == 9
-    encode(truncation="ratio")
-    assert len(list(cache.iterdir())) == 4
-    moved = path.rename(tmp_path / "y.txt")
-    assert_equal_pairs(WORDS.encode_file(moved, cache=cache), wanted)
-    assert len(list(cache.iterdir())) == 4
-    text = moved.read_text(encoding="utf-8")
-    moved.write_text(text.replace("w1", "w2", 1), encoding="utf-8", newline="")
-    assert_equal_pairs(WORDS.encode_file(moved, cache=cache), WORDS.encode_file(moved))
-    assert len(list(cache.iterdir())) == 5
-    moved.write_text(text, encoding="utf-8", newline="")
-    kept.write_bytes(kept.read_bytes()[:-7])  # a damaged entry is made anew
-    assert_equal_pairs(WORDS.encode_file(moved, cache=cache), wanted)
-    assert_equal_pairs(EncodedTexts.load(kept), wanted)
-
-
 STREAM = """
 import resource, sys
 from bertnli.data.snli import SNLI_LABELS
-from bertnli.text.tokenizer import Vocab, WordTokenizer
+from bertnli.text.tokenizer import WordTokenizer
+from bertnli.text.vocab import Vocab
 words = WordTokenizer(Vocab(["w1 w2".split()], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
 options = dict(columns="text", num_threads=2, label_names=SNLI_LABELS)
 words.encode_file(sys.argv[1], **options)
@@ -476,24 +446,6 @@ def test_files_larger_than_memory(tmp_path, suffix):
     assert list(map(int, run.stdout.split())) == [150, 150 * (3 + 4 + 4 + 5 + 6 + 5 + 6), 150]
 
 
-def _cached(queue, path, cache):
-    queue.put([WORDS.encode_file(path, cache=cache).ids.sum().item() for _ in range(5)])
-
-
-def test_cache_with_several_writers(tmp_path):
-    random_file(random.Random(22), tmp_path / "x.txt", odd=0)
-    wanted = WORDS.encode_file(tmp_path / "x.txt").ids.sum().item()
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    children = [context.Process(target=_cached, args=(queue, tmp_path / "x.txt", tmp_path / "cache")) for _ in range(3)]
-    for child in children:
-        child.start()
-    assert [queue.get(timeout=120) for _ in children] == [[wanted] * 5] * 3
-    for child in children:
-        child.join()
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
 # ---- dataset
 
 
@@ -515,7 +467,7 @@ def test_dataset_equals_the_book_on_real_files(data_dir, capsys, split, max_len)
     assert torch.equal(dataset.all_segments, torch.tensor(segments))
     assert torch.equal(dataset.valid_lens, torch.tensor(lens))
     assert torch.equal(dataset.labels, torch.tensor(labels))
-    assert_equal_pairs(SNLIBERTDataset(path, max_len, vocab).pairs, dataset.pairs)
+    assert_equal_pairs(SNLIBERTDataset(path, max_len, vocab).encoded, dataset.encoded)
     assert (dataset.vocab, dataset.max_len, len(dataset)) == (vocab, max_len, len(labels))
 
 

@@ -10,8 +10,11 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from bertnli.data.snli import Texts, read_snli
-from bertnli.text.tokenizer import Vocab, WordPieceTokenizer, WordTokenizer
+from bertnli.data.snli import read_snli
+from bertnli.data.texts import Texts
+from bertnli.text.tokenizer import WordTokenizer
+from bertnli.text.vocab import Vocab
+from bertnli.text.wordpiece import WordPieceTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CODE_POINTS = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
