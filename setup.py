@@ -43,9 +43,6 @@ setup(
         "numpy",
         "safetensors>=0.4",
         "tqdm",
-        "matplotlib",
-        "scikit-learn",
-        "scipy",
     ],
     ext_modules=[
         Pybind11Extension(

@@ -32,8 +32,10 @@ from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.inference.predict import evaluate, predict, score
 from bertnli.ops import varlen_attention
-from bertnli.tasks.base import BERTClassifier, BERTRegressor, Head, Prediction
+from bertnli.tasks.base import Head
+from bertnli.tasks.classification import BERTClassifier, Prediction
 from bertnli.tasks.question_answering import Answer, BERTQuestionAnswering
+from bertnli.tasks.regression import BERTRegressor
 from bertnli.tasks.tagging import BERTTagger
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts

@@ -33,7 +33,8 @@ from bertnli.encoder.config import SIZES, BERTConfig
 from bertnli.inference.predict import evaluate, predict
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import PRECISIONS, TRAINING_PRECISIONS
-from bertnli.tasks.base import HEADS, BERTClassifier, Head
+from bertnli.tasks.base import HEADS, Head
+from bertnli.tasks.classification import BERTClassifier
 from bertnli.text.encoded import encoded_texts
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import space_out_data

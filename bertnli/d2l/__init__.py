@@ -21,7 +21,7 @@ from bertnli.data import download as hub
 from bertnli.data.download import DATA_HUB, DATA_URL
 from bertnli.data.snli import read_snli
 from bertnli.encoder.bert import BERTEncoder, BERTModel
-from bertnli.tasks.base import BERTClassifier
+from bertnli.tasks.classification import BERTClassifier
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
 from bertnli.training.loop import flushed_denormals

@@ -1,1 +1,3 @@
-"""One file a task: encoding, head, loss, metrics, predictions."""
+"""One file a task: example encoding, head, loss, metrics, predictions. Importing this room registers the four heads."""
+
+from bertnli.tasks import classification, question_answering, regression, tagging  # noqa: F401

@@ -6,20 +6,16 @@ Shapes in the comments: B sequences of T tokens in all, R rows that a head reads
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTEncoder, BERTModel, operators
 from bertnli.encoder.config import BERTConfig
-from bertnli.tasks.metrics import classification_metrics, regression_metrics
 from bertnli.text.batch import PackedBatch
-from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
 # The heads by the name of their task, for checkpoints and the command line. A subclass of Head that has a `task` of its
@@ -200,115 +196,6 @@ class Head(nn.Module):
     def inputs(self, *texts: Any) -> Any:
         """Unlabelled data of `predict`'s arguments: here one text or sequence of texts, or two for pairs."""
         return TextData.of(*texts)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The class of one text or pair.
-
-    label           its name (its index as a string where the model has no names)
-    label_id        its index
-    probabilities   name to probability, in the order of the classes; they sum to 1
-    """
-
-    label: str
-    label_id: int
-    probabilities: dict[str, float]
-
-
-class BERTClassifier(Head):
-    """One of `num_labels` classes for each text or pair, from its `<cls>` vector: D2L's `encoder`, `hidden`, `output`.
-
-    Labels: int64 [N]. Arguments: see Head; without `num_labels` as many classes as names, or SNLI's three.
-
-    Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT".
-    """
-
-    task = "classification"
-    metric = "accuracy"
-    ignored = -100  # as cross_entropy has it
-    hidden: nn.Sequential
-
-    def __init__(
-        self,
-        bert: BERTModel | Head,
-        num_labels: int | None = None,
-        label_names: Sequence[str] | None = None,
-        dropout: float | None = None,
-    ) -> None:
-        if num_labels is None:
-            num_labels = 3 if label_names is None else len(label_names)
-        super().__init__(bert, num_labels, label_names, dropout)
-
-    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        assert batch.labels is not None
-        return F.cross_entropy(outputs, batch.labels, reduction="sum")
-
-    def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        assert batch.labels is not None
-        return (outputs.argmax(1) == batch.labels).sum()
-
-    def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        return outputs
-
-    def label_error(self, labels: Tensor) -> str | None:
-        return class_label_error(labels, 1, self.output.out_features)
-
-    def metrics(self, outputs: Tensor, data: EncodedTexts) -> dict[str, Any]:
-        assert data.labels is not None
-        return classification_metrics(outputs, data.labels, self.label_names)
-
-    def predictions(self, outputs: Tensor, data: EncodedTexts) -> list[Prediction]:
-        probabilities = outputs.softmax(1)
-        names = self.label_names or tuple(str(i) for i in range(outputs.shape[1]))
-        best = probabilities.argmax(1).tolist()
-        return [
-            Prediction(names[i], i, dict(zip(names, row, strict=True)))
-            for i, row in zip(best, probabilities.tolist(), strict=True)
-        ]
-
-
-class BERTRegressor(Head):
-    """A real number (or `num_labels` of them) for each text or pair, from its `<cls>` vector; mean squared error.
-
-    Labels: float32 [N], or [N, num_labels]. Arguments: see Head.
-    """
-
-    task = "regression"
-    metric = "pearson"
-    ignored = float("nan")
-
-    def __init__(
-        self,
-        bert: BERTModel | Head,
-        num_labels: int = 1,
-        label_names: Sequence[str] | None = None,
-        dropout: float | None = None,
-    ) -> None:
-        super().__init__(bert, num_labels, label_names, dropout)
-
-    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        assert batch.labels is not None
-        labels = batch.labels.to(outputs.dtype).view_as(outputs)
-        return (outputs - labels).masked_fill(labels.isnan(), 0).square().sum()
-
-    def num_targets(self, batch: PackedBatch) -> int:
-        return len(batch) * self.output.out_features
-
-    def label_error(self, labels: Tensor) -> str | None:
-        if not labels.dtype.is_floating_point:
-            return f"labels of {labels.dtype}; regression takes reals"
-        width = self.output.out_features
-        if labels.shape != (len(labels), width) and (width > 1 or labels.dim() != 1):
-            return f"labels of shape {list(labels.shape)}; the model gives {width} numbers a row"
-        return None if bool(labels.isfinite().all()) else "labels that are not finite"
-
-    def metrics(self, outputs: Tensor, data: EncodedTexts) -> dict[str, Any]:
-        assert data.labels is not None
-        return regression_metrics(outputs, data.labels.view_as(outputs), self.label_names)
-
-    def predictions(self, outputs: Tensor, data: EncodedTexts) -> list[Any]:
-        return outputs.squeeze(1).tolist()
 
 
 def class_label_error(labels: Tensor, dim: int, classes: int) -> str | None:
