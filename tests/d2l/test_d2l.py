@@ -1,4 +1,4 @@
-"""The book's names: a reader's script end to end, and the small helpers against their definitions."""
+"""D2L's names: a script in the manner of the chapter end to end, and the small helpers against their definitions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 from torch import nn
 
 from bertnli import BERTConfig, BERTModel, Vocab, d2l, read_snli, save_pretrained
+from bertnli.d2l import plotting
 from bertnli.data.demo import write_demo_corpus
 
-ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = ROOT / "tests" / "helpers" / "chapter.py"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The book's two archives: generated pairs in SNLI's layout, and a bert.small of random weights."""
+    """D2L's two archives: generated pairs in SNLI's layout, and a bert.small of random weights."""
     folder = tmp_path_factory.mktemp("site")
     write_demo_corpus(folder / "snli_1.0", seed=1, train=1000, dev=50, test=200)
     premises, hypotheses, _ = read_snli(folder / "snli_1.0", True)
@@ -38,15 +39,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("own", ["own", "ours"])
-def test_a_readers_script_runs_to_the_final_line(site: Path, tmp_path: Path, own: str) -> None:
-    (tmp_path / "book").mkdir()
+@pytest.mark.parametrize("definitions", ["own", "d2l"])
+def test_the_chapter_runs_to_the_final_line(site: Path, tmp_path: Path, definitions: str) -> None:
+    (tmp_path / "notebooks").mkdir()
     digests = [
         hashlib.sha1((site / name).read_bytes()).hexdigest() for name in ("snli_1.0.zip", "bert.small.torch.zip")
     ]
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", CHAPTER, own, *digests, site.as_uri() + "/", "2"],
-        cwd=tmp_path / "book", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [sys.executable, "-W", "ignore", CHAPTER, definitions, *digests, site.as_uri() + "/", "2"],
+        cwd=tmp_path / "notebooks", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=600, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -56,7 +57,7 @@ def test_a_readers_script_runs_to_the_final_line(site: Path, tmp_path: Path, own
     assert found, lines
     assert float(found[1]) < 1.2
     assert re.fullmatch(r"\d+\.\d examples/sec on \[.*\]", lines[-1])
-    assert (tmp_path / "data" / "bert.small.torch" / "pretrained.params").exists()  # the book's ../data
+    assert (tmp_path / "data" / "bert.small.torch" / "pretrained.params").exists()  # D2L's ../data
 
 
 def toy_batches(n: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -91,7 +92,7 @@ def test_train_ch13_steps_on_the_summed_loss(batches: int, capsys: pytest.Captur
     assert animator.Y[2][-1] == pytest.approx(accuracy)
 
 
-def test_a_choice_of_the_reader_is_left_alone() -> None:
+def test_a_chosen_optimizer_is_left_alone() -> None:
     net = nn.Linear(5, 3)
     for trainer in (
         torch.optim.Adam(net.parameters(), fused=False),
@@ -128,7 +129,7 @@ def test_small_helpers() -> None:
     assert timer.sum() == timer.avg() == timer.cumsum()[-1]
 
 
-CHAPTER = """
+NAMES = """
     DATA_HUB DATA_URL download download_extract Vocab tokenize get_tokens_and_segments get_dataloader_workers try_gpu
     try_all_gpus read_snli BERTModel BERTEncoder SNLIBERTDataset BERTClassifier load_pretrained_model train_ch13
     train_batch_ch13 evaluate_accuracy_gpu accuracy Timer Accumulator Animator
@@ -136,8 +137,8 @@ CHAPTER = """
 
 
 def test_every_name_of_the_chapter_is_there() -> None:
-    assert set(CHAPTER.split()) == set(d2l.__all__)
-    assert all(hasattr(d2l, name) for name in CHAPTER.split())
+    assert set(NAMES.split()) == set(d2l.__all__)
+    assert all(hasattr(d2l, name) for name in NAMES.split())
 
 
 def test_accuracy_of_a_function() -> None:
@@ -156,3 +157,20 @@ def test_animator_keeps_its_curves(tmp_path: Path) -> None:
     assert animator.Y == [[0.5, 0.25], [0.75]]
     animator.fig.savefig(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_goes_on_without_matplotlib(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    plotting._warn_of_missing_matplotlib.cache_clear()
+    net = nn.Linear(5, 3)
+    for _ in range(2):
+        trainer = torch.optim.SGD(net.parameters(), lr=0.1)
+        animator = d2l.train_ch13(
+            net, toy_batches(), toy_batches(), nn.CrossEntropyLoss(reduction="none"), trainer, 1, [torch.device("cpu")]
+        )
+        assert animator.fig is None
+        assert animator.X[2] == [1.0]
+    assert caplog.text.count("curves are not drawn: matplotlib is missing (pip install matplotlib)") == 1
+    assert "test acc" in capsys.readouterr().out

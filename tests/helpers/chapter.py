@@ -1,7 +1,7 @@
-"""A reader's script in the manner of the chapter: own loader, dataset and classifier over `d2l`'s names.
+"""A script in the manner of D2L's chapter: loader, dataset and classifier over `d2l`'s names.
 
-Run by test_d2l.py as `python chapter.py OWN SNLI_SHA1 BERT_SHA1 URL EPOCHS`: with OWN = "own" it defines the three
-things itself, as the notebook does; with "ours" it takes them from `d2l`.
+Run by test_d2l.py as `python chapter.py DEFINITIONS SNLI_SHA1 BERT_SHA1 URL EPOCHS`. With "own" it defines the three
+things itself, as the notebook does; with "d2l" it takes them from there.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The book's algorithms in plain Python, one token at a time: what the fast code must equal."""
+"""D2L's algorithms in plain Python, one token at a time: what the fast code must equal."""
 
 import re
 
