@@ -57,7 +57,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from helpers.oracles import PlainD2LClassifier  # noqa: E402
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, d2l, ops, read_pairs  # noqa: E402
-from bertnli.checkpoint import _to_huggingface  # noqa: E402
+from bertnli.checkpoint.huggingface import to_huggingface  # noqa: E402
 from bertnli.data.demo import write_demo_corpus  # noqa: E402
 from bertnli.data.texts import TextData  # noqa: E402
 from bertnli.encoder.config import SIZES  # noqa: E402
@@ -178,7 +178,7 @@ def contestant(name: str, shape: str, precision: str) -> Contestant:
         max_position_embeddings=config.max_len, num_labels=3, attn_implementation="sdpa",
     )  # fmt: skip
     theirs = transformers.BertForSequenceClassification(theirs_config)
-    theirs.load_state_dict(_to_huggingface(net.state_dict(), "classifier"))
+    theirs.load_state_dict(to_huggingface(net.state_dict(), "classifier"))
 
     def forward(rows: Tensor) -> Tensor:
         length = 128 if name == "hf 128" else int(lens[rows].max())

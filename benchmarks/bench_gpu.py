@@ -63,7 +63,7 @@ from bertnli import (  # noqa: E402
     ops,
     read_pairs,
 )
-from bertnli.checkpoint import _to_huggingface  # noqa: E402
+from bertnli.checkpoint.huggingface import to_huggingface  # noqa: E402
 from bertnli.data.demo import write_demo_corpus  # noqa: E402
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket  # noqa: E402
 
@@ -458,7 +458,7 @@ def models(bench: Bench, shape: str, batches: list[int], mode: str | None, vocab
             max_position_embeddings=config.max_len, num_labels=3, attn_implementation="sdpa",
         )  # fmt: skip
         net = transformers.BertForSequenceClassification(settings)
-        net.load_state_dict(_to_huggingface(ours.state_dict(), "classifier"))
+        net.load_state_dict(to_huggingface(ours.state_dict(), "classifier"))
         return net, "hf"
 
     theirs, name = peer()

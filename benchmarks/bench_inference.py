@@ -47,7 +47,7 @@ from bench_attention import snli_lengths  # noqa: E402
 from bench_encoder import machine  # noqa: E402
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordPieceTokenizer, predict, score  # noqa: E402
-from bertnli.checkpoint import _to_huggingface  # noqa: E402
+from bertnli.checkpoint.huggingface import to_huggingface  # noqa: E402
 
 VOCABULARY = 30522
 # hidden, feed-forward, heads, layers, batch
@@ -100,7 +100,7 @@ class Problem:
             max_position_embeddings=c.max_len, attn_implementation=attention,
         )  # fmt: skip
         net = transformers.BertForSequenceClassification(config).eval()
-        net.load_state_dict(_to_huggingface(self.model.state_dict(), "classifier"))
+        net.load_state_dict(to_huggingface(self.model.state_dict(), "classifier"))
         return net
 
 

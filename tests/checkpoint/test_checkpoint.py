@@ -1,4 +1,4 @@
-"""Checkpoints in and out: the book's, Hugging Face's and our own."""
+"""Checkpoints in and out: D2L's, Hugging Face's and bertnli's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 from helpers.oracles import OracleConfig, d2l_bert_classifier, random_state
 from safetensors.torch import load_file, save_file
 
@@ -28,7 +29,6 @@ from bertnli import (
     save_pretrained,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["<unk>", "<pad>", "<cls>", "<sep>", *["the", "a", "dog", "cat", "runs", "sleeps"]]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "run", "##s", "sleep"]
 
@@ -86,7 +86,7 @@ def test_own_format_keeps_everything(tmp_path: Path, original: bool, heads: bool
     assert isinstance(vocab, WordPieceTokenizer if original else Vocab)
 
 
-def test_the_books_files_both_ways(tmp_path: Path) -> None:
+def test_d2l_files_both_ways(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = random_state(10, 128, 40, 2, 2, 16, seed=7, dtype=torch.float32)
     folder = tmp_path / "bert.tiny"

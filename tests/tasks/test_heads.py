@@ -35,7 +35,7 @@ from bertnli import (
     save_pretrained,
     score,
 )
-from bertnli.checkpoint import _from_huggingface
+from bertnli.checkpoint.huggingface import from_huggingface
 from bertnli.text.encoded import encoded_texts
 
 PIECES = [*WordPieceTokenizer.SPECIAL, *(f"w{i}" for i in range(35))]
@@ -100,7 +100,7 @@ def twin_of(model: Head, folder: Path) -> Any:
     unused = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
     assert set(info["missing_keys"]) | set(info["unexpected_keys"]) <= unused
     twin = twin.double()
-    names = {name: _from_huggingface({name: p}) for name, p in twin.named_parameters()}
+    names = {name: from_huggingface({name: p}) for name, p in twin.named_parameters()}
     ours = model.state_dict()
     with torch.no_grad():
         for name, p in twin.named_parameters():  # float32 went through the file
@@ -150,7 +150,7 @@ def test_loss_and_gradients_are_those_of_transformers(task: str, tmp_path: Path)
         inputs, labels = padded(data, torch.tensor([3]), task)
         theirs = twin(**inputs, start_positions=labels[:, 0], end_positions=labels[:, 1]).loss
         assert model.loss(model(row), row).item() == pytest.approx(theirs.item(), abs=1e-12)
-    grads = {k: v for name, p in twin.named_parameters() for k, v in _from_huggingface({name: p.grad}).items()}
+    grads = {k: v for name, p in twin.named_parameters() for k, v in from_huggingface({name: p.grad}).items()}
     for name, p in model.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(p.grad, grads.pop(name).view_as(p), atol=1e-12, rtol=1e-9, msg=name)
@@ -218,7 +218,7 @@ def test_dropout_is_where_transformers_has_it(task: str, tmp_path: Path, monkeyp
     wanted.backward()
     assert not masks
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-12)
-    grads = {k: v for name, q in twin.named_parameters() for k, v in _from_huggingface({name: q.grad}).items()}
+    grads = {k: v for name, q in twin.named_parameters() for k, v in from_huggingface({name: q.grad}).items()}
     for name, q in model.named_parameters():
         assert q.grad is not None
         torch.testing.assert_close(q.grad, grads.pop(name).view_as(q), atol=1e-12, rtol=1e-9, msg=name)
