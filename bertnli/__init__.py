@@ -43,6 +43,7 @@ from bertnli.text.tokenizer import WordTokenizer
 from bertnli.text.vocab import Vocab
 from bertnli.text.wordpiece import WordPieceTokenizer
 from bertnli.training.loop import Epoch, History, fit
+from bertnli.training.options import TrainingOptions
 
 EncodedPairs = EncodedTexts  # the same class: EncodedTexts holds single texts too
 
@@ -67,6 +68,7 @@ __all__ = [
     "QuestionData",
     "SNLIBERTDataset",
     "TextData",
+    "TrainingOptions",
     "Vocab",
     "WordData",
     "WordPieceTokenizer",

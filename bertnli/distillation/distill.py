@@ -279,7 +279,7 @@ def distill(
         raise ValueError(f"hidden_layers are 0 to {teacher.config.num_layers - 2} of the teacher, not {bad[0]}")
     if hidden_layers and not hidden:
         raise ValueError("hidden_layers need `hidden` above 0")
-    if hidden_layers and options.get("freeze") in ("encoder", "gradual", student.config.num_layers):
+    if hidden_layers and options.get("freeze") in ("encoder", student.config.num_layers):
         raise ValueError(f"hidden_layers are for layers that learn, and freeze={options['freeze']!r} freezes all")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0; found {temperature}")

@@ -27,6 +27,7 @@ from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch, ragged_index, split_batches
 from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
 from bertnli.training.adam import Adam
+from bertnli.training.options import TrainingOptions
 
 
 @dataclass
@@ -63,49 +64,18 @@ def fit(
     model: Head,
     train: EncodedTexts | HasEncoded,
     dev: EncodedTexts | HasEncoded | None = None,
+    options: TrainingOptions | None = None,
     *,
-    epochs: int = 3,
-    batch_size: int | None = None,
-    batch_tokens: int | None = None,
-    accumulate: int = 1,
-    lr: float = 5e-5,
-    optimizer: str = "adamw",
-    weight_decay: float = 0.01,
-    warmup: float = 0.06,
-    max_grad_norm: float | None = 1.0,
-    freeze: str | int | None = None,
-    precision: str = "fp32",
-    cuda_graphs: bool | None = None,
-    seed: int = 0,
-    keep_best: bool = True,
     device: torch.device | str | None = None,
     progress: bool = True,
     state_file: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    **changes: Any,
 ) -> History:
     """Fine-tune `model`, a head of any task, on labelled examples, in place.
 
     train, dev      what the head's `encode` gives, with labels; `dev` is evaluated after each epoch
-    batch_size      examples a forward pass, 32 unless `batch_tokens` is given; `accumulate` such batches make one step
-                    on the mean loss over their units
-    batch_tokens    instead of `batch_size`: tokens a forward pass at most, so that its time and memory hardly vary
-    lr, warmup      the learning rate rises linearly over the first `warmup` of the steps, then falls linearly to 0
-    optimizer       "adamw" or "adam"; `weight_decay` leaves biases and LayerNorms alone
-    max_grad_norm   the gradient's norm is clipped to this; None does not clip
-    freeze          None; "embeddings"; k, the embeddings and the lowest k layers; "encoder", all of it, whose features
-                    are then computed once, up to 2 GiB of them; or "gradual": the encoder in the first epoch, then from
-                    epoch to epoch fewer layers, nothing in the last. What is frozen runs in eval mode and has no
-                    backward pass
-    precision       "fp32", or "bf16": on the CPU, the layers' matrices and all that lies between them in bfloat16, with
-                    float32 weights behind, statistics and sums; elsewhere the same by autocast. Float32 on a CPU that
-                    is slow at bfloat16 (`ops.cpu_multiplies_bf16`)
-    cuda_graphs     steps are captured as CUDA graphs, one for each of few sizes that batches are padded to, since their
-                    launches often take longer than their kernels; a step's activations are in memory twice then (see
-                    bertnli/graphs.py). None does so where it is possible, in one process on a GPU without `accumulate`,
-                    and the head is one of this package; True for a head of one's own, whose loss must ignore what pads
-    seed            orders the pairs and draws the dropout; equal seeds give equal runs (on a GPU to rounding, unless
-                    torch.use_deterministic_algorithms is on)
-    keep_best       end with the weights of the epoch of best dev score, the head's `metric` (the first of equals)
+    options         how to train; see TrainingOptions. Single options can be given by keyword: `fit(..., lr=3e-5)`
     progress        a bar with loss, accuracy, pairs/s and time left, where the output is a terminal
     state_file      after each epoch the run's state is written here; a file from an interrupted run of the same
                     arguments and data is continued. Remove it once the result is safe
@@ -126,25 +96,22 @@ def fit(
     check_labels(train, "train", model)
     if dev is not None:
         check_labels(encoded_texts(dev, "dev"), "dev", model)
-    if batch_size is not None and batch_tokens is not None:
-        raise ValueError(f"a batch has either batch_size={batch_size} examples or batch_tokens={batch_tokens} tokens")
-    if batch_tokens is None and batch_size is None:
-        batch_size = 32
-    numbers = dict(epochs=epochs, batch_size=batch_size, batch_tokens=batch_tokens, accumulate=accumulate)
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1; found {number}")
-    if not 0 <= warmup <= 1:
-        raise ValueError(f"warmup is a share of the steps, from 0 to 1; found {warmup}")
-    if max_grad_norm is not None and max_grad_norm <= 0:
-        raise ValueError(f"max_grad_norm must be positive, or None not to clip; found {max_grad_norm}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must lie between 0 and 2**32 - 1; found {seed}")
+    options = (options or TrainingOptions()).changed(changes)
+    epochs, accumulate, lr, max_grad_norm = (
+        options.epochs,
+        options.accumulate,
+        options.lr,
+        options.max_grad_norm or None,
+    )
+    batch_size, batch_tokens, precision, seed = (
+        options.examples_per_batch, options.batch_tokens, options.precision, options.seed
+    )  # fmt: skip
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
 
     rank, ranks = rank_and_size()
-    asked, cuda_graphs = cuda_graphs, use_cuda_graphs(cuda_graphs, model, device, ranks, accumulate)
+    asked = options.cuda_graphs
+    cuda_graphs = use_cuda_graphs(asked, model, device, ranks, accumulate)
     lengths = train.lengths
 
     def steps_of(epoch: int) -> list[Tensor]:
@@ -154,17 +121,16 @@ def fit(
         return [torch.cat(batches[i : i + accumulate]) for i in range(0, len(batches), accumulate)]
 
     with _left_as_found(model, device):
-        depths = _frozen_depths(freeze, len(model.encoder.blks), epochs)
+        depths = _frozen_depths(options.freeze, len(model.encoder.blks), epochs)
         trainable = [p for p in model.parameters() if p.requires_grad]
         _freeze(model.encoder, depths[-1])  # what is ever trained is the optimizer's
-        opt = _optimizer(model, optimizer, lr, weight_decay, max_grad_norm, cuda_graphs)
+        opt = _optimizer(model, options.optimizer, lr, options.weight_decay, max_grad_norm, cuda_graphs)
         steps = sum(len(steps_of(epoch)) for epoch in range(epochs))  # by tokens, an epoch's number is its order's
-        rate = _linear(steps, warmup)
+        rate = _linear(steps, options.warmup)
         history, best_state = History(), None
         arguments = dict(
-            **numbers, lr=lr, optimizer=optimizer, weight_decay=weight_decay, warmup=warmup,
-            max_grad_norm=max_grad_norm, freeze=freeze, precision=precision, seed=seed, keep_best=keep_best,
-            model=asdict(model.config), dropout=model.dropout.p, settings=model.settings, train=_fingerprint(train),
+            **options.key(), model=asdict(model.config), dropout=model.dropout.p, settings=model.settings,
+            train=_fingerprint(train),
             dev=None if dev is None else _fingerprint(encoded_texts(dev, "dev")),
         )  # fmt: skip
         state = None if state_file is None else broadcast_from_rank_0(lambda: _read_state(Path(state_file), arguments))
@@ -312,7 +278,7 @@ def fit(
             )
             if (best := _best_epoch(history)) != history.best_epoch:
                 history.best_epoch = best
-                if keep_best and epochs > 1:
+                if options.keep_best and epochs > 1:
                     best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             if state_file is not None and rank == 0:
                 state = {"model": model.state_dict(), "optimizer": opt.state_dict()}

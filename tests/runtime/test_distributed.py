@@ -77,7 +77,6 @@ def assert_equal(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "gradual": {"freeze": "gradual"},
     "frozen": {"freeze": "encoder"},
     "tokens": {"batch_tokens": 100},
     "fewer": {"stop_after": 1},  # continued by one process
@@ -96,7 +95,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return folder, json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["plain", "gradual", "frozen", "tokens"])
+@pytest.mark.parametrize("name", ["plain", "frozen", "tokens"])
 def test_two_processes_train_as_one(runs: tuple[Path, dict[str, Any]], tmp_path: Path, name: str) -> None:
     assert_equal(runs[1][name], train(tmp_path, **RUNS[name]))
 

@@ -258,43 +258,6 @@ def test_what_is_frozen_stays_and_runs_in_eval_mode(freeze: str | int) -> None:
             assert torch.equal(value, before[name]) == frozen, name
 
 
-def test_gradual_unfreezing() -> None:
-    """In the first of four epochs only the head moves, then a layer more from the top in each, all in the last."""
-    net, data = classifier(dropout=0.5), pairs()
-    states = [copy.deepcopy(net.state_dict())]
-    runs: list[bool] = []
-    net.encoder.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
-    fit(
-        net, data, epochs=4, batch_size=16, lr=1e-2, weight_decay=0.1, freeze="gradual", progress=False,
-        on_epoch=lambda e: states.append(copy.deepcopy(net.state_dict())),
-    )  # fmt: skip
-    for epoch, (before, after) in enumerate(pairwise(states)):
-        for name, value in after.items():
-            layer = int(name.split(".")[2]) if name.startswith("encoder.blks") else -1
-            frozen = name.startswith("encoder.") and (layer < 3 - epoch if layer >= 0 else epoch < 3)
-            if not name.endswith("W_k.bias"):
-                assert torch.equal(value, before[name]) == frozen, (epoch, name)
-    assert runs == [False] + [True] * 3 * math.ceil(90 / 16)  # in the first epoch its features are computed once
-    assert all(p.requires_grad for p in net.parameters())
-
-
-def test_gradual_unfreezing_is_resumed(tmp_path: Path) -> None:
-    file = tmp_path / "state.pt"
-    options = dict(epochs=3, batch_size=16, lr=1e-2, freeze="gradual", progress=False)
-    wanted = fit(classifier(dropout=0.2), pairs(), **options).losses  # type: ignore[arg-type]
-
-    class Stop(Exception):
-        pass
-
-    def stop(e: Epoch) -> None:
-        if e.epoch == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        fit(classifier(dropout=0.2), pairs(), state_file=file, on_epoch=stop, **options)  # type: ignore[arg-type]
-    assert fit(classifier(seed=9, dropout=0.2), pairs(), state_file=file, **options).losses == wanted  # type: ignore[arg-type]
-
-
 def test_what_is_frozen_has_no_backward_pass() -> None:
     for freeze, low in ((0, 0), (2, 2), ("embeddings", 0), ("encoder", 3)):
         net = classifier(dropout=0.5)
@@ -460,19 +423,18 @@ def test_figures_of_evaluation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup": 500}, "warmup is a share of the steps"),
-        ({"warmup": -0.1}, "warmup is a share of the steps"),
+        ({"warmup": 500}, "warmup must be a share of the steps"),
+        ({"warmup": -0.1}, "warmup must be a share of the steps"),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"precision": "int4"}, "precision must be one of"),
         ({"freeze": "half"}, "freeze must be None"),
         ({"freeze": 4}, "0 to 3 layers"),
-        ({"freeze": "gradual", "epochs": 1}, "needs at least 2 epochs"),
         ({"epochs": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"batch_tokens": 0}, "must be at least 1"),
         ({"batch_size": 8, "batch_tokens": 100}, "either batch_size=8 examples or batch_tokens=100"),
         ({"freeze": True}, "freeze must be None"),
-        ({"max_grad_norm": 0.0}, "must be positive"),
+        ({"max_grad_norm": -0.5}, "max_grad_norm must be at least 0"),
         ({"seed": 2**60}, "seed must lie"),
     ],
 )
