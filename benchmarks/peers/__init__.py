@@ -1,0 +1,1 @@
+"""The libraries that the benchmarks compare bertnli with: one small file a peer."""
