@@ -13,16 +13,15 @@ a group is a slice of the packed tokens.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from common import snli_lengths
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -30,19 +29,6 @@ from bertnli import ops
 
 BATCH, PADDED = 64, 128
 MODELS = {"bert.small": (4, 64), "MiniLM": (12, 32), "bert.base": (12, 64)}  # heads, width of a head
-
-
-def snli_lengths(count: int) -> list[int]:
-    """Tokens of `count` training pairs of SNLI and their special tokens, or drawn like them where SNLI is absent."""
-    folder = Path(os.environ.get("BERTNLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    path = folder / "snli_1.0" / "snli_1.0_train.txt"
-    if not path.exists():
-        drawn = np.random.default_rng(0).lognormal(np.log(25.5), 0.32, count)
-        return [int(n) for n in np.clip(drawn.round(), 8, 60)]
-    with path.open(encoding="utf-8") as file:
-        next(file)
-        rows = [line.split("\t") for _, line in zip(range(count), file, strict=False)]
-    return [3 + sum(word not in "()" for text in row[1:3] for word in text.split()) for row in rows]
 
 
 class Problem:
