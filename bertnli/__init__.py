@@ -34,6 +34,7 @@ from bertnli.inference.predict import evaluate, predict, score
 from bertnli.ops import varlen_attention
 from bertnli.tasks.base import Head
 from bertnli.tasks.classification import BERTClassifier, Prediction
+from bertnli.tasks.load import load_encoded, load_examples
 from bertnli.tasks.question_answering import Answer, BERTQuestionAnswering
 from bertnli.tasks.regression import BERTRegressor
 from bertnli.tasks.tagging import BERTTagger
@@ -77,6 +78,8 @@ __all__ = [
     "evaluate",
     "fit",
     "from_pretrained",
+    "load_encoded",
+    "load_examples",
     "load_pretrained_model",
     "predict",
     "read_conll",

@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_readme import ROOT, shell
+from helpers import ROOT
+from helpers.commands import shell
 
 from bertnli.cli import main
 from bertnli.tasks.base import HEADS

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 
 import bertnli
 from bertnli import _text
-
-ROOT = Path(__file__).parent.parent
 
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
+from helpers.commands import shell
 
-ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if "bertnli " in line]
 
@@ -21,22 +20,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     shell(folder, COMMANDS[0] + " --pairs 300 --epochs 1 --quiet")
     return folder
-
-
-def shell(folder: Path, command: str) -> str:
-    """Run with `bertnli` meaning this checkout's, as an installed command would."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = re.sub(r"(^|\| )bertnli ", rf"\1{sys.executable} -m bertnli ", command)
-    result = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, f"{command}\n{result.stderr}"
-    return result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS[1:])

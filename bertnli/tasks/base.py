@@ -1,6 +1,6 @@
-"""What stands on the encoder: each application is one small class.
+"""Head: an encoder under the output layer of a task. Each task subclasses it in a file of its own.
 
-Shapes in the comments: B sequences of T tokens in all, R rows that a head reads, H hidden units.
+Shapes in the comments: B sequences of T tokens in all, R vectors that a head reads, H hidden units.
 """
 
 from __future__ import annotations
@@ -18,45 +18,47 @@ from bertnli.encoder.config import BERTConfig
 from bertnli.text.batch import PackedBatch
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
-# The heads by the name of their task, for checkpoints and the command line. A subclass of Head that has a `task` of its
-# own enters itself.
-HEADS: dict[str, Callable[..., Head]] = {}
+HEADS: dict[str, Callable[..., Head]] = {}  # by task, for checkpoints and the command line; subclasses enter themselves
 
 
 class Head(nn.Module):
-    """An encoder under the output layer of one application.
+    """An encoder under the output layer of a task.
 
     bert             a BERTModel, or another head; its encoder and hidden layer are shared, not copied
     num_labels       width of the output layer
-    label_names      one name a column; they travel with the checkpoint
-    dropout          before the output layer; None means none for D2L's variant, the config's for the original's
+    label_names      one name a column; they are saved in the checkpoint
+    dropout          before the output layer (default: the config's for the original variant, 0 for D2L's)
 
-    A subclass says what its application is, and `fit`, `evaluate`, `predict`, checkpoints and the command line work:
+    A subclass must define the following; `fit`, `evaluate`, `predict`, checkpoints and the command line use them:
 
     task             its name in checkpoints
-    metric           the figure of `metrics` by which `fit` finds the best epoch; higher is better
-    pooled           whether it reads each sequence's `<cls>` through the hidden layer (else it reads token vectors)
-    loss             from outputs and the batch's labels
-    metrics          figures of merit from the outputs of all examples
-    predictions      what `predict` gives
+    metric           name of the figure in `metrics` by which `fit` finds the best epoch; higher is better
+    loss             summed loss, from outputs and the batch's labels
+    metrics          figures of merit, from the outputs of all examples
+    predictions      what `predict` returns
 
-    and, where the default does not do: `token_index`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`,
-    `encode`, `inputs`;
+    It may override `token_index`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`, `encode`, `inputs`,
+    and
 
-    ignored          a label that `loss` and `num_correct` count as nothing: CUDA graphs pad batches by sequences with
-                     it (`fit(cuda_graphs=True)`; unasked only those of this package's heads)
+    pooled           whether it reads each sequence's `<cls>` through the hidden layer (default), or vectors of tokens
+    max_len          tokens of a sequence at most, unless the caller or `settings` say otherwise (default: 128)
+    ignored          label that `loss` and `num_correct` ignore. CUDA graphs pad batches with it
+    defaults         initial `settings`: plain values that are saved in the checkpoint
+    fields           the parts of one example in `bertnli predict`'s input, by their names in JSON; several alternatives
 
-    Modules of `bert` that the head does not use (pretraining heads; the hidden layer, for token vectors) ride along in
-    `carried`, outside `parameters()`: fine-tuning cannot touch them, optimizers and other processes do not see them,
-    and saving writes them back.
+    Modules of `bert` that the head does not use (pretraining heads; the hidden layer, unless `pooled`) are kept in
+    `carried`, outside `parameters()`: training leaves them as they are, and saving writes them.
     """
 
     task: ClassVar[str]
     metric: str
     pooled: ClassVar[bool] = True
-    max_len: ClassVar[int] = 128  # tokens a row, unless the caller says otherwise
+    max_len: ClassVar[int] = 128
     ignored: ClassVar[float | None] = None
-    defaults: ClassVar[dict[str, Any]] = {}  # of `settings`, plain values that travel with the checkpoint
+    defaults: ClassVar[dict[str, Any]] = {}
+    fields: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("premise", "hypothesis"), ("sentence1", "sentence2"), ("text",), ("sentence",),
+    )  # fmt: skip
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

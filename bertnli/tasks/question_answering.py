@@ -136,6 +136,7 @@ class BERTQuestionAnswering(Head):
     pooled = False
     ignored = -100  # as cross_entropy has it
     max_len = 384
+    fields = (("question", "context"),)
     defaults: ClassVar[dict[str, Any]] = {"stride": 128, "max_answer": 30, "no_answer": False, "threshold": 0.0}
 
     def __init__(

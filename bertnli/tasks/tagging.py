@@ -97,6 +97,7 @@ class BERTTagger(Head):
     task = "tagging"
     pooled = False
     ignored = NOT_READ
+    fields = (("words",),)
 
     @property
     def metric(self) -> str:  # type: ignore[override]

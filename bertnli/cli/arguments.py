@@ -1,0 +1,215 @@
+"""The command line's arguments. Training flags are made from the fields of TrainingOptions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, get_args
+
+from bertnli.cli import commands
+from bertnli.data import download as hub
+from bertnli.data.snli import Columns
+from bertnli.encoder.config import SIZES
+from bertnli.runtime.precision import PRECISIONS
+from bertnli.tasks.base import HEADS
+from bertnli.text.tokenizer import Truncation
+from bertnli.training.options import TrainingOptions
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Adds each option's default to its help, unless the help says it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        told = default is None or default is False or default == () or default == argparse.SUPPRESS
+        return text if told or "(default" in text or action.required else f"{text} (default: %(default)s)"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bertnli", description="Fine-tune and run BERT on sentence pairs, fast.")
+    parser.add_argument("--version", action="version", version=f"bertnli {_version()}")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(run.__name__, help=text, description=text, formatter_class=_Formatter)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(commands.demo, "Generate a small NLI corpus, train on it from scratch, and predict three pairs.")
+    sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for corpus, checkpoint and curves")
+    sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
+    sub.add_argument("--pairs", type=_positive, default=20000, help="number of training pairs to generate")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the corpus and of the training")
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    _add_train(command(commands.train, "Fine-tune a checkpoint, or train from scratch, on labelled examples."))
+    _add_distill(
+        command(commands.distill, "Train a small student on the labels and on a fine-tuned teacher's outputs.")
+    )
+
+    sub = command(commands.evaluate, "Measure a checkpoint on labelled examples.")
+    sub.add_argument("--model", required=True, help="checkpoint folder, or a name on the Hugging Face hub")
+    sub.add_argument("--data", type=Path, required=True, help="file of labelled examples; of a folder, its test file")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_reading(sub)
+    _add_running(sub)
+
+    sub = command(commands.predict, "Run a checkpoint: one JSON value a line, in the order of the input.")
+    sub.add_argument("--model", required=True, help="checkpoint folder, or a name on the Hugging Face hub")
+    sub.add_argument(
+        "--input",
+        default="-",
+        help="file with one example a line: JSON, a text, `premise<TAB>hypothesis`, words with spaces between, or "
+        "`question<TAB>context`; - is standard input",
+    )
+    _add_text_columns(sub)
+    _add_running(sub)
+
+    sub = command(commands.download, "Download and unpack SNLI, bert.small or bert.base.")
+    sub.add_argument("name", choices=sorted(hub.DATA_HUB), help="what to download")
+    sub.add_argument("--folder", type=Path, default=hub.cache_dir(), help="folder to unpack into")
+    return parser
+
+
+def _add_train(sub: argparse.ArgumentParser) -> None:
+    model = sub.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", help="checkpoint folder, bert.small, bert.base, or a name on the Hugging Face hub")
+    model.add_argument("--scratch", choices=SIZES, help="size of a model with random weights and its own vocabulary")
+    sub.add_argument("--task", choices=HEADS, help="task to train (default: the checkpoint's, else classification)")
+    _add_data(sub)
+    sub.add_argument("--dropout", type=float, help="dropout probability (default: the checkpoint's)")
+    sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="tokens of --scratch")
+    sub.add_argument("--min-freq", type=_positive, default=5, help="occurrences below which --scratch drops a token")
+    sub.add_argument("--stride", type=int, help="tokens that windows of a context share, for --task qa (default: 128)")
+    _add_training(sub)
+
+
+def _add_distill(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--teacher", required=True, help="checkpoint folder of a fine-tuned model")
+    _add_data(sub)
+    sub.add_argument("--unlabelled", type=Path, help="file of further examples, as `bertnli predict` takes them")
+    sub.add_argument(
+        "--num-hiddens",
+        type=_positive,
+        default=128,
+        help="width of the student; with --teacher-layers a multiple of the size of the teacher's heads, at most its "
+        "width",
+    )
+    sub.add_argument(
+        "--ffn-num-hiddens",
+        type=_positive,
+        help="feed-forward width of the student (default: 4 x --num-hiddens; with --teacher-layers at most the "
+        "teacher's, and the teacher's where the widths are equal)",
+    )
+    sub.add_argument(
+        "--num-heads",
+        type=_positive,
+        help="attention heads of the student (default: heads of 32; with --teacher-layers of the teacher's size)",
+    )
+    sub.add_argument("--num-layers", type=_positive, help="layers of the student (default: 4, or of --teacher-layers)")
+    sub.add_argument("--teacher-layers", type=_numbers, help="teacher layers that initialise the student's, from 0")
+    sub.add_argument(
+        "--min-freq", type=_positive, default=1, help="occurrences in the data below which to drop a token"
+    )
+    sub.add_argument("--temperature", type=float, default=2.0, help="temperature of the soft labels")
+    sub.add_argument("--hard", type=float, default=0.5, help="weight of the loss on the labels")
+    sub.add_argument("--soft", type=float, default=0.5, help="weight of the loss on the teacher's outputs")
+    sub.add_argument("--hidden", type=float, default=0.1, help="weight of the loss on the teacher's vectors")
+    sub.add_argument("--hidden-layers", type=_numbers, default=(), help="teacher layers that the first layers imitate")
+    _add_training(sub, epochs=5, lr=5e-4)
+
+
+def _add_data(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--train", type=Path, required=True, help="file of labelled examples, or a folder like SNLI's")
+    sub.add_argument(
+        "--dev", type=Path, help="file of labelled examples (default: the dev file, if --train is a folder)"
+    )
+    sub.add_argument("--limit", type=_positive, help="number of training examples to use (default: all)")
+    sub.add_argument("--output", type=Path, required=True, help="folder to write")
+    _add_reading(sub)
+
+
+def _add_reading(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--labels",
+        type=_names,
+        help="names of the classes, separated by commas (default: the model's or the data's); also the model's names "
+        "in another order",
+    )
+    sub.add_argument(
+        "--columns",
+        choices=get_args(Columns),
+        help="columns of SNLI's layout: the words of its parses, or its sentences (default: as the tokenizer needs)",
+    )
+    _add_text_columns(sub)
+    sub.add_argument(
+        "--label-column",
+        help="column of the labels in a table (default: label); for tagging the number of the tags' column (default: "
+        "the last), in a .conllu file upos or xpos",
+    )
+
+
+def _add_text_columns(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--text-columns",
+        type=_names,
+        help="column of the text, or of premise and hypothesis, in a .csv, .tsv, .jsonl or .parquet file; numbers if "
+        "it has no header",
+    )
+
+
+def _add_training(sub: argparse.ArgumentParser, **defaults: Any) -> None:
+    """A flag for each field of TrainingOptions, with `defaults` of the command, and what else a run needs."""
+    for field in fields(TrainingOptions):
+        meta = field.metadata
+        flag, default = f"--{field.name.replace('_', '-')}", defaults.get(field.name, field.default)
+        if meta["type"] is bool:
+            sub.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=meta["help"])
+        else:
+            sub.add_argument(flag, type=meta["type"], choices=meta["choices"], default=default, help=meta["help"])
+    _add_encoding(sub)
+    sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_running(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--batch-size", type=_positive, default=256, help="examples a batch")
+    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrix products")
+    _add_encoding(sub)
+
+
+def _add_encoding(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--max-len",
+        type=_positive,
+        help="tokens of an example at most (default: as in training, else 128, for question answering 384)",
+    )
+    sub.add_argument(
+        "--truncation", choices=get_args(Truncation), default="longest_first", help="how longer pairs are truncated"
+    )
+    sub.add_argument("--device", help="torch device (default: a GPU if there is one)")
+
+
+def _version() -> str:
+    try:
+        return version("bertnli")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; found {value}")
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(name) for name in _names(text))

@@ -1,0 +1,428 @@
+"""The commands. Each takes the parsed arguments and prints its results."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertnli import checkpoint
+from bertnli.cli.plots import save_curves
+from bertnli.data import download as hub
+from bertnli.data.demo import write_demo_corpus
+from bertnli.data.files import atomic_path
+from bertnli.data.snli import SNLI_LABELS
+from bertnli.data.squad import QuestionData
+from bertnli.data.texts import TextData
+from bertnli.distillation.distill import distill as run_distillation
+from bertnli.distillation.distill import make_student, pruned_tokenizer
+from bertnli.encoder.bert import BERTModel
+from bertnli.encoder.config import SIZES, BERTConfig
+from bertnli.inference import predict as inference
+from bertnli.runtime import distributed
+from bertnli.tasks.base import HEADS, Head
+from bertnli.tasks.classification import BERTClassifier
+from bertnli.tasks.load import Examples, load_examples, parse_lines, read_inputs, texts_of
+from bertnli.text.encoded import EncodedTexts, encoded_texts
+from bertnli.text.tokenizer import Tokenizer, WordTokenizer
+from bertnli.text.vocab import space_out_data
+from bertnli.text.wordpiece import WordPieceTokenizer
+from bertnli.training.loop import Epoch, History, fit
+from bertnli.training.options import TrainingOptions
+
+STATE_FILE = "training_state.pt"  # in --output, until the run is done
+
+
+# ---- demo -----------------------------------------------------------------------------------------------------------
+
+
+def demo(args: Namespace) -> None:
+    corpus = args.output / "corpus"
+    write_demo_corpus(corpus, seed=args.seed, train=args.pairs)
+    print(f"corpus: {args.pairs} generated training pairs in {corpus}")
+    data = {split: load_examples(corpus, split=split, words=True) for split in ("train", "dev", "test")}
+    torch.manual_seed(args.seed)
+    tokenizer = WordTokenizer.from_texts(texts_of(data["train"]), min_freq=1)
+    # The original variant learns faster from scratch, and a grammar has no noise that dropout would guard against.
+    config = BERTConfig.original(len(tokenizer), **{**SIZES["bert.small"], "dropout": 0.0}, pretraining_heads=False)
+    model = BERTClassifier(BERTModel(config), len(SNLI_LABELS), SNLI_LABELS)
+    print(f"model: bert.small-sized, random weights, {_num_parameters(model) / 1e6:.1f} million parameters")
+    history = fit(
+        model,
+        model.encode(tokenizer, data["train"]),
+        model.encode(tokenizer, data["dev"]),
+        epochs=args.epochs,
+        batch_size=32,
+        lr=5e-4,
+        seed=args.seed,
+        progress=not args.quiet,
+        on_epoch=print_epoch,
+    )
+    _save(model, args.output, tokenizer, history)
+    test = data["test"]
+    figures = inference.evaluate(model, model.encode(tokenizer, test))
+    chance = 1 / len(SNLI_LABELS)
+    print(f"test accuracy {figures['accuracy']:.3f} on {figures['examples']} pairs (chance is {chance:.3f})")
+    assert isinstance(test, TextData)
+    assert test.labels is not None
+    assert test.second is not None
+    chosen = [test.labels.index(label) for label in range(len(SNLI_LABELS)) if label in test.labels]
+    premises, hypotheses = ([side[i] for i in chosen] for side in (test.first, test.second))
+    predictions = inference.predict(model, tokenizer, premises, hypotheses)
+    for i, premise, hypothesis, p in zip(chosen, premises, hypotheses, predictions, strict=True):
+        print(f"  {premise}\n  {hypothesis}")
+        print(f"    -> {p.label} ({p.probabilities[p.label]:.2f}); the corpus says {SNLI_LABELS[test.labels[i]]}")
+    print(f"checkpoint and curves: {args.output}")
+
+
+# ---- train ----------------------------------------------------------------------------------------------------------
+
+
+def train(args: Namespace) -> None:
+    options, state_file = _training_options(args), _state_file(args)
+    torch.manual_seed(args.seed)
+    started = time.perf_counter()
+    base, tokenizer, task, names, data = _from_scratch(args) if args.scratch else _from_checkpoint(args)
+    model = _head(args, base, task, data)
+    _adapt_settings(args, model, data)
+    dev, dev_path = None, _dev_path(args)
+    if dev_path is not None:
+        is_snli_layout = names is None and task == "classification" and not args.text_columns
+        dev = _load(args, task, dev_path, "dev", tokenizer, None if is_snli_layout else data.label_names or None)
+    max_len = model.row_len(args.max_len)
+    train_data = model.encode(tokenizer, data, max_len, args.truncation)
+    dev_data = None if dev is None else model.encode(tokenizer, dev, max_len, args.truncation)
+    encoded = encoded_texts(train_data, "train")
+    if model.label_names and task != "regression":
+        print(f"classes: {', '.join(model.label_names)}")
+    _print_truncated(model, encoded)
+    print(
+        f"{task}: {len(data)} training examples in {len(encoded)} sequences of "
+        f"{len(encoded.ids) / max(1, len(encoded)):.1f} tokens, {0 if dev is None else len(dev)} dev examples, "
+        f"{data.dropped + (0 if dev is None else dev.dropped)} without a label dropped; "
+        f"read and encoded in {time.perf_counter() - started:.2f} s"
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    history = fit(model, train_data, dev_data, options, **_run_arguments(args, state_file))
+    _finish(model, args.output, tokenizer, history, state_file)
+
+
+Start = tuple[BERTModel | Head, Tokenizer, str, Sequence[str] | None, Examples]
+
+
+def _from_scratch(args: Namespace) -> Start:
+    """Model, tokenizer, task, class names that were given, and training examples of --scratch."""
+    task, words = args.task or "classification", args.vocab == "words"
+    data = _load(args, task, args.train, "train", words, args.labels)[: args.limit]
+    make = WordTokenizer.from_texts if words else WordPieceTokenizer.of_characters
+    tokenizer: Tokenizer = make(texts_of(data), args.min_freq)
+    sizes = SIZES[args.scratch] | ({} if args.dropout is None else {"dropout": args.dropout})
+    bert = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
+    return bert, tokenizer, task, args.labels, data
+
+
+def _from_checkpoint(args: Namespace) -> Start:
+    """The same of --model, where the checkpoint may give the task and the class names."""
+    loaded, tokenizer = checkpoint.from_pretrained(args.model, dropout=args.dropout)
+    trained_task = loaded.task if isinstance(loaded, Head) else None
+    task = args.task or trained_task or "classification"
+    names = args.labels
+    if names is None and isinstance(loaded, Head) and task == trained_task:
+        names = loaded.label_names
+        if names and (task == "tagging" or (task == "classification" and args.text_columns)):
+            in_data = _load(args, task, args.train, "train", tokenizer, None).label_names
+            names = names if set(in_data) <= set(names) else None  # the data has other classes
+    return loaded, tokenizer, task, names, _load(args, task, args.train, "train", tokenizer, names)[: args.limit]
+
+
+def _head(args: Namespace, base: BERTModel | Head, task: str, data: Examples) -> Head:
+    """The checkpoint's head if it has the data's task and classes, else a new one on its encoder."""
+    if isinstance(base, Head):
+        if base.task == task and data.label_names in ((), base.label_names):
+            return base
+        print("the checkpoint's output layer is for another task or other classes: starting a new one")
+    names = data.label_names
+    real = next((name for name in names if re.fullmatch(r"-?\d+\.\d*[1-9]\d*", name)), None)
+    if real is not None and args.task is None and args.labels is None:
+        raise ValueError(
+            f"{args.train} has labels such as {real}: --task regression learns numbers, --task classification "
+            f"{len(names)} classes"
+        )
+    if task in ("classification", "tagging") and len(names) == 1:
+        raise ValueError(
+            f"every label of {args.train} is {names[0]!r}: there is nothing to learn (rows labelled - or -1 are "
+            "dropped, unless --labels names these as classes: --labels=-1,1)"
+        )
+    return HEADS[task](base, len(names), names) if names else HEADS[task](base)
+
+
+def _adapt_settings(args: Namespace, model: Head, data: Examples) -> None:
+    """What the checkpoint must say about the data."""
+    if args.max_len is not None:
+        if args.max_len > model.config.max_len:
+            raise ValueError(f"--max-len {args.max_len}: the model reads {model.config.max_len} tokens at most")
+        model.settings["max_len"] = args.max_len
+    if isinstance(data, TextData):
+        model.settings["texts"] = 1 if data.second is None else 2
+    if args.stride is not None and model.task != "qa":
+        raise ValueError(f"--stride is for question answering; the model does {model.task}")
+    if isinstance(data, QuestionData):
+        model.settings["no_answer"] = any(not answers for answers in data.answers or ())
+        if args.stride is not None:
+            model.settings["stride"] = args.stride
+
+
+def _print_truncated(model: Head, encoded: EncodedTexts) -> None:
+    longest = model.row_len()
+    full = int((encoded.lengths == longest).sum()) if model.pooled else 0  # other heads continue in the next sequence
+    if full:
+        print(f"{full} examples have {longest} tokens, the most that --max-len allows: longer ones were truncated")
+
+
+# ---- distill --------------------------------------------------------------------------------------------------------
+
+
+def distill(args: Namespace) -> None:
+    options, state_file = _training_options(args), _state_file(args)
+    teacher, teacher_tokenizer = _load_head(args.teacher, args.device)
+    names = _name_classes(teacher, args.labels)
+    data = _load(args, teacher.task, args.train, "train", teacher_tokenizer, names)[: args.limit]
+    dev_path = _dev_path(args)
+    dev = None if dev_path is None else _load(args, teacher.task, dev_path, "dev", teacher_tokenizer, names)
+    unlabelled = None if args.unlabelled is None else _load_unlabelled(args.unlabelled, teacher, teacher_tokenizer)
+    texts = itertools.chain(texts_of(data), () if unlabelled is None else texts_of(unlabelled))
+    torch.manual_seed(args.seed)
+    tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, args.min_freq)
+    max_len = teacher.row_len(args.max_len)
+    student = make_student(
+        teacher,
+        token_ids,
+        num_hiddens=args.num_hiddens,
+        ffn_num_hiddens=args.ffn_num_hiddens,
+        num_heads=args.num_heads,
+        num_layers=args.num_layers,
+        layers=args.teacher_layers,
+        sample=encoded_texts(teacher.encode(teacher_tokenizer, data[:1000], max_len, args.truncation), "train"),
+        max_len=max_len,
+    )
+    student.settings["max_len"] = max_len
+    large, small = _num_parameters(teacher), _num_parameters(student)
+    print(
+        f"teacher: {large / 1e6:.2f} million parameters; student: {small / 1e6:.2f}, {large / small:.1f} times fewer, "
+        f"{len(tokenizer)} of {len(teacher_tokenizer)} tokens; {len(data)} labelled examples, "
+        f"{0 if unlabelled is None else len(unlabelled)} unlabelled"
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    history = run_distillation(
+        teacher, teacher_tokenizer, student, tokenizer, data, dev, unlabelled=unlabelled, max_len=max_len,
+        truncation=args.truncation, temperature=args.temperature, hard=args.hard, soft=args.soft, hidden=args.hidden,
+        hidden_layers=args.hidden_layers, **asdict(options), **_run_arguments(args, state_file),
+    )  # fmt: skip
+    _finish(student, args.output, tokenizer, history, state_file)
+
+
+def _load_unlabelled(path: Path, model: Head, tokenizer: Tokenizer) -> Any:
+    examples = list(read_inputs(path, model))
+    if not examples:
+        raise ValueError(f"{path} has no examples")
+    data = model.inputs(*zip(*examples, strict=True))
+    return space_out_data(data) if isinstance(tokenizer, WordTokenizer) and isinstance(data, TextData) else data
+
+
+# ---- evaluate, predict, download ------------------------------------------------------------------------------------
+
+
+def evaluate(args: Namespace) -> None:
+    model, tokenizer = _load_head(args.model, args.device)
+    names = _name_classes(model, args.labels)
+    started = time.perf_counter()
+    data = _load(args, model.task, args.data, "test", tokenizer, names)
+    encoded = model.encode(tokenizer, data, model.row_len(args.max_len), args.truncation)
+    figures = inference.evaluate(model, encoded, batch_size=args.batch_size, precision=args.precision)
+    figures["dropped"] = data.dropped
+    figures["seconds"] = time.perf_counter() - started
+    if args.json:
+        print(json.dumps(figures))
+        return
+    print(_numbers_of(figures))
+    for name, value in figures.items():
+        if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
+            width = max(map(len, value), default=0)
+            for row, cells in value.items():
+                print(f"  {row:{width}}  {_numbers_of(cells)}")
+        elif isinstance(value, dict):
+            print(f"  {name}: {_numbers_of(value)}")
+    for name, counts in zip(figures.get("labels", ()), figures.get("confusion", ()), strict=True):
+        predicted = ", ".join(f"{n} as {label}" for n, label in zip(counts, figures["labels"], strict=True))
+        print(f"  of {name}: {predicted}")
+
+
+def _numbers_of(figures: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
+    return "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
+
+
+def predict(args: Namespace) -> None:
+    model, tokenizer = _load_head(args.model, args.device)
+    if args.input != "-":
+        _print_predictions(args, model, tokenizer, read_inputs(args.input, model, args.text_columns))
+        return
+    if args.text_columns:
+        raise ValueError("--text-columns are columns of a file: name it by --input")
+    if sys.stdin.isatty():
+        print("bertnli: reading examples from standard input, one a line", file=sys.stderr)
+    # sys.stdin has the encoding and line ends of the environment.
+    with open(sys.stdin.fileno(), encoding="utf-8-sig", newline="\n", closefd=False) as file:
+        _print_predictions(args, model, tokenizer, parse_lines(file, "standard input", model))
+
+
+def _print_predictions(args: Namespace, model: Head, tokenizer: Tokenizer, examples: Iterator[tuple[Any, ...]]) -> None:
+    while chunk := list(itertools.islice(examples, args.batch_size)):
+        for p in inference.predict(
+            model,
+            tokenizer,
+            *zip(*chunk, strict=True),
+            max_len=args.max_len,
+            truncation=args.truncation,
+            batch_size=args.batch_size,
+            precision=args.precision,
+        ):
+            print(json.dumps(asdict(p) if is_dataclass(p) and not isinstance(p, type) else p, ensure_ascii=False))
+        sys.stdout.flush()
+
+
+def download(args: Namespace) -> None:
+    print(hub.download_extract(args.name, into=args.folder))
+
+
+# ---- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _load(
+    args: Namespace, task: str, path: Path, split: str, tokenizer: Tokenizer | bool, labels: Sequence[str] | None
+) -> Examples:
+    """Labelled examples; `tokenizer` is the one that will encode them, or whether it will be one of words."""
+    return load_examples(
+        path,
+        task,
+        split=split,
+        text_columns=args.text_columns,
+        label_column=args.label_column,
+        labels=labels,
+        columns=args.columns,
+        words=tokenizer if isinstance(tokenizer, bool) else isinstance(tokenizer, WordTokenizer),
+    )
+
+
+def _load_head(name: str, device: str | None) -> tuple[Head, Tokenizer]:
+    model, tokenizer = checkpoint.from_pretrained(name)
+    if not isinstance(model, Head):
+        raise ValueError(f"{name} has no output layer of a task; fine-tune it first with `bertnli train`")
+    return model.to(_device(device)), tokenizer
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+@torch.no_grad()
+def _name_classes(model: Head, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Give the model's classes the names `labels`, by default the checkpoint's, else SNLI's.
+
+    If `labels` are the checkpoint's names in another order, the columns of the output layer are reordered.
+    """
+    names = labels or model.label_names
+    if names is None and model.task == "classification":
+        print(
+            f"bertnli: the model does not name its classes; they are taken for {', '.join(SNLI_LABELS)} "
+            "(--labels gives other names)",
+            file=sys.stderr,
+        )
+        names = SNLI_LABELS
+    if names is None and model.task == "tagging":
+        raise ValueError("the model does not name its tags: give --labels, in the order of its output layer")
+    if names is not None:
+        if len(names) != model.output.out_features:
+            raise ValueError(
+                f"{len(names)} names of classes ({', '.join(names)}); the model has {model.output.out_features}"
+            )
+        if model.label_names is not None and set(names) == set(model.label_names):
+            order = [model.label_names.index(name) for name in names]
+            for parameter in model.output.parameters():
+                parameter.copy_(parameter[order])
+        model.label_names = names
+    return names
+
+
+def _training_options(args: Namespace) -> TrainingOptions:
+    return TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
+
+
+def _run_arguments(args: Namespace, state_file: Path) -> dict[str, Any]:
+    """Arguments of `fit` beside TrainingOptions."""
+    return {
+        "device": _device(args.device),
+        "progress": not args.quiet,
+        "state_file": state_file,
+        "on_epoch": print_epoch,
+    }
+
+
+def _dev_path(args: Namespace) -> Path | None:
+    """--dev, else the folder of --train, for its dev file."""
+    path: Path | None = args.dev if args.dev is not None else args.train if args.train.is_dir() else None
+    return path
+
+
+def _state_file(args: Namespace) -> Path:
+    """The run's state. Raises ValueError if it exists without --resume, or --resume is given and it does not exist."""
+    state_file: Path = args.output / STATE_FILE
+    if args.resume != state_file.exists():
+        raise ValueError(
+            f"there is no {state_file} to resume"
+            if args.resume
+            else f"{state_file} is of an interrupted run: continue it with --resume, or remove it"
+        )
+    return state_file
+
+
+def print_epoch(e: Epoch) -> None:
+    accuracy = "" if e.train_accuracy is None else f", train accuracy {e.train_accuracy:.4f}"
+    dev = "" if e.dev_score is None else f", dev loss {e.dev_loss:.3f}, dev {e.metric} {e.dev_score:.4f}"
+    speed = f"{e.seconds:.1f} s, {e.pairs_per_second:.0f} pairs/s"
+    print(f"epoch {e.epoch}: train loss {e.train_loss:.3f}{accuracy}{dev}, {speed}", flush=True)
+
+
+def _finish(model: Head, folder: Path, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
+    """Save the result, in the first of several processes, and remove the run's state."""
+    if distributed.rank_and_size()[0] == 0:
+        files = _save(model, folder, tokenizer, history)
+        state_file.unlink()
+        print(f"{files}: {folder}")
+
+
+def _save(model: Head, folder: Path, tokenizer: Tokenizer, history: History) -> str:
+    """Write checkpoint, figures and curves; says what was written."""
+    checkpoint.save_pretrained(model, folder, tokenizer)
+    with atomic_path(folder / "metrics.jsonl") as path:
+        path.write_text("".join(json.dumps(vars(e)) + "\n" for e in history.epochs), encoding="utf-8")
+    drawn = save_curves(history, folder / "curves.png")
+    return f"checkpoint and metrics.jsonl{' and curves.png' if drawn else ''}"
+
+
+def _num_parameters(model: Head) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,149 @@
+"""Each task from file to prediction, and input that is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.commands import run, task_jobs
+
+from bertnli.cli import main
+
+
+@pytest.mark.parametrize("vocab", ["words", "characters"])
+@pytest.mark.parametrize("task", ["classification", "regression", "tagging", "qa"])
+def test_every_task_from_file_to_prediction(
+    task: str, vocab: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, name, line, as_object = task_jobs(tmp_path)[task]
+    data, model = tmp_path / name, tmp_path / "model"
+    status, out, err = run(
+        "train", "--scratch", "bert.small", "--task", task, "--vocab", vocab, "--min-freq", 1, "--train", data,
+        "--dev", data, *reading, "--output", model, "--epochs", 1, "--max-len", 40, "--quiet", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    assert f"{task}: 60 training examples in 60 sequences" in out
+    metric = {"classification": "accuracy", "regression": "pearson"}.get(task, "f1")
+    assert f"dev {metric} " in out
+    status, out, err = run("evaluate", "--model", model, "--data", data, *reading, "--json", capsys=capsys)
+    assert status == 0, err
+    figures = json.loads(out)
+    assert figures["examples"] == 60
+    assert metric in figures
+    status, out, err = run("evaluate", "--model", model, "--data", data, *reading, capsys=capsys)
+    assert f"{metric} {figures[metric]:.4f}" in out
+    outputs = []
+    for content in (line, json.dumps(as_object)):
+        (tmp_path / "input").write_text(content + "\n" + content + "\n")
+        status, out, err = run("predict", "--model", model, "--input", tmp_path / "input", capsys=capsys)
+        assert status == 0, err
+        outputs.append([json.loads(row) for row in out.splitlines()])
+        assert len(outputs[-1]) == 2
+    assert outputs[0] == outputs[1]
+    first = outputs[0][0]
+    if task == "classification":
+        assert list(first["probabilities"]) == ["a", "b"]
+    elif task == "regression":
+        assert isinstance(first, float)
+    elif task == "tagging":
+        assert len(first) == 2
+    else:
+        assert first["text"] == "red one"[first["start"] : first["end"]]
+    # Another pass on the trained head; and its encoder under another task's.
+    more = ["--epochs", 1, "--max-len", 40, "--quiet"]
+    status, out, err = run(
+        "train", "--model", model, "--train", data, *reading, "--output", tmp_path / "more", *more, capsys=capsys
+    )
+    assert status == 0, err
+    assert "starting a new one" not in out
+    other = "classification" if task != "classification" else "regression"
+    reading, name, *_ = task_jobs(tmp_path)[other]
+    status, out, err = run(
+        "train", "--model", model, "--task", other, "--train", tmp_path / name, *reading, "--output",
+        tmp_path / "other", *more, capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "starting a new one" in out
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["task"] == other
+
+
+def test_predict_expects_what_the_model_was_trained_on(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, name, *_ = task_jobs(tmp_path)["regression"]
+    arguments = ["--scratch", "bert.small", "--task", "regression", "--min-freq", 1, *reading, "--epochs", 1, "--quiet"]
+    train = ["train", *arguments, "--train", tmp_path / name, "--output", tmp_path / "model"]
+    assert run(*train, capsys=capsys)[0] == 0
+    for content, message in (
+        ("red one\n", "input:1: expected premise<TAB>hypothesis, found 1 fields"),
+        ('{"text": "red"}\n', 'input:1: expected an object with strings "premise" and "hypothesis"'),
+        ("a\tb\nc\n", "input:2: expected premise<TAB>hypothesis, found 1 fields"),
+    ):
+        (tmp_path / "input").write_text(content)
+        status, _, err = run("predict", "--model", tmp_path / "model", "--input", tmp_path / "input", capsys=capsys)
+        assert status == 2
+        assert message in err
+    tags = ["train", "--scratch", "bert.small", "--task", "tagging", "--label-column", "ner"]
+    status, _, err = run(*tags, "--train", tmp_path / "tags.conll", "--output", tmp_path / "x", capsys=capsys)
+    assert status == 2
+    assert "in a column by number, not 'ner'" in err
+    status, _, err = run(*train[:5], "--train", tmp_path / name, "--output", tmp_path / "x", capsys=capsys)
+    assert status == 2
+    assert "regression needs text_columns and label_column" in err
+    for option, message in (
+        (["--label-column", "tone"], "label_column goes with text_columns"),
+        (["--stride", 4], "--stride is for question answering"),
+    ):
+        status, _, err = run(
+            "train", "--scratch", "bert.small", "--train", corpus, *option, "--output", tmp_path / "x",
+            capsys=capsys,
+        )  # fmt: skip
+        assert status == 2
+        assert message in err
+
+
+def test_bad_input_is_one_line_and_status_2(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.tsv"
+    header = (corpus / "snli_1.0_test.txt").read_text().splitlines()[0]
+    (tmp_path / "broken.txt").write_text(header + "\nneutral\tonly\n")
+    train = ["train", "--scratch", "bert.small", "--output", tmp_path / "never"]
+    cases: list[tuple[list[object], str, str]] = [
+        (["evaluate", "--model", tmp_path / "none", "--data", corpus], "", "none is not a folder"),
+        (["evaluate", "--model", trained, "--data", tmp_path / "none.txt"], "", "none.txt"),
+        (["evaluate", "--model", trained, "--data", tmp_path / "broken.txt"], "", "broken.txt:2"),
+        (["predict", "--model", trained, "--input", bad], "a\tb\na b\n", "bad.tsv:2: expected premise<TAB>hypothesis"),
+        (["predict", "--model", trained, "--input", bad], "a\tb\n\n", "bad.tsv:2: the line is empty"),
+        (["predict", "--model", trained, "--input", bad], '{"premise": 1}\n', "bad.tsv:1: expected an object with"),
+        (["predict", "--model", trained, "--input", bad], "{oops\n", "bad.tsv:1: not JSON"),
+        (["predict", "--model", trained, "--input", tmp_path / "gone"], "", "gone"),
+        ([*train, "--train", tmp_path], "", "tried"),
+        ([*train, "--train", corpus, "--freeze", "9"], "", "freeze must be None"),
+        ([*train, "--train", corpus, "--max-len", "2"], "", "max_len"),
+        ([*train, "--train", corpus, "--labels", "yes,no"], "", "unknown label"),
+        ([*train, "--train", corpus, "--resume"], "", "no "),
+        ([*train, "--train", corpus, "--epochs", "0"], "", "epochs must be at least 1"),
+        ([*train, "--train", corpus, "--batch-size", "8", "--batch-tokens", "300"], "", "give one of the two"),
+        (["predict", "--model", trained, "--input", bad, "--device", "nosuch"], "", "--device nosuch"),
+    ]
+    for arguments, content, message in cases:
+        bad.write_text(content)
+        status, _, err = run(*arguments, "--quiet" if arguments[0] == "train" else "--batch-size=8", capsys=capsys)
+        assert status == 2, arguments
+        assert err.startswith("bertnli: error: ")
+        assert message in err
+        assert err.count("\n") == 1
+    bad.write_bytes(b"a\tb\nA\xff\tb\n")
+    status, _, err = run("predict", "--model", trained, "--input", bad, capsys=capsys)
+    assert status == 2
+    assert "not UTF-8" in err
+    predict = ["predict", "--model", trained, "--input", bad]
+    for arguments in (
+        ["train"], ["predict"], ["nothing"], [*train, "--train", corpus, "--model", "x"],
+        [*predict, "--batch-size", "0"], [*predict, "--batch-size", "-1"], [*train, "--train", corpus, "--limit", "-3"],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        assert stop.value.code == 2

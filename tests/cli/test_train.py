@@ -1,0 +1,188 @@
+"""`bertnli train` and `demo`: files, output, and the model that a run starts from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.commands import LABELS, run, tiny_bert
+
+from bertnli import (
+    BERTRegressor,
+    WordPieceTokenizer,
+    save_pretrained,
+)
+from bertnli.cli import commands
+
+
+def test_train_writes_its_files(trained: Path) -> None:
+    assert {p.name for p in trained.iterdir()} == {
+        "config.json", "model.safetensors", "vocab.json", "metrics.jsonl", "curves.png",
+    }  # fmt: skip
+    epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [e["epoch"] for e in epochs] == [1, 2]
+    assert all(0 < e["dev_score"] < 1 and e["train_loss"] > 0 for e in epochs)
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((trained / "config.json").read_text())["labels"] == LABELS
+
+
+def test_train_from_a_checkpoint(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(
+        "train", "--model", trained, "--train", corpus / "snli_1.0_train.txt", "--dev", corpus / "snli_1.0_dev.txt",
+        "--output", tmp_path / "new" / "run", "--epochs", 1, "--limit", 64, "--freeze", "1", "--quiet", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "64 training examples in 64 sequences" in out
+    assert "60 dev examples" in out
+    assert (tmp_path / "new" / "run" / "model.safetensors").exists()
+
+
+def test_numbers_in_a_dev_file_are_refused_until_classes_are_named(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained from scratch the classes are SNLI's; a checkpoint with classes, or --labels, says what numbers are."""
+    lines = (corpus / "snli_1.0_dev.txt").read_text().splitlines(keepends=True)
+    index = {name: str(i) for i, name in enumerate(LABELS)}
+    numbered = [lines[0], *(index.get(line.split("\t")[0], "-") + line[line.index("\t") :] for line in lines[1:])]
+    dev = tmp_path / "dev.txt"
+    dev.write_text("".join(numbered))
+    arguments: list[object] = [
+        "--train", corpus / "snli_1.0_train.txt", "--dev", dev, "--epochs", 1, "--limit", 8, "--quiet",
+    ]  # fmt: skip
+    scratch: list[object] = ["--scratch", "bert.small", "--min-freq", 1]
+    status, _, err = run("train", *scratch, *arguments, "--output", tmp_path / "a", capsys=capsys)
+    assert (status, "dev.txt:2: the label is the number" in err) == (2, True), err
+    for more in ([*scratch, "--labels", ",".join(LABELS)], ["--model", trained]):
+        status, _, err = run("train", *more, *arguments, "--output", tmp_path / "b", capsys=capsys)
+        assert status == 0, err
+
+
+def test_a_trained_output_layer_is_kept(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Continuing a classifier of the same classes at learning rate 0 changes nothing; other classes start anew."""
+    common = ["--train", corpus, "--limit", 64, "--epochs", 1, "--quiet"]
+    run("train", "--model", trained, "--output", tmp_path / "same", "--lr", 0, *common, capsys=capsys)
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    names = "contradiction,neutral,entailment"
+    status, out, _ = run(
+        "train", "--model", trained, "--output", tmp_path / "other", "--labels", names, *common, capsys=capsys
+    )
+    assert status == 0
+    assert "starting a new one" in out
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["labels"] == names.split(",")
+
+
+def test_a_regressors_output_layer_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one with a name, which no file of numbers has."""
+    tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])
+    bert = tiny_bert(len(tokenizer))
+    save_pretrained(BERTRegressor(bert, 1, ["score"]), tmp_path / "model", tokenizer)
+    (tmp_path / "data.csv").write_text("text,label\nred,0.5\ngreen,1.5\n")
+    train = ["train", "--model", tmp_path / "model", "--train", tmp_path / "data.csv", "--text-columns", "text"]
+    status, out, err = run(*train, "--output", tmp_path / "same", "--lr", 0, "--epochs", 1, "--quiet", capsys=capsys)
+    assert status == 0, err
+    assert "starting a new one" not in out
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "same")]
+    assert weights[0] == weights[1]
+
+
+def test_what_a_first_run_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real numbers taken for classes, rows longer than the model reads, and a rate at which nothing is learnt."""
+    rows = ["red,0.5,a", "green,1.5,b", "blue red green blue red,2,a"]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label,kind", *rows]) + "\n")
+    train = ["train", "--scratch", "bert.small", "--train", tmp_path / "data.csv", "--text-columns", "text"]
+    train += ["--min-freq", 1, "--epochs", 1, "--quiet", "--output", tmp_path / "x"]
+    for options, message in (
+        ([], "has labels such as 0.5: --task regression learns numbers, --task classification 3 classes"),
+        (["--label-column", "kind", "--max-len", 513], "--max-len 513: the model reads 512 tokens at most"),
+        (
+            ["--label-column", "kind", "--lr", "1e30", "--max-grad-norm", 0, "--dev", tmp_path / "data.csv"],
+            "in epoch 1: training has diverged",
+        ),
+        (["--label-column", "kind", "--lr", "1e30", "--epochs", 9, "--warmup", 0.3], "training_state.pt before"),
+    ):
+        status, _, err = run(*train, *options, capsys=capsys)
+        assert (status, message in err) == (2, True), err
+    assert not (tmp_path / "x" / "model.safetensors").exists()
+    (tmp_path / "x" / "training_state.pt").unlink()
+    for options in (["--task", "classification"], ["--label-column", "kind", "--max-len", 4]):
+        status, out, err = run(*train, *options, capsys=capsys)
+        assert status == 0, err
+    assert "classes: a, b\n1 examples have 4 tokens, the most that --max-len allows" in out
+
+
+def test_the_limit_applies_to_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data.csv").write_text("text,label\nred,a\ngreen,b\nblue,a\n")
+    train = ["train", "--scratch", "bert.small", "--train", tmp_path / "data.csv", "--text-columns", "text"]
+    options = ["--limit", 2, "--min-freq", 1, "--epochs", 1, "--output", tmp_path / "x", "--quiet"]
+    status, _, err = run(*train, *options, capsys=capsys)
+    assert status == 0, err
+    assert {"red", "green", "blue"} & set(json.loads((tmp_path / "x" / "vocab.json").read_text())) == {"red", "green"}
+
+
+def test_one_class_is_nothing_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where -1, which says that there is no label, is a class."""
+    data = tmp_path / "polarity.csv"
+    data.write_text("text,label\nred,1\ngreen,-1\n")
+    train = ["train", "--scratch", "bert.small", "--train", data, "--text-columns", "text", "--output", tmp_path / "x"]
+    status, _, err = run(*train, "--min-freq", 1, "--epochs", 1, "--quiet", capsys=capsys)
+    assert status == 2
+    assert "every label of" in err
+    assert "is '1': there is nothing to learn" in err
+    status, out, err = run(*train, "--min-freq", 1, "--epochs", 1, "--quiet", "--labels=-1,1", capsys=capsys)
+    assert status == 0, err
+    assert "2 training examples" in out
+
+
+def test_an_interrupted_training_is_resumed(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arguments(output: Path, *more: str) -> list[object]:
+        return ["train", "--scratch", "bert.small", "--train", corpus, "--output", output, "--epochs", 2,
+                "--limit", 64, "--quiet", *more]  # fmt: skip
+
+    assert run(*arguments(tmp_path / "whole"), capsys=capsys)[0] == 0
+
+    def interrupt(e: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "print_epoch", interrupt)
+        assert run(*arguments(tmp_path / "cut"), capsys=capsys)[0] == 130
+    status, _, err = run(*arguments(tmp_path / "cut"), capsys=capsys)
+    assert status == 2
+    assert "continue it with --resume" in err
+    assert run(*arguments(tmp_path / "cut", "--resume"), capsys=capsys)[0] == 0
+    whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    assert not (tmp_path / "cut" / "training_state.pt").exists()
+
+
+def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(
+        "demo", "--output", tmp_path, "--pairs", 300, "--epochs", 1, "--quiet", capsys=capsys
+    )  # fmt: skip
+    assert status == 0, err
+    assert "test accuracy" in out
+    assert out.count("    -> ") == 3
+    assert {"corpus", "config.json", "model.safetensors", "curves.png", "metrics.jsonl"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+
+
+def test_no_curves_without_matplotlib(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, out, err = run(
+        "train", "--model", trained, "--train", corpus, "--output", tmp_path, "--epochs", 1, "--limit", 8, "--quiet",
+        capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    assert f"checkpoint and metrics.jsonl: {tmp_path}" in out
+    assert not (tmp_path / "curves.png").exists()
