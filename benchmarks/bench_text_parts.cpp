@@ -1,4 +1,4 @@
-// Cycles of each part of the text stage, alone. Build and run (from the checkout's root):
+// Cycles of each part of the text stage, measured alone. Build and run (from the checkout's root):
 //
 //   c++ -O3 -std=c++20 -Icsrc/text benchmarks/bench_text_parts.cpp $(ls csrc/text/*.cpp | grep -v bindings) -o parts
 //   ./parts vocab.txt premise-TAB-hypothesis-lines.tsv
@@ -18,12 +18,13 @@
 #endif
 
 #include "buffers.h"
+#include "encode.h"
+#include "gather.h"
 #include "mapped_file.h"
-#include "pairs.h"
 #include "parse.h"
 #include "tsv.h"
-#include "wordpiece.h"
-#include "words.h"
+#include "word_tokenizer.h"
+#include "wordpiece_tokenizer.h"
 
 using namespace bertnli;
 
@@ -64,7 +65,7 @@ VocabItems read_vocab(const char* path) {
 // Opens what the class keeps to itself.
 struct Misses final : WordPieceTokenizer {
   using WordPieceTokenizer::WordPieceTokenizer;
-  size_t chunk(std::string_view text, Ids& out) const { return encode_chunk(text, {}, out); }
+  size_t chunk(std::string_view text, IdBuffer& out) const { return encode_chunk(text, {}, out); }
 };
 
 struct CountWords {
@@ -150,7 +151,7 @@ int main(int argc, char** argv) {
     }
     return sum;
   });
-  Ids out;
+  IdBuffer out;
   measure("ASCII table and trie: all missed", n, [&] {
     out.resize_down(0);
     for (const auto c : chunks) tokenizer.chunk(c, out);
@@ -189,16 +190,19 @@ int main(int argc, char** argv) {
   }
   const size_t bytes = n * 128 * sizeof(int64_t);
   const Job job{tokenizer, ranges[0], &ranges[1], 128, Truncation::kLongestFirst, 1, {"a", "b"}};
-  measure("rows, dense, memory used again", n, [&] {
+  const IdBuffer rows = encode_ragged(job, offsets.data(), firsts.data());
+  const SequenceStore store{rows.data(), offsets.data(), firsts.data(), rows.size(), n};
+  measure("ragged to padded, memory used again", n, [&] {
     Buffer *ids = take_buffer(bytes), *segments = take_buffer(bytes);
-    encode_dense(job, static_cast<int64_t*>(ids->data), static_cast<int64_t*>(segments->data), lens.data());
+    gather_padded(select_sequences(store, nullptr, n), 128, 0, 1, static_cast<int64_t*>(ids->data),
+                  static_cast<int64_t*>(segments->data), lens.data());
     const auto sum = static_cast<uint64_t>(static_cast<int64_t*>(ids->data)[n / 2 * 128 + 1]);
     give_buffer(ids);
     give_buffer(segments);
     return sum;
   });
   for (const bool fresh : {true, false}) {
-    measure(fresh ? "zeros, dense, fresh memory" : "zeros, dense, memory used again", n, [&] {
+    measure(fresh ? "zeros, padded, fresh memory" : "zeros, padded, memory used again", n, [&] {
       uint64_t sum = 0;
       for (int k = 0; k < 2; ++k) {
         Buffer* buffer = take_buffer(bytes);

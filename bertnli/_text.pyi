@@ -15,14 +15,6 @@ class Tokenizer:
     def encode_ragged(
         self, first: _Texts, second: _Texts | None, max_len: int, truncation: str, num_threads: int
     ) -> tuple[_Int32, _Int64, _Int32]: ...
-    def encode_dense(
-        self,
-        first: _Texts,
-        second: _Texts | None,
-        max_len: int,
-        truncation: str,
-        num_threads: int,
-    ) -> tuple[_Int64, _Int64, _Int64]: ...
     def encode_file(
         self,
         path: str,
@@ -61,16 +53,16 @@ def read_pairs(
     label_names: list[str],
     num_threads: int,
 ) -> tuple[npt.NDArray[np.uint8], _Int64, _Int64, _Int64, _Int64, list[int], int]: ...
-def digest_file(path: str) -> str: ...
 def extract_text(parse: str) -> str: ...
 def gather_packed(
-    ids: _Int32, offsets: _Int64, first_lens: _Int32, rows: _Int64
+    ids: _Int32, offsets: _Int64, first_lens: _Int32, index: _Int64
 ) -> tuple[_Int32, _Int32, _Int32, _Int32, int]: ...
-def gather_dense(
+def gather_padded(
     ids: _Int32,
     offsets: _Int64,
     first_lens: _Int32,
-    rows: _Int64 | None,
+    index: _Int64 | None,
     pad: int,
     max_len: int,
+    num_threads: int,
 ) -> tuple[_Int64, _Int64, _Int64]: ...

@@ -158,7 +158,8 @@ class EncodedTexts:
         """
         index = None if index is None else index_array(index)
         max_len = self.max_len if max_len is None else max_len
-        return as_tensors(_text.gather_dense(*self._arrays(), index, self.pad_id, max_len))
+        threads = torch.get_num_threads()
+        return as_tensors(_text.gather_padded(*self._arrays(), index, self.pad_id, max_len, threads))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file that `load` reads."""

@@ -5,187 +5,22 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <memory>
 #include <optional>
 
+#include "bindings_texts.h"
 #include "buffers.h"
-#include "digest.h"
-#include "ids.h"
-#include "mapped_file.h"
-#include "pairs.h"
+#include "encode.h"
+#include "gather.h"
+#include "id_buffer.h"
 #include "parse.h"
 #include "reader.h"
-#include "unicode.h"
-#include "wordpiece.h"
-#include "words.h"
+#include "word_tokenizer.h"
+#include "wordpiece_tokenizer.h"
 
-namespace py = pybind11;
 using namespace bertnli;
 
 namespace {
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
-
-std::string row_name(const char* name, size_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
-
-// The bytes of one str, kept alive by it.
-std::string_view utf8(PyObject* text, const char* name, std::optional<size_t> row) {
-  const auto where = [&] { return row ? row_name(name, *row) : std::string(name); };
-  if (!PyUnicode_Check(text)) throw py::type_error(where() + " must be str, not " + Py_TYPE(text)->tp_name);
-  if (PyUnicode_IS_COMPACT_ASCII(text)) {
-    return {static_cast<const char*>(PyUnicode_DATA(text)), static_cast<size_t>(PyUnicode_GET_LENGTH(text))};
-  }
-  Py_ssize_t size = 0;
-  const char* data = PyUnicode_AsUTF8AndSize(text, &size);
-  if (data == nullptr) {
-    if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
-    PyErr_Clear();
-    throw py::value_error(where() +
-                          " has a lone surrogate, which is no text; replace it, for example with "
-                          "text.encode('utf-8', 'replace').decode()");
-  }
-  return {data, static_cast<size_t>(size)};
-}
-
-py::object lowered(PyObject* text) {
-  PyObject* low = PyObject_CallMethod(text, "lower", nullptr);
-  if (low == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(low);
-}
-
-// Objects of a list or tuple, each owned from when it is taken until it is released, in a ring. They lie anywhere in
-// memory, and waiting for each would cost more than encoding it: so each pass asks for objects ahead.
-class Objects {
- public:
-  Objects() = default;
-  ~Objects() { release(taken_); }
-  Objects(const Objects&) = delete;
-  Objects& operator=(const Objects&) = delete;
-  // For n objects of which `most` are owned at once.
-  void resize(size_t n, size_t most) { items_.resize(std::bit_ceil(std::max<size_t>(std::min(n, most), 1))); }
-  size_t mask() const { return items_.size() - 1; }
-  // Calls work(i, object) with each of [begin, end), owned by then; it must not run Python code, which could change the
-  // list. Their places in the ring must have been released.
-  template <class Work>
-  void take(PyObject* source, size_t begin, size_t end, const Work& work) {
-    PyObject** items = PySequence_Fast_ITEMS(source);
-    for (size_t i = begin; i < end; ++i) {
-      if (i + kAhead < end) __builtin_prefetch(items[i + kAhead], 1);
-      Py_INCREF(items[i]);
-      items_[i & mask()] = items[i];
-      taken_ = i + 1;
-      work(i, items[i]);
-    }
-  }
-  // Those before `end`. The last owner of an object may be this: then Python code may run.
-  void release(size_t end) {
-    while (released_ < end) {
-      const size_t i = released_++;
-      if (i + kAhead < end) __builtin_prefetch(items_[(i + kAhead) & mask()], 1);
-      Py_DECREF(items_[i & mask()]);
-    }
-  }
-  PyObject* operator[](size_t i) const { return items_[i & mask()]; }
-  // Owns this one instead.
-  void replace(size_t i, py::object by) {
-    const auto old = py::reinterpret_steal<py::object>(std::exchange(items_[i & mask()], by.release().ptr()));
-  }
-
- private:
-  static constexpr size_t kAhead = 16;
-  std::vector<PyObject*> items_;
-  size_t released_ = 0, taken_ = 0;
-};
-
-// Texts of a call: a list or tuple of str, or the tuple (arena uint8 [bytes], starts int64 [N], ends int64 [N]). Holds
-// what the views need, of a list as much as was taken. With `lower`, text beyond ASCII is lowered here, by Python, so
-// that it is exact for the running version.
-class TextArgument {
- public:
-  // Of a list, at most `most` texts are taken at once.
-  TextArgument(const py::object& source, const char* name, bool lower, size_t most = Pieces::kReady)
-      : name_(name), lower_(lower) {
-    if (!PyList_Check(source.ptr()) && !PyTuple_Check(source.ptr())) {
-      throw py::type_error(std::string(name) + " must be a list or tuple of str, not " +
-                           Py_TYPE(source.ptr())->tp_name);
-    }
-    if (py::isinstance<py::tuple>(source) && py::len(source) == 3) {
-      const auto arrays = py::reinterpret_borrow<py::tuple>(source);
-      if (py::isinstance<py::array>(arrays[0])) {
-        from_arena(arrays);
-        return;
-      }
-    }
-    source_ = source;
-    texts_.size = py::len(source);
-    objects_.resize(texts_.size, most);
-    texts_.mask = objects_.mask();
-    views_.resize(texts_.mask + 1);
-    texts_.views = views_.data();
-  }
-  TextArgument(const TextArgument&) = delete;
-  TextArgument& operator=(const TextArgument&) = delete;
-  const Texts& texts() const { return texts_; }
-  // Makes the texts [begin, end) readable; those before `over` may go. The objects are owned meanwhile, for without the
-  // GIL others may change the list; how long it is must stay.
-  void take(size_t over, size_t begin, size_t end) {
-    if (!source_) return;  // all are
-    objects_.release(over);
-    if (static_cast<size_t>(PySequence_Fast_GET_SIZE(source_.ptr())) != texts_.size) {
-      throw std::runtime_error(std::string(name_) + " changed size while they were encoded");
-    }
-    std::vector<size_t> foreign;
-    objects_.take(source_.ptr(), begin, end, [&](size_t i, PyObject* text) {
-      views_[i & texts_.mask] = utf8(text, name_, i);
-      if (lower_ && !PyUnicode_IS_ASCII(text)) foreign.push_back(i);
-    });
-    for (const size_t i : foreign) {
-      objects_.replace(i, lowered(objects_[i]));
-      views_[i & texts_.mask] = utf8(objects_[i], name_, i);
-    }
-  }
-
- private:
-  void from_arena(const py::tuple& arrays) {
-    const auto arena = py::cast<Array<uint8_t>>(arrays[0]);
-    const auto starts = py::cast<Array<int64_t>>(arrays[1]), ends = py::cast<Array<int64_t>>(arrays[2]);
-    const char* base = reinterpret_cast<const char*>(arena.data());
-    texts_ = {static_cast<size_t>(starts.size()), nullptr, base, base + arena.size(), starts.data(), ends.data()};
-    if (ends.size() != starts.size()) throw py::value_error(std::string(name_) + ": starts and ends differ in length");
-    for (size_t i = 0; i < texts_.size; ++i) {
-      if (texts_.starts[i] < 0 || texts_.starts[i] > texts_.ends[i] || texts_.ends[i] > arena.size()) {
-        throw py::value_error(row_name(name_, i) + " lies outside its arena");
-      }
-    }
-    arena_ = py::make_tuple(arena, starts, ends);  // (casts may have made copies)
-    if (!lower_ || is_ascii({texts_.base, static_cast<size_t>(arena.size())})) return;
-    views_.reserve(texts_.size);
-    for (size_t i = 0; i < texts_.size; ++i) {
-      const std::string_view view = texts_[i];
-      if (is_ascii(view)) {
-        views_.push_back(view);
-      } else {
-        PyObject* text = PyUnicode_DecodeUTF8(view.data(), static_cast<Py_ssize_t>(view.size()), nullptr);
-        if (text == nullptr) throw py::error_already_set();
-        const auto owned = py::reinterpret_steal<py::object>(text);
-        kept_.push_back(lowered(owned.ptr()));
-        views_.push_back(utf8(kept_.back().ptr(), name_, i));
-      }
-    }
-    texts_.views = views_.data();
-  }
-
-  const char* const name_;
-  const bool lower_;
-  py::object source_;  // the list or tuple, if it is one of str
-  Objects objects_;
-  py::tuple arena_;
-  std::vector<std::string_view> views_;
-  std::vector<py::object> kept_;
-  Texts texts_;
-};
 
 // Of this shape, not yet written.
 template <class T, size_t dims>
@@ -206,9 +41,9 @@ Array<T> to_array(const std::vector<T>& v) {
   return Array<T>(static_cast<py::ssize_t>(v.size()), v.data());
 }
 
-Array<int32_t> to_array(Ids&& ids) {
-  auto* kept = new Ids(std::move(ids));
-  py::capsule owner(kept, [](void* p) { delete static_cast<Ids*>(p); });
+Array<int32_t> to_array(IdBuffer&& ids) {
+  auto* kept = new IdBuffer(std::move(ids));
+  py::capsule owner(kept, [](void* p) { delete static_cast<IdBuffer*>(p); });
   return Array<int32_t>(static_cast<py::ssize_t>(kept->size()), kept->data(), owner);
 }
 
@@ -284,7 +119,7 @@ py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
     keep = lowered(text.ptr());
     view = utf8(keep.ptr(), "text", {});
   }
-  Ids ids;
+  IdBuffer ids;
   {
     py::gil_scoped_release free_gil;
     Tokenizer::CacheLoan cache(tokenizer);
@@ -301,7 +136,7 @@ py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::object& first, 
   const size_t n = call.job.first.size;
   auto offsets = uninitialized<int64_t>(std::array{n + 1});
   auto first_lens = uninitialized<int32_t>(std::array{n});
-  Ids ids;
+  IdBuffer ids;
   auto* o = offsets.mutable_data();
   auto* f = first_lens.mutable_data();
   call.run([&] { ids = encode_ragged(call.job, o, f); });
@@ -342,26 +177,6 @@ py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bo
                         file.dropped);
 }
 
-// token_ids and segments [rows, max_len] and valid_lens [rows], not yet written.
-struct Padded {
-  Padded(size_t rows, size_t max_len)
-      : ids(uninitialized<int64_t>(std::array{rows, max_len})),
-        segments(uninitialized<int64_t>(std::array{rows, max_len})),
-        lens(uninitialized<int64_t>(std::array{rows})) {}
-  py::tuple arrays() const { return py::make_tuple(ids, segments, lens); }
-
-  Array<int64_t> ids, segments, lens;
-};
-
-py::tuple encode_dense_py(const Tokenizer& tokenizer, const py::object& first, const std::optional<py::object>& second,
-                          int64_t max_len, const std::string& truncation, int threads) {
-  Call call(tokenizer, first, second, max_len, truncation, threads);
-  Padded out(call.job.first.size, call.job.max_len);
-  auto *i = out.ids.mutable_data(), *s = out.segments.mutable_data(), *l = out.lens.mutable_data();
-  call.run([&] { encode_dense(call.job, i, s, l); });
-  return out.arrays();
-}
-
 py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::object& texts, int threads) {
   TextArgument given(texts, "texts", false, SIZE_MAX), lowered(texts, "texts", tokenizer.wants_lowered(), SIZE_MAX);
   const auto n = given.texts().size;
@@ -381,73 +196,58 @@ py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::object& texts, i
                         to_array(std::move(spans.ends)), to_array(std::move(spans.words)));
 }
 
-// A ragged store from Python: checked as far as a gather relies on it.
-struct Store {
-  Store(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens)
-      : rows(first_lens.size()), total(ids.size()), ragged{ids.data(), offsets.data(), first_lens.data()} {
-    if (offsets.size() != rows + 1) throw py::value_error("offsets must have one element more than first_lens");
+std::vector<Sequence> select(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
+                             const std::optional<Array<int64_t>>& index) {
+  if (offsets.size() != first_lens.size() + 1) {
+    throw py::value_error("offsets must have one element more than first_lens");
   }
-  // The length of row i. Offsets may come from a file, so each row is checked as it is used.
-  int64_t length(int64_t i) const {
-    if (i < 0 || i >= rows) {
-      throw py::index_error("row " + std::to_string(i) + " is out of range for " + std::to_string(rows) + " rows");
-    }
-    const int64_t from = ragged.offsets[i], to = ragged.offsets[i + 1];
-    const int32_t first = ragged.first_lens[i];
-    if (from < 0 || from > to || to > total || first < 0 || first > to - from) {
-      throw py::value_error("row " + std::to_string(i) + " of the encoded pairs is damaged");
-    }
-    return to - from;
-  }
-  py::ssize_t rows, total;
-  Ragged ragged;
-};
+  const SequenceStore store{ids.data(), offsets.data(), first_lens.data(), static_cast<size_t>(ids.size()),
+                            static_cast<size_t>(first_lens.size())};
+  return index ? select_sequences(store, index->data(), static_cast<size_t>(index->size()))
+               : select_sequences(store, nullptr, store.count);
+}
 
 py::tuple gather_packed_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
-                           const Array<int64_t>& rows) {
-  const Store store(ids, offsets, first_lens);
-  const auto count = static_cast<size_t>(rows.size());
-  Array<int32_t> cu_seqlens(static_cast<py::ssize_t>(count) + 1);
-  int32_t* cu = cu_seqlens.mutable_data();
-  int64_t total = 0, longest = 0;
-  cu[0] = 0;
-  for (size_t b = 0; b < count; ++b) {
-    const int64_t length = store.length(rows.data()[b]);
-    total += length;
-    longest = std::max(longest, length);
-    if (total > INT32_MAX) throw py::value_error("a batch holds at most 2^31 - 1 tokens; take fewer rows");
-    cu[b + 1] = static_cast<int32_t>(total);
+                           const Array<int64_t>& index) {
+  const auto sequences = select(ids, offsets, first_lens, index);
+  size_t total = 0, longest = 0;
+  for (const Sequence& s : sequences) {
+    total += s.length;
+    longest = std::max(longest, s.length);
+    if (total > INT32_MAX) throw py::value_error("a batch holds at most 2^31 - 1 tokens; take fewer sequences");
   }
-  Array<int32_t> input_ids(total), segments(total), positions(total);
+  const auto tokens = static_cast<py::ssize_t>(total);
+  Array<int32_t> input_ids(tokens), segments(tokens), positions(tokens);
+  Array<int32_t> cu_seqlens(static_cast<py::ssize_t>(sequences.size()) + 1);
   int32_t *i = input_ids.mutable_data(), *s = segments.mutable_data(), *p = positions.mutable_data();
-  const int64_t* r = rows.data();
+  int32_t* cu = cu_seqlens.mutable_data();
   {
     py::gil_scoped_release free_gil;
-    gather_packed(store.ragged, r, count, i, s, p, cu);
+    gather_packed(sequences, i, s, p, cu);
   }
   return py::make_tuple(input_ids, segments, positions, cu_seqlens, longest);
 }
 
-py::tuple gather_dense_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
-                          const std::optional<Array<int64_t>>& rows, int64_t pad, int64_t max_len) {
-  const Store store(ids, offsets, first_lens);
-  const auto count = static_cast<size_t>(rows ? rows->size() : store.rows);
-  const int64_t* r = rows ? rows->data() : nullptr;
+py::tuple gather_padded_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
+                           const std::optional<Array<int64_t>>& index, int64_t pad, int64_t max_len, int threads) {
   if (max_len < 0) throw py::value_error("max_len must not be negative: " + std::to_string(max_len));
-  for (size_t b = 0; b < count; ++b) {
-    const int64_t length = store.length(r != nullptr ? r[b] : static_cast<int64_t>(b));
-    if (length > max_len) {
-      throw py::value_error("a row of " + std::to_string(length) + " tokens does not fit into max_len " +
+  const auto sequences = select(ids, offsets, first_lens, index);
+  const auto width = static_cast<size_t>(max_len);
+  for (const Sequence& s : sequences) {
+    if (s.length > width) {
+      throw py::value_error("a sequence of " + std::to_string(s.length) + " tokens does not fit into max_len " +
                             std::to_string(max_len));
     }
   }
-  Padded out(count, static_cast<size_t>(max_len));
-  auto *i = out.ids.mutable_data(), *s = out.segments.mutable_data(), *l = out.lens.mutable_data();
+  auto token_ids = uninitialized<int64_t>(std::array{sequences.size(), width});
+  auto segments = uninitialized<int64_t>(std::array{sequences.size(), width});
+  auto valid_lens = uninitialized<int64_t>(std::array{sequences.size()});
+  int64_t *i = token_ids.mutable_data(), *s = segments.mutable_data(), *l = valid_lens.mutable_data();
   {
     py::gil_scoped_release free_gil;
-    gather_dense(store.ragged, r, count, static_cast<size_t>(max_len), pad, i, s, l);
+    gather_padded(sequences, width, pad, threads, i, s, l);
   }
-  return out.arrays();
+  return py::make_tuple(token_ids, segments, valid_lens);
 }
 
 py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bool strict_labels, bool indices,
@@ -485,8 +285,6 @@ PYBIND11_MODULE(_text, m) {
       .def("encode", &encode_one, py::arg("text"))
       .def("encode_ragged", &encode_ragged_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
            py::arg("truncation"), py::arg("num_threads"))
-      .def("encode_dense", &encode_dense_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
-           py::arg("truncation"), py::arg("num_threads"))
       .def("encode_file", &encode_file_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
            py::arg("strict_labels"), py::arg("indices"), py::arg("label_names"), py::arg("max_len"),
            py::arg("truncation"), py::arg("num_threads"))
@@ -506,13 +304,6 @@ PYBIND11_MODULE(_text, m) {
   m.def("read_pairs", &read_pairs_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
         py::arg("strict_labels"), py::arg("indices"), py::arg("label_names"), py::arg("num_threads"));
   m.def(
-      "digest_file",
-      [](const std::string& path) {
-        const py::gil_scoped_release free_gil;
-        return digest(MappedFile(path).view());
-      },
-      py::arg("path"));
-  m.def(
       "extract_text",
       [](const std::string& parse) {
         std::string out;
@@ -521,7 +312,8 @@ PYBIND11_MODULE(_text, m) {
       },
       py::arg("parse"));
   m.def("gather_packed", &gather_packed_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("first_lens").noconvert(), py::arg("rows").noconvert());
-  m.def("gather_dense", &gather_dense_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("first_lens").noconvert(), py::arg("rows"), py::arg("pad"), py::arg("max_len"));
+        py::arg("first_lens").noconvert(), py::arg("index").noconvert());
+  m.def("gather_padded", &gather_padded_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
+        py::arg("first_lens").noconvert(), py::arg("index"), py::arg("pad"), py::arg("max_len"),
+        py::arg("num_threads"));
 }

@@ -14,6 +14,11 @@
 
 namespace bertnli {
 
+// How many threads are worth starting for so many rows: fewer than 512 are done before a thread has started.
+inline size_t part_count(size_t rows, int threads) {
+  return std::clamp<size_t>(rows / 512, 1, static_cast<size_t>(std::max(threads, 1)));
+}
+
 // Calls work(part) for part 0 to parts-1, each in its own thread (part 0 in this one). Of several exceptions, the one
 // of the lowest part is thrown, so that an error message does not depend on timing.
 template <class Work>

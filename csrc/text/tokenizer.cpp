@@ -60,8 +60,8 @@ struct SpacesAndBrackets {
 }  // namespace
 
 template <class Separators>
-bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit limit, ChunkCache& cache, Ids& out,
-                              size_t& count, Separators separators) const {
+bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit limit, ChunkCache& cache,
+                              IdBuffer& out, size_t& count, Separators separators) const {
   // 16 bytes that end with the readable ones can always be read: a shorter text moves to where that is so.
   const char *p = text.data(), *end = p + text.size();
   char copy[16];
@@ -142,14 +142,15 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
   return true;
 }
 
-size_t Tokenizer::encode(std::string_view text, const char* readable, Limit limit, ChunkCache& cache, Ids& out) const {
+size_t Tokenizer::encode(std::string_view text, const char* readable, Limit limit, ChunkCache& cache,
+                         IdBuffer& out) const {
   size_t count = 0;
   encode_blocks(text, readable, limit, cache, out, count, Spaces());
   return count;
 }
 
-bool Tokenizer::encode_parse(std::string_view parse, const char* readable, Limit limit, ChunkCache& cache, Ids& out,
-                             size_t& count) const {
+bool Tokenizer::encode_parse(std::string_view parse, const char* readable, Limit limit, ChunkCache& cache,
+                             IdBuffer& out, size_t& count) const {
   return encode_blocks(parse, readable, limit, cache, out, count, SpacesAndBrackets());
 }
 

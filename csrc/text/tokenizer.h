@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "chunk_cache.h"
-#include "ids.h"
+#include "id_buffer.h"
 
 namespace bertnli {
 
@@ -28,7 +28,7 @@ struct Limit {
 // The tokens of texts and where they lie, one element a token: the characters [start, end) of the text as it was given,
 // and the number of the word (a run without white space, a punctuation mark, a special token) within its text.
 struct Spans {
-  Ids ids, starts, ends, words;
+  IdBuffer ids, starts, ends, words;
 };
 
 // Immutable once built, shared by threads. Each call borrows a cache; caches wait in atomic slots, so there is no lock
@@ -41,10 +41,10 @@ class Tokenizer {
 
   // Appends at most limit.store ids of the text; returns its number of tokens (at least limit.store where it stopped).
   // Bytes from the text's begin up to `readable` (its end or later) may be read.
-  size_t encode(std::string_view text, const char* readable, Limit limit, ChunkCache& cache, Ids& out) const;
+  size_t encode(std::string_view text, const char* readable, Limit limit, ChunkCache& cache, IdBuffer& out) const;
   // The same for a binary parse, as extract_text() and encode() of the result would have it. False, and nothing is
   // appended, where that takes the long way: control characters, characters beyond ASCII, brackets within words.
-  bool encode_parse(std::string_view parse, const char* readable, Limit limit, ChunkCache& cache, Ids& out,
+  bool encode_parse(std::string_view parse, const char* readable, Limit limit, ChunkCache& cache, IdBuffer& out,
                     size_t& count) const;
   // Appends every token of the text with its place. `lowered` is the text as encode() takes it.
   virtual void encode_spans(std::string_view text, std::string_view lowered, Spans& out) const = 0;
@@ -70,14 +70,14 @@ class Tokenizer {
   explicit Tokenizer(SpecialIds ids) : special(ids) {}
   // Appends the ids of one raw chunk, stopping once `limit` ids of it are there and count_all is false (ids beyond
   // limit are then not stored); returns their number.
-  virtual size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const = 0;
+  virtual size_t encode_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const = 0;
   // Writes those of one that has a key, whatever their number, where there is room for so many; returns where they end.
   virtual int32_t* encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const = 0;
   static constexpr size_t kMostShortIds = 2 * ChunkKey::kMaxSize;  // no byte becomes more than two characters
 
  private:
   template <class Separators>
-  bool encode_blocks(std::string_view text, const char* readable, Limit limit, ChunkCache& cache, Ids& out,
+  bool encode_blocks(std::string_view text, const char* readable, Limit limit, ChunkCache& cache, IdBuffer& out,
                      size_t& count, Separators separators) const;
 
   mutable std::array<std::atomic<ChunkCache*>, 16> idle_{};

@@ -15,7 +15,8 @@ Trie::Trie(const VocabItems& vocab) : nodes_(512) {
   };
   std::vector<Todo> todo{{kRoot, 0, items.size(), 0}};
   std::vector<std::pair<unsigned char, size_t>> children;  // byte, its first item
-  size_t free = 257;                                       // every slot before it is taken (bases stay above 0)
+  size_t free = 257;                                       // slots before it are not tried (bases stay above 0)
+  constexpr size_t kMostTries = 1000;                      // more are not made a second time: building stays linear
   const auto taken = [this](size_t i) { return i < nodes_.size() && nodes_[i].check != kNone; };
   while (!todo.empty()) {
     Todo t = todo.back();
@@ -31,8 +32,10 @@ Trie::Trie(const VocabItems& vocab) : nodes_(512) {
     if (children.empty()) continue;
     while (taken(free)) ++free;
     size_t base = free - children[0].first;
+    const size_t far = base + kMostTries;
     const auto clash = [&](const auto& c) { return taken(base + c.first); };
     while (std::any_of(children.begin(), children.end(), clash)) ++base;
+    if (base > far) free = base + children[0].first;  // else the slots before would be tried by every later node
     if (nodes_.size() < base + 256) nodes_.resize(std::max(base + 256, nodes_.size() * 3 / 2));
     nodes_[static_cast<size_t>(t.node)].base = static_cast<int32_t>(base);
     for (size_t k = 0; k < children.size(); ++k) {

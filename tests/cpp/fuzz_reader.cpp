@@ -6,13 +6,13 @@
 #include <cstdlib>
 #include <system_error>
 
-#include "pairs.h"
+#include "encode.h"
 #include "reader.h"
-#include "words.h"
+#include "word_tokenizer.h"
 
 using namespace bertnli;
 
-static void demand(bool holds, const char* what) {
+static void require(bool holds, const char* what) {
   if (holds) return;
   std::fprintf(stderr, "%s\n", what);
   std::abort();
@@ -24,8 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 1) return 0;
   static const int fd = memfd_create("fuzz", 0);
   static const std::string path = "/proc/self/fd/" + std::to_string(fd);
-  demand(ftruncate(fd, 0) == 0, "ftruncate");
-  demand(pwrite(fd, data + 1, size - 1, 0) == static_cast<ssize_t>(size - 1), "pwrite");
+  require(ftruncate(fd, 0) == 0, "ftruncate");
+  require(pwrite(fd, data + 1, size - 1, 0) == static_cast<ssize_t>(size - 1), "pwrite");
   ReadOptions read{(data[0] & 1) != 0, (data[0] & 2) != 0,        (data[0] & 4) != 0,
                    (data[0] & 8) != 0, {"entailment", "neutral"}, 1 + data[0] % 3};
   RowOptions rows{tokenizer, 3 + static_cast<size_t>(data[0] >> 4), Truncation::kLongestFirst, read.parse};
@@ -42,10 +42,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const FormatError& e) {
     errors[1] = e.what();
   }
-  demand(errors[0] == errors[1], "the two ways find different errors");
+  require(errors[0] == errors[1], "the two ways find different errors");
   if (!errors[0].empty()) return 0;
   // Reading first and encoding then gives the same rows.
-  demand(table.labels.size() == file.labels.size() && table.dropped == file.dropped, "rows");
+  require(table.labels.size() == file.labels.size() && table.dropped == file.dropped, "rows");
   const size_t n = table.labels.size();
   const char *base = table.arena.data(), *readable = base + table.arena.size();
   const Texts first{n, nullptr, base, readable, table.premises.starts.data(), table.premises.ends.data()};
@@ -53,8 +53,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<int64_t> offsets(n + 1);
   std::vector<int32_t> first_lens(n);
   const Job job{tokenizer, first, &second, rows.max_len, rows.rule, 1, {"premises", "hypotheses"}};
-  const Ids ids = encode_ragged(job, offsets.data(), first_lens.data());
-  demand(ids.size() == file.ids.size() && std::equal(ids.data(), ids.data() + ids.size(), file.ids.data()), "ids");
-  demand(std::equal(first_lens.begin(), first_lens.end(), file.first_lens.data()), "first_lens");
+  const IdBuffer ids = encode_ragged(job, offsets.data(), first_lens.data());
+  require(ids.size() == file.ids.size() && std::equal(ids.data(), ids.data() + ids.size(), file.ids.data()), "ids");
+  require(std::equal(first_lens.begin(), first_lens.end(), file.first_lens.data()), "first_lens");
   return 0;
 }

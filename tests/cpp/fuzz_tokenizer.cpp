@@ -3,20 +3,20 @@
 #include <cstdlib>
 #include <vector>
 
-#include "pairs.h"
+#include "encode.h"
 #include "unicode.h"
-#include "wordpiece.h"
-#include "words.h"
+#include "word_tokenizer.h"
+#include "wordpiece_tokenizer.h"
 
 using namespace bertnli;
 
-static void demand(bool holds, const char* what) {
+static void require(bool holds, const char* what) {
   if (holds) return;
   std::fprintf(stderr, "%s\n", what);
   std::abort();
 }
 
-static bool same(const Ids& a, const Ids& b) {
+static bool same(const IdBuffer& a, const IdBuffer& b) {
   return a.size() == b.size() && std::equal(a.data(), a.data() + a.size(), b.data());
 }
 
@@ -33,30 +33,30 @@ static void check(const Tokenizer& tokenizer, ChunkCache& cache, std::string_vie
   const char* end = view.data() + view.size();
   Spans spans;  // made without the cache
   tokenizer.encode_spans(view, view, spans);
-  const Ids& wanted = spans.ids;
-  Ids first, again, padded;
+  const IdBuffer& wanted = spans.ids;
+  IdBuffer first, again, padded;
   const size_t count = tokenizer.encode(view, end, {}, cache, first);
-  demand(count == first.size() && same(first, wanted), "the cache, or the blocks, change the ids");
+  require(count == first.size() && same(first, wanted), "the cache, or the blocks, change the ids");
   tokenizer.encode(view, end, {}, cache, again);
-  demand(same(again, wanted), "the cache changes the ids");
+  require(same(again, wanted), "the cache changes the ids");
   std::string behind(text);
   behind += std::string(80, 'x');  // what lies behind the text must not matter
   tokenizer.encode({behind.data(), text.size()}, behind.data() + behind.size(), {}, cache, padded);
-  demand(same(padded, wanted), "bytes behind the text matter");
+  require(same(padded, wanted), "bytes behind the text matter");
   for (const bool count_all : {false, true}) {
-    Ids cut;
+    IdBuffer cut;
     const size_t counted = tokenizer.encode(view, end, {budget, count_all}, cache, cut);
-    demand(cut.size() == std::min(budget, wanted.size()), "limit");
-    demand(counted == wanted.size() || (!count_all && counted >= budget), "count of a limited text");
-    demand(std::equal(cut.data(), cut.data() + cut.size(), wanted.data()), "a limited text differs");
+    require(cut.size() == std::min(budget, wanted.size()), "limit");
+    require(counted == wanted.size() || (!count_all && counted >= budget), "count of a limited text");
+    require(std::equal(cut.data(), cut.data() + cut.size(), wanted.data()), "a limited text differs");
   }
   const size_t n = wanted.size();
-  demand(spans.starts.size() == n && spans.ends.size() == n && spans.words.size() == n, "columns of spans");
+  require(spans.starts.size() == n && spans.ends.size() == n && spans.words.size() == n, "columns of spans");
   const int32_t *starts = spans.starts.data(), *ends = spans.ends.data(), *words = spans.words.data();
   for (size_t i = 0; i < n; ++i) {
-    demand(0 <= starts[i] && starts[i] < ends[i] && static_cast<size_t>(ends[i]) <= text.size(),
-           "a span outside its text");
-    demand(i == 0 || (starts[i - 1] <= starts[i] && words[i - 1] <= words[i]), "spans out of order");
+    require(0 <= starts[i] && starts[i] < ends[i] && static_cast<size_t>(ends[i]) <= text.size(),
+            "a span outside its text");
+    require(i == 0 || (starts[i - 1] <= starts[i] && words[i - 1] <= words[i]), "spans out of order");
   }
 }
 

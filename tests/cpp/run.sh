@@ -16,7 +16,7 @@ SOURCES=$(ls csrc/text/*.cpp | grep -v bindings)
 mkdir -p "$BUILD"
 
 tests() { # name, flags
-    $CXX $FLAGS $2 tests/cpp/test_text.cpp $SOURCES -o "$BUILD/test_text_$1"
+    $CXX $FLAGS $2 tests/cpp/test_*.cpp $SOURCES -o "$BUILD/test_text_$1"
     "$BUILD/test_text_$1"
 }
 

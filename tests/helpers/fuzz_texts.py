@@ -1,16 +1,15 @@
 """Random texts against `tokenizers`: ids of all, places of every tenth. The test suite does a small part of this.
 
-    python tests/fuzz_texts.py 1000000 [seed]
+    PYTHONPATH=tests python tests/helpers/fuzz_texts.py 1000000 [seed]
 
-Prints the number of texts compared, or the text that differs.
+Prints the number of texts compared, or fails with the text that differs.
 """
 
 import random
 import sys
 
-from text.test_tokenizer import SMALL, assert_same_offsets, random_texts, reference
-
 from bertnli.text.wordpiece import WordPieceTokenizer
+from helpers.texts import SMALL, assert_same_offsets, random_texts, reference
 
 BLOCK = 5000
 
@@ -22,13 +21,13 @@ def main() -> None:
     pairs = [(reference(SMALL, *kind), WordPieceTokenizer(SMALL, *kind)) for kind in kinds]
     done = 0
     while done < count:
-        theirs, ours = pairs[done // BLOCK % len(pairs)]
+        expected, tokenizer = pairs[done // BLOCK % len(pairs)]
         texts = random_texts(rng, min(BLOCK, count - done))
-        found = ours.encode_texts(texts, max_len=1 << 30)
-        ids, offsets = found.ids.tolist(), found.offsets.tolist()
-        for i, encoding in enumerate(theirs.encode_batch_fast(texts, add_special_tokens=False)):
+        encoded = tokenizer.encode_texts(texts, max_len=1 << 30)
+        ids, offsets = encoded.ids.tolist(), encoded.offsets.tolist()
+        for i, encoding in enumerate(expected.encode_batch_fast(texts, add_special_tokens=False)):
             assert ids[offsets[i] + 1 : offsets[i + 1] - 1] == encoding.ids, ascii(texts[i])
-        assert_same_offsets(theirs, ours, texts[::10])
+        assert_same_offsets(expected, tokenizer, texts[::10])
         done += len(texts)
     print(f"{done} texts equal")
 

@@ -1,4 +1,4 @@
-#include "wordpiece.h"
+#include "wordpiece_tokenizer.h"
 
 #include <algorithm>
 
@@ -110,7 +110,7 @@ class WordPieceTokenizer::PieceWriter {
   static constexpr bool kTraced = Trace::kTraced;
   int32_t source = 0;
 
-  PieceWriter(const WordPieceTokenizer& tokenizer, Limit limit, Ids& out, Trace trace)
+  PieceWriter(const WordPieceTokenizer& tokenizer, Limit limit, IdBuffer& out, Trace trace)
       : tokenizer_(tokenizer), limit_(limit), out_(out), start_(out.size()), trace_(trace) {}
 
   // Beyond 100 characters the word is unknown whatever follows, so nothing is kept of it.
@@ -155,7 +155,7 @@ class WordPieceTokenizer::PieceWriter {
 
   const WordPieceTokenizer& tokenizer_;
   const Limit limit_;
-  Ids& out_;
+  IdBuffer& out_;
   const size_t start_;
   [[no_unique_address]] Trace trace_;
   size_t stored_ = 0, count_ = 0, chars_ = 0, size_ = 0;
@@ -194,7 +194,7 @@ int32_t* WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, int32_t*
   return to;
 }
 
-size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out) const {
+size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const {
   if (chunk.size() <= std::min(kMaxWordChars, limit.store)) {  // (a token has a byte at least: the limit holds)
     const size_t before = out.size();
     if (const int32_t* end = encode_ascii_chunk(chunk, out.room(chunk.size()))) {
@@ -205,7 +205,7 @@ size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids
   return encode_any_chunk(chunk, limit, out);
 }
 
-size_t WordPieceTokenizer::encode_any_chunk(std::string_view chunk, Limit limit, Ids& out) const {
+size_t WordPieceTokenizer::encode_any_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const {
   PieceWriter<NoTrace> words(*this, limit, out, {});
   Normalizer(ascii_, literals_, lowercase_, words).run(chunk);
   return words.count();
@@ -218,7 +218,7 @@ int32_t* WordPieceTokenizer::encode_short_chunk(std::string_view chunk, ChunkKey
     return encode_word({word, chunk.size()}, to, [](size_t) {});
   }
   if (int32_t* end = encode_ascii_chunk(chunk, to)) return end;
-  Ids few;
+  IdBuffer few;
   encode_any_chunk(chunk, {}, few);
   return std::copy_n(few.data(), few.size(), to);
 }

@@ -1,4 +1,4 @@
-// Rows `<cls> first <sep> second <sep>`: truncation, and the writer that appends them.
+// Appends rows `<cls> first <sep> second <sep>` of token ids.
 #pragma once
 
 #include <cstddef>
@@ -8,24 +8,9 @@
 #include <string_view>
 
 #include "tokenizer.h"
+#include "truncation.h"
 
 namespace bertnli {
-
-enum class Truncation { kLongestFirst, kLongestFirstHf, kRatio, kOnlyFirst, kOnlySecond };
-
-struct Kept {
-  size_t first, second;
-};
-// How many of `first` and `second` tokens stay where `budget` fit. False where only_first or only_second cannot.
-bool truncate_pair(Truncation rule, size_t first, size_t second, size_t budget, Kept& kept);
-
-// The text that may not be cut does not fit.
-struct CannotCut {
-  Truncation rule;
-  size_t budget;
-  int which() const { return rule == Truncation::kOnlyFirst ? 1 : 0; }  // text: 0 the first, 1 the second
-  std::string what(const std::string& text) const;
-};
 
 struct RowText {
   std::string_view text;
@@ -44,10 +29,10 @@ struct RowOptions {
 class RowWriter {
  public:
   // pairs: rows have two texts.
-  RowWriter(const RowOptions& options, bool pairs, Ids& out);
+  RowWriter(const RowOptions& options, bool pairs, IdBuffer& out);
 
   // Append a row; return the length of its segment 0. The first text must stay where it is until the next row, or
-  // forget() be called. Throws CannotCut.
+  // forget() be called. Throws CannotTruncate.
   size_t write(RowText text);
   size_t write(RowText first, RowText second);
   // The first text, or the ids, were moved away or overwritten: nothing to copy from.
@@ -58,7 +43,7 @@ class RowWriter {
   bool repeats(std::string_view text) const;
 
   const RowOptions& options_;
-  Ids& out_;
+  IdBuffer& out_;
   Tokenizer::CacheLoan loan_;
   const size_t budget_;
   Limit limit_;

@@ -1,4 +1,4 @@
-#include "words.h"
+#include "word_tokenizer.h"
 
 #include <stdexcept>
 
@@ -51,7 +51,7 @@ size_t WordTokenizer::encode_words(std::string_view chunk, Limit limit, const Pu
   return count;
 }
 
-size_t WordTokenizer::encode_chunk(std::string_view chunk, Limit limit, Ids& out) const {
+size_t WordTokenizer::encode_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const {
   return encode_words(chunk, limit, [&](int32_t id) { out.push(id); });
 }
 

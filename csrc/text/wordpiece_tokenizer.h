@@ -15,7 +15,7 @@ class WordPieceTokenizer : public Tokenizer {
   bool wants_lowered() const override { return false; }
 
  protected:
-  size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
+  size_t encode_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const override;
   int32_t* encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const override;
 
  private:
@@ -28,7 +28,7 @@ class WordPieceTokenizer : public Tokenizer {
   // Writes the ids of a chunk of at most 100 characters, all of them ASCII, where there is room for one a byte; returns
   // where they end, or null where one is not ASCII.
   int32_t* encode_ascii_chunk(std::string_view chunk, int32_t* to) const;
-  size_t encode_any_chunk(std::string_view chunk, Limit limit, Ids& out) const;  // as encode_chunk() has it
+  size_t encode_any_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const;  // as encode_chunk() has it
 
   Trie trie_;
   int32_t continuation_;                 // the trie's node behind "##", or kNone

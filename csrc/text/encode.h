@@ -1,6 +1,7 @@
-// Pairs of texts to rows `<cls> first <sep> second <sep>`: ragged, dense, and gathered into batches.
+// Texts and pairs of texts to rows of token ids, from strings or from a file.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -8,7 +9,7 @@
 
 #include "parallel.h"
 #include "reader.h"
-#include "rows.h"
+#include "row_writer.h"
 #include "tokenizer.h"
 
 namespace bertnli {
@@ -22,8 +23,12 @@ struct Texts {
   size_t mask = SIZE_MAX;  // the view of text i is views[i & mask]: of lists there are only those that are needed
 
   std::string_view operator[](size_t i) const {
-    return views != nullptr ? views[i & mask]
-                            : std::string_view(base + starts[i], static_cast<size_t>(ends[i] - starts[i]));
+    if (views != nullptr) return views[i & mask];
+    // Clamped, since another thread may write to the bounds after they were checked.
+    const auto bytes = static_cast<size_t>(readable - base);
+    const auto bound = [](const int64_t* p) { return static_cast<size_t>(__atomic_load_n(p, __ATOMIC_RELAXED)); };
+    const size_t start = std::min(bound(starts + i), bytes), end = std::clamp(bound(ends + i), start, bytes);
+    return {base + start, end - start};
   }
   RowText row(size_t i) const {
     const std::string_view text = (*this)[i];
@@ -39,35 +44,22 @@ struct Job {
   Truncation rule;
   int threads;
   const char* names[2];  // the arguments' names, for errors
-  // Makes the texts [begin, end) readable; those before `over` may go. Null where all are. No more than Pieces::kReady
-  // are needed at a time, so that what is made of them stays in the processor's caches.
+  // Makes the texts [begin, end) readable; those before `over` may go. Null where all are readable. At most
+  // Pieces::kReady are needed at a time, so that their views stay in the processor's caches.
   Pieces::Prepare take = {};
 };
 
 // Fills offsets [N+1] and first_lens [N]; returns the ids of all rows.
-Ids encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
-// Fills ids and segments [N, max_len] and lens [N].
-void encode_dense(const Job& job, int64_t* ids, int64_t* segments, int64_t* lens);
+IdBuffer encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
 
 // The rows of a file of labelled pairs, one element a row but for ids.
 struct EncodedFile {
-  Ids ids, lengths, first_lens, labels;
+  IdBuffer ids, lengths, first_lens, labels;
   int64_t dropped = 0;
 };
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows);
 
 // The tokens of each text with their places; fills offsets [N+1]. `lowered`: the texts as encode() takes them.
 Spans encode_spans(const Tokenizer& tokenizer, const Texts& texts, const Texts& lowered, int threads, int64_t* offsets);
-
-// Rows of a ragged store. `rows` must lie within it; null means all `count` rows in order.
-struct Ragged {
-  const int32_t* ids;
-  const int64_t* offsets;
-  const int32_t* first_lens;
-};
-void gather_packed(const Ragged& from, const int64_t* rows, size_t count, int32_t* ids, int32_t* segments,
-                   int32_t* positions, const int32_t* cu_seqlens);
-void gather_dense(const Ragged& from, const int64_t* rows, size_t count, size_t max_len, int64_t pad, int64_t* ids,
-                  int64_t* segments, int64_t* lens);
 
 }  // namespace bertnli

@@ -14,7 +14,7 @@ class WordTokenizer final : public Tokenizer {
   bool wants_lowered() const override { return true; }
 
  protected:
-  size_t encode_chunk(std::string_view chunk, Limit limit, Ids& out) const override;
+  size_t encode_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const override;
   int32_t* encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const override;
 
  private:

@@ -1,4 +1,4 @@
-#include "ids.h"
+#include "id_buffer.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,7 +6,7 @@
 
 namespace bertnli {
 
-Ids::~Ids() {
+IdBuffer::~IdBuffer() {
   if (buffer_ != nullptr) {
     give_buffer(buffer_);
   } else {
@@ -14,7 +14,7 @@ Ids::~Ids() {
   }
 }
 
-void Ids::reserve(size_t n) {
+void IdBuffer::reserve(size_t n) {
   if (n <= capacity_) return;
   try {
     grow_to(n);
@@ -22,7 +22,7 @@ void Ids::reserve(size_t n) {
   }
 }
 
-void Ids::grow(size_t more) {
+void IdBuffer::grow(size_t more) {
   try {
     grow_to(std::max(size_ + more, capacity_ + capacity_ / 2 + 64));
   } catch (const std::bad_alloc&) {
@@ -30,7 +30,7 @@ void Ids::grow(size_t more) {
   }
 }
 
-void Ids::grow_to(size_t capacity) {
+void IdBuffer::grow_to(size_t capacity) {
   if (capacity > SIZE_MAX / sizeof(int32_t)) throw std::bad_alloc();
   const size_t bytes = capacity * sizeof(int32_t);
   if (buffer_ != nullptr) {
@@ -50,7 +50,7 @@ void Ids::grow_to(size_t capacity) {
   capacity_ = buffer_->bytes / sizeof(int32_t);
 }
 
-void Ids::shrink() {
+void IdBuffer::shrink() {
   if (buffer_ == nullptr) return;
   trim_buffer(*buffer_, size_ * sizeof(int32_t));
   data_ = static_cast<int32_t*>(buffer_->data);

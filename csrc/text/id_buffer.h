@@ -11,17 +11,17 @@
 namespace bertnli {
 
 // Growing moves pages rather than bytes, and room() leaves no check for each id to the writers.
-class Ids {
+class IdBuffer {
  public:
-  Ids() = default;
-  Ids(const Ids&) = delete;
-  Ids& operator=(const Ids&) = delete;
-  Ids(Ids&& o) noexcept { swap(o); }
-  Ids& operator=(Ids&& o) noexcept {
+  IdBuffer() = default;
+  IdBuffer(const IdBuffer&) = delete;
+  IdBuffer& operator=(const IdBuffer&) = delete;
+  IdBuffer(IdBuffer&& o) noexcept { swap(o); }
+  IdBuffer& operator=(IdBuffer&& o) noexcept {
     swap(o);
     return *this;
   }
-  ~Ids();
+  ~IdBuffer();
 
   int32_t* data() const { return data_; }
   size_t size() const { return size_; }
@@ -33,7 +33,7 @@ class Ids {
     if (capacity_ - size_ < more) grow(more);
     return data_ + size_;
   }
-  // Ids were written from room() up to here.
+  // IdBuffer were written from room() up to here.
   void end_at(const int32_t* end) { size_ = static_cast<size_t>(end - data_); }
   void advance(size_t n) { size_ += n; }
   void push(int32_t id) {
@@ -44,7 +44,7 @@ class Ids {
   void shrink();
 
  private:
-  void swap(Ids& o) {
+  void swap(IdBuffer& o) {
     std::swap(data_, o.data_);
     std::swap(size_, o.size_);
     std::swap(capacity_, o.capacity_);
