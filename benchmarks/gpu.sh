@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, PyTorch for CUDA, Triton, pytest and a C++ compiler, without a network, in less than eight
-# minutes (GPU_SECONDS, 470 by default): build the extensions in place, run the GPU's tests, measure, and leave what came
-# of it in a folder. Each part has a limit of its own, and what it had found by then stays.
+# Builds the extensions in place, runs the GPU's tests and measures, in less than eight minutes (GPU_SECONDS, default 470).
+# Needs a GPU, PyTorch for CUDA, Triton, pytest and a C++ compiler, but no network. Each part has a time limit, after
+# which its results so far remain.
 #
-#     benchmarks/gpu.sh [FOLDER]      by default benchmarks/results: gpu_tests.txt, gpu.txt, gpu.json
+#     benchmarks/gpu.sh [FOLDER]      writes gpu_tests.txt, gpu.txt and gpu.json there (default: benchmarks/results)
+#
+# GPU_TESTS and GPU_BENCH hold further options of pytest and of bench_gpu.py.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-benchmarks/results}
@@ -20,9 +22,8 @@ rm "$out/gpu_build.txt"
 echo "built in $SECONDS s"
 
 status=0
-# Most of a test's time is Triton's compiler, on one core: several processes where pytest-xdist is installed, and the
-# benchmark's kernels are compiled meanwhile. What warns on another machine is no failure there, and what needs no GPU is
-# tested elsewhere.
+# Most of a test's time is Triton's compiler, on one core. So the tests run in several processes where pytest-xdist is
+# installed, and the benchmark's kernels are compiled meanwhile. Warnings of another version of PyTorch are no failures.
 workers=$("$python" -c "import xdist; print('-n 10')" 2>/dev/null)
 for part in models compiled attention rows; do
   OMP_NUM_THREADS=1 timeout 90 "$python" benchmarks/bench_gpu.py --only $part --rounds 1 --minutes 1.4 > /dev/null 2>&1 &
