@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -48,26 +48,44 @@ def read_table(
     columns = [text] if isinstance(text, str) else list(text)
     if len(columns) not in (1, 2):
         raise ValueError(f"text must name one column or two; found {columns}")
+    rows = _read_rows(path, columns if label is None else [*columns, label])
+    return text_data(path, rows, columns, label, label_names, real=real)
+
+
+def text_data(
+    where: object,
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    label: str | None,
+    label_names: Sequence[str] | None,
+    *,
+    real: bool,
+) -> TextData:
+    """Texts or pairs, with labels, from the rows of a table.
+
+    where    the table, for errors
+    rows     row number, values of `columns` and of `label`. For the other arguments see `read_table`
+    """
     texts: list[list[str]] = [[] for _ in columns]
     raw_labels: list[str] = []
     places: list[str] = []
     dropped = 0
-    for number, values in _read_rows(path, columns if label is None else [*columns, label]):
+    for number, values in rows:
         raw = "?" if label is None else "" if values[-1] is None else values[-1]
         if not isinstance(raw, (str, Number)) or raw != raw:
-            raise ValueError(f"{path}:{number}: {label} is {raw!r}, not a label")
+            raise ValueError(f"{where}:{number}: {label} is {raw!r}, not a label")
         raw_label = str(raw).strip()
         if raw_label in _NO_LABEL and raw_label not in (label_names or ()) and not (real and raw_label == "-1"):
             dropped += 1
             continue
         for column, name, value in zip(texts, columns, values, strict=False):
             if not isinstance(value, str):
-                raise ValueError(f"{path}:{number}: {name} is {value!r}, not a text")
+                raise ValueError(f"{where}:{number}: {name} is {value!r}, not a text")
             column.append(value)
         raw_labels.append(raw_label)
-        places.append(f"{path}:{number}")
+        places.append(f"{where}:{number}")
     if not raw_labels:
-        raise ValueError(f"{path} has no {'rows' if label is None else 'labelled rows'}")
+        raise ValueError(f"{where} has no {'rows' if label is None else 'labelled rows'}")
     names: tuple[str, ...] = ()
     labels: list[Any] | None = None
     if label is not None and real:

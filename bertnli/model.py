@@ -1,0 +1,258 @@
+"""Model: a head and its tokenizer in one object. What most people use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bertnli import checkpoint
+from bertnli.data.texts import TextData
+from bertnli.inference import predict as inference
+from bertnli.tasks.base import Head
+from bertnli.tasks.classification import BERTClassifier, Prediction
+from bertnli.tasks.convert import parts_of, to_examples
+from bertnli.tasks.load import load_examples, read_inputs
+from bertnli.text.encoded import EncodedTexts
+from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
+from bertnli.text.vocab import Vocab, space_out_data
+from bertnli.training.loop import History, fit
+
+
+class Model:
+    """A head and its tokenizer: fine-tune, evaluate, predict, rank, save.
+
+        model = Model.from_pretrained("runs/demo")
+        model.predict([("A man is sleeping .", "A person is asleep .")])[0].label
+
+    head         a BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering, or a custom head
+    tokenizer    a tokenizer, or the Vocab of D2L's checkpoints
+    precision    of inference: "fp32", "bf16" or "int8"
+
+    Labelled data is a path (see `load_examples`); a list of tuples (premise, hypothesis, label) or (text, label), or of
+    dicts; a pandas or polars frame, an Arrow table or a `datasets.Dataset`, with columns by name (see `to_examples`);
+    or examples that are read or encoded already.
+    """
+
+    def __init__(self, head: Head, tokenizer: Tokenizer | Vocab, precision: str = "fp32") -> None:
+        self.head = head
+        self.tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
+        self.precision = precision
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], precision: str = "fp32", device: torch.device | str | None = None
+    ) -> Model:
+        """Load a checkpoint with an output layer: a folder, or a name on the Hugging Face hub.
+
+        device    where the model runs (default: a GPU if there is one)
+
+        Raises FileNotFoundError for a missing checkpoint, ValueError for a broken one or one without an output layer.
+        """
+        head, tokenizer = checkpoint.from_pretrained(name_or_folder)
+        if not isinstance(head, Head):
+            raise ValueError(
+                f"{name_or_folder} has no output layer of a task; put one on it: "
+                "Model(BERTClassifier(bert, num_labels), tokenizer), then fit"
+            )
+        return cls(head, tokenizer, precision).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def __repr__(self) -> str:
+        classes = "" if self.head.label_names is None else f", classes {', '.join(self.head.label_names)}"
+        return f"Model({type(self.head).__name__}{classes}, {self.tokenizer!r}, precision={self.precision!r})"
+
+    def predict(
+        self,
+        examples: Any,
+        second: Sequence[str] | None = None,
+        *,
+        text_columns: Sequence[str] | None = None,
+        batch_size: int = 256,
+    ) -> list[Any]:
+        """One prediction an example: a Prediction (label, label_id, probabilities), a float, tags, or an Answer.
+
+            model.predict([("A man eats.", "Someone eats."), ("A dog runs.", "A cat runs.")])
+            model.predict(["a fine film", "dull and long"])
+            model.predict(premises, hypotheses)
+            model.predict(Path("reviews.csv"), text_columns=["text"])
+
+        examples        a list of texts, of pairs as tuples, or of dicts; a table with named columns; a text; or a Path
+                        (a string is a text) of a file, see `read_inputs`
+        second          hypotheses or contexts, if `examples` are premises or questions
+        text_columns    columns of a table
+
+        Raises ValueError for examples of another number of texts than the model takes, and for outputs that are NaN.
+        """
+        parts = self._parts(examples, second, text_columns)
+        if not len(parts[0]):
+            return []
+        return inference.predict(self.head, self.tokenizer, *parts, batch_size=batch_size, precision=self.precision)
+
+    def score(
+        self, pairs: Any, second: Sequence[str] | None = None, *, label: str | None = None, batch_size: int = 256
+    ) -> npt.NDArray[np.float32]:
+        """Scores of texts or pairs as an array.
+
+        A regressor (or another head of one output) gives its output, float32 [N]. A classifier gives the probabilities
+        of its classes, [N, C], or with `label` that of the named class, [N]. Arguments otherwise: see `predict`.
+
+        Raises ValueError for other heads, and for a `label` that the model does not have.
+        """
+        head = self.head
+        width = head.output.out_features
+        is_classifier = isinstance(head, BERTClassifier)
+        if not head.pooled or not (is_classifier or width == 1):
+            raise ValueError(f"score needs a classifier, or a head of one output; this is a {type(head).__name__}")
+        if label is not None and label not in (head.label_names or ()):
+            raise ValueError(f"the model has no class {label!r}; its classes are {', '.join(head.label_names or ())}")
+        parts = self._parts(pairs, second, None)
+        if not len(parts[0]):
+            return np.zeros((0, width) if is_classifier and label is None else 0, np.float32)
+        outputs = self._outputs(parts, batch_size)
+        if not is_classifier:
+            return outputs[:, 0].numpy()
+        probabilities = outputs.softmax(1).numpy()
+        return probabilities if label is None else probabilities[:, (head.label_names or ()).index(label)]
+
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int = 10, *, label: str | None = None
+    ) -> list[tuple[int, float]]:
+        """The best documents for a query as (index, score), best first, at most `top_k`.
+
+        The score is that of (query, document): see `score`. A classifier needs `label`, the class to rank by.
+        """
+        if isinstance(self.head, BERTClassifier) and label is None:
+            raise ValueError(
+                f"a classifier ranks by the probability of a class: give label, one of {self.head.label_names}"
+            )
+        scores = self.score([query] * len(documents), documents, label=label)
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return [(int(i), float(scores[i])) for i in best]
+
+    def zero_shot(
+        self, texts: str | Sequence[str], labels: Sequence[str], template: str = "This example is {}."
+    ) -> list[Prediction]:
+        """Classify texts into classes that the model was not trained on, by natural language inference.
+
+            model.zero_shot(["Who won the match?"], ["sport", "politics"])
+
+        Each text is a premise, and each label in `template` a hypothesis. The probabilities are the softmax over labels
+        of the output for entailment, the class whose name begins with "entail". All pairs are computed together.
+
+        Raises ValueError for a model without such a class.
+        """
+        names = self.head.label_names or ()
+        entailment = next((i for i, name in enumerate(names) if name.lower().startswith("entail")), None)
+        if entailment is None or not isinstance(self.head, BERTClassifier):
+            raise ValueError(
+                f"zero_shot needs a classifier with a class named entailment; its classes are {', '.join(names)}"
+            )
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts or not labels:
+            return []
+        hypotheses = [template.format(label) for label in labels]
+        pairs = [[text for text in texts for _ in labels], hypotheses * len(texts)]
+        probabilities = self._outputs(pairs)[:, entailment].view(len(texts), len(labels)).softmax(1)
+        return [
+            Prediction(labels[best], best, dict(zip(labels, row, strict=True)))
+            for best, row in zip(probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    def fit(
+        self,
+        train: Any,
+        dev: Any = None,
+        *,
+        text_columns: Sequence[str] | None = None,
+        label_column: str | None = None,
+        max_len: int | None = None,
+        truncation: Truncation = "longest_first",
+        **training: Any,
+    ) -> History:
+        """Fine-tune on labelled data; `dev` is evaluated after each epoch.
+
+            model.fit("snli_1.0", "snli_1.0", epochs=1, lr=5e-5)
+            model.fit(frame, text_columns=["title", "body"], label_column="kind")
+
+        text_columns, label_column    of tables, see `load_examples` and `to_examples`
+        max_len                       tokens of an example at most (default: the head's); saved in the checkpoint
+        truncation                    how longer pairs are truncated
+        training                      TrainingOptions by name, and the other arguments of `bertnli.fit`
+        """
+        if max_len is not None:
+            self.head.settings["max_len"] = self.head.row_len(max_len)
+        reading = (text_columns, label_column, truncation)
+        train_data = self._encode(train, "train", *reading)
+        dev_data = None if dev is None else self._encode(dev, "dev", *reading)
+        return fit(self.head, train_data, dev_data, **training)
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        text_columns: Sequence[str] | None = None,
+        label_column: str | None = None,
+        truncation: Truncation = "longest_first",
+        batch_size: int = 256,
+    ) -> dict[str, Any]:
+        """The head's figures of merit on labelled data, its mean loss, and the number of examples.
+
+        Of a folder in SNLI's layout it takes the test file. Arguments: see `fit`.
+        """
+        encoded = self._encode(data, "test", text_columns, label_column, truncation)
+        return inference.evaluate(self.head, encoded, batch_size=batch_size, precision=self.precision)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, format: str = "bertnli") -> None:
+        """Write a checkpoint: see `bertnli.save_pretrained`."""
+        checkpoint.save_pretrained(self.head, folder, self.tokenizer, format=format)
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move the head to a device, in place."""
+        self.head.to(device)
+        return self
+
+    def _parts(
+        self, examples: Any, second: Sequence[str] | None, text_columns: Sequence[str] | None
+    ) -> Sequence[Sequence[Any]]:
+        if second is not None:
+            return examples, second
+        if isinstance(examples, Path):
+            return list(zip(*read_inputs(examples, self.head, text_columns), strict=True)) or [()]
+        return parts_of(examples, self.head, text_columns)
+
+    def _outputs(self, parts: Sequence[Sequence[Any]], batch_size: int = 256) -> torch.Tensor:
+        """The head's outputs of unlabelled examples, float32 [N, num_labels] on the CPU."""
+        examples = self.head.inputs(*parts)
+        if isinstance(self.tokenizer, WordTokenizer) and isinstance(examples, TextData):
+            examples = space_out_data(examples, self.tokenizer.vocab)
+        encoded = self.head.encode(self.tokenizer, examples)
+        return inference.score(self.head, encoded, batch_size=batch_size, precision=self.precision)
+
+    def _encode(
+        self,
+        data: Any,
+        split: str,
+        text_columns: Sequence[str] | None,
+        label_column: str | None,
+        truncation: Truncation,
+    ) -> Any:
+        """What `fit` and `evaluate` take; `split` is the file of a folder in SNLI's layout."""
+        head, words = self.head, isinstance(self.tokenizer, WordTokenizer)
+        if isinstance(getattr(data, "encoded", data), EncodedTexts):
+            return data
+        if isinstance(data, str | os.PathLike):
+            data = load_examples(
+                data, head.task, split=split, text_columns=text_columns, label_column=label_column,
+                labels=head.label_names, words=words,
+            )  # fmt: skip
+        elif not hasattr(data, "label_names"):
+            data = to_examples(data, head, text_columns, label_column)
+            data = space_out_data(data) if words and isinstance(data, TextData) else data
+        if split == "train" and isinstance(data, TextData):
+            head.settings["texts"] = 1 if data.second is None else 2
+        return head.encode(self.tokenizer, data, truncation=truncation)
