@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from training_problem import MAX_LEN, SHAPES, encoded, texts, tokenizer
 
 from bertnli import d2l
-from bertnli.training.loop import flushed_denormals
+from bertnli.runtime.memory import flush_denormals
 
 
 class PaddedDataset(torch.utils.data.Dataset[Any]):
@@ -80,7 +80,7 @@ def compare(batch: int, steps: int) -> dict[str, float]:
     for model in (classifier, chapter):
         torch.testing.assert_close(model.eval()(inputs), expected, rtol=1e-3, atol=1e-4)
     table = {"D2L": pairs_per_second(padded, PaddedDataset(), batch, steps, None)}
-    with flushed_denormals():  # as in `train_ch13`
+    with flush_denormals():  # as in `train_ch13`
         table["changed import"] = pairs_per_second(chapter, PaddedDataset(), batch, steps, True)
         data = d2l.SNLIBERTDataset((texts().first, texts().second or (), texts().labels or ()), MAX_LEN, tokenizer())
         table["definitions deleted"] = pairs_per_second(classifier, data, batch, steps, True)

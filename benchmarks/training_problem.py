@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, read_pairs
 from bertnli.data.demo import write_demo_corpus
 from bertnli.data.texts import TextData
-from bertnli.training.adam import Adam
-from bertnli.training.loop import _optimizer, lazily
+from bertnli.training.optimizer import make_optimizer
+from bertnli.training.options import TrainingOptions
+from bertnli.training.steps import EagerStep, Objective
 
 SHAPES = {**MODELS, "d2l": MODELS["small"]}
 NAMES = [
@@ -101,27 +102,27 @@ class Contestant:
 
 
 class Bertnli(Contestant):
-    """The step of `bertnli.fit`."""
+    """The step of `bertnli.fit`, without clipping as all contestants."""
 
     def __init__(self, model: BERTClassifier, precision: str) -> None:
-        optimizer = _optimizer(model, "adamw", 1e-6, 0.01, None)
-        super().__init__(model, lambda index: model(encoded().batch(index)), precision, optimizer)
+        options = TrainingOptions(batch_size=1 << 20, lr=1e-6, max_grad_norm=None, precision=precision)
+        objective = Objective()
+        self.training_optimizer = make_optimizer(model, objective, options)
+        super().__init__(
+            model, lambda index: model(encoded().batch(index)), precision, self.training_optimizer.optimizer
+        )
+        self.fit_step = EagerStep(model, objective, encoded(), self.training_optimizer, options)
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        with lazily(self.model, self.optimizer, self.precision == "bf16"):  # type: ignore[arg-type]
+        with self.training_optimizer.epoch():
             yield
 
     def step(self, index: Tensor) -> None:
-        assert isinstance(self.optimizer, Adam)
         torch.ops.bertnli.keep_memory(True)  # only in this contestant's steps
-        table = self.model.encoder.token_embedding.weight  # type: ignore[union-attr]
-        self.optimizer.catch_up(table, encoded().batch(index).input_ids)  # type: ignore[arg-type]
-        super().step(index)
+        self.model.train()
+        self.fit_step(index)
         torch.ops.bertnli.keep_memory(False)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", enabled=False)  # `training` has lowered the matrices already
 
 
 def contestant(name: str, shape: str, precision: str) -> Contestant:

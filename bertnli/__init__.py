@@ -44,7 +44,8 @@ from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import WordTokenizer
 from bertnli.text.vocab import Vocab
 from bertnli.text.wordpiece import WordPieceTokenizer
-from bertnli.training.loop import Epoch, History, fit
+from bertnli.training.history import Epoch, History
+from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
 
 EncodedPairs = EncodedTexts  # the same class: EncodedTexts holds single texts too

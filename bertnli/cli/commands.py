@@ -24,7 +24,7 @@ from bertnli.data.snli import SNLI_LABELS
 from bertnli.data.squad import QuestionData
 from bertnli.data.texts import TextData
 from bertnli.distillation.distill import distill as run_distillation
-from bertnli.distillation.distill import make_student, pruned_tokenizer
+from bertnli.distillation.student import make_student, pruned_tokenizer
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import SIZES, BERTConfig
 from bertnli.inference import predict as inference
@@ -36,7 +36,8 @@ from bertnli.text.encoded import EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
 from bertnli.text.vocab import space_out_data
 from bertnli.text.wordpiece import WordPieceTokenizer
-from bertnli.training.loop import Epoch, History, fit
+from bertnli.training.history import Epoch, History
+from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
 
 STATE_FILE = "training_state.pt"  # in --output, until the run is done

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bertnli.d2l.plotting import new_figure
 from bertnli.data.files import atomic_path
-from bertnli.training.loop import History
+from bertnli.training.history import History
 
 
 def save_curves(history: History, path: Path) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.d2l.plotting import Accumulator, Animator, Timer
-from bertnli.training.loop import flushed_denormals
+from bertnli.runtime.memory import flush_denormals
 
 
 def try_gpu(i: int = 0) -> torch.device:
@@ -112,7 +112,7 @@ def train_ch13(
             if group.get("fused") is None and not chosen:
                 group["fused"] = True
     metric, test_acc = Accumulator(4), 0.0
-    with flushed_denormals():
+    with flush_denormals():
         for epoch in range(num_epochs):
             metric = Accumulator(4)  # summed loss, correct predictions, examples, predictions
             for i, (features, labels) in enumerate(train_iter):

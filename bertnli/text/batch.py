@@ -19,6 +19,7 @@ class PackedBatch:
     cu_seqlens   int32 [B+1]   sequence b is the tokens cu_seqlens[b] to cu_seqlens[b+1]
     max_seqlen   int           the longest sequence's number of tokens
     labels       int64 or float32, [B, ...] for the sequences or [T] for the tokens, or None
+    example_index  int64 [B]   each sequence's index in its EncodedTexts, -1 for padding, or None
 
     Two pairs of 4 and 3 tokens:
 
@@ -33,6 +34,7 @@ class PackedBatch:
     cu_seqlens: Tensor
     max_seqlen: int
     labels: Tensor | None = None
+    example_index: Tensor | None = None
 
     def __len__(self) -> int:
         return self.cu_seqlens.numel() - 1
@@ -53,6 +55,8 @@ class PackedBatch:
             getattr(self, name).copy_(getattr(source, name), non_blocking=True)
         if self.labels is not None and source.labels is not None:
             self.labels.copy_(source.labels, non_blocking=True)
+        if self.example_index is not None and source.example_index is not None:
+            self.example_index.copy_(source.example_index, non_blocking=True)
 
     def _pinned_for(self, device: torch.device) -> PackedBatch:
         return self.pin_memory() if device.type == "cuda" and self.device.type == "cpu" else self
@@ -69,6 +73,7 @@ class PackedBatch:
             positions=f(self.positions),
             cu_seqlens=f(self.cu_seqlens),
             labels=None if self.labels is None else f(self.labels),
+            example_index=None if self.example_index is None else f(self.example_index),
         )
 
     def padded(self, tokens: int, sequences: int, ignored: float | None = None) -> PackedBatch:
@@ -86,6 +91,7 @@ class PackedBatch:
         if labels is not None and ignored is not None:
             behind = count if len(labels) == len(self) else more
             labels = torch.cat([labels, labels.new_full((behind, *labels.shape[1:]), ignored)])
+        index = self.example_index
         return PackedBatch(
             input_ids=torch.cat([self.input_ids, zeros]),
             segment_ids=torch.cat([self.segment_ids, zeros]),
@@ -93,6 +99,7 @@ class PackedBatch:
             cu_seqlens=torch.cat([self.cu_seqlens, self.cu_seqlens[-1:] + ends]),
             max_seqlen=max(self.max_seqlen, -(-more // count)),
             labels=labels,
+            example_index=None if index is None else torch.cat([index, index.new_full((count,), -1)]),
         )
 
     @classmethod

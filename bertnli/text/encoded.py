@@ -125,8 +125,10 @@ class EncodedTexts:
     def _arrays(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         return self.ids.numpy(), self.offsets.numpy(), self.first_lens.numpy()
 
-    def batch(self, index: Index) -> PackedBatch:
+    def batch(self, index: Index, *, example_index: bool = False) -> PackedBatch:
         """Some sequences as a packed batch, in the order given.
+
+        example_index  whether the batch carries `index` too
 
         Raises IndexError for an index outside 0 to N - 1, ValueError where the store is corrupt.
         """
@@ -139,6 +141,7 @@ class EncodedTexts:
             cu_seqlens=torch.from_numpy(cu_seqlens),
             max_seqlen=max_seqlen,
             labels=None if self.labels is None else self._labels_of(torch.from_numpy(index)),
+            example_index=torch.from_numpy(index) if example_index else None,
         )
 
     def _labels_of(self, index: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""What a training run reports: figures of each epoch, and a progress bar."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from bertnli.training.steps import StepResult
+
+_REFRESH_SECONDS = 0.2
+
+
+@dataclass
+class Epoch:
+    """Figures of one pass over the training examples. Losses are means over targets.
+
+    epoch           its number, from 1
+    train_accuracy  share of targets predicted correctly during training; None where the objective does not count them
+    dev_score       the dev figure that the head names `metric`; None without dev data
+    seconds         duration of the pass, without evaluation
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float | None
+    dev_loss: float | None
+    dev_score: float | None
+    metric: str
+    seconds: float
+    pairs_per_second: float
+
+
+@dataclass(repr=False)
+class History:
+    """Figures of a training run.
+
+    epochs      one Epoch for each pass
+    losses      mean loss of each optimizer step
+    best_epoch  number of the epoch with the best dev score, the first of equals; None without dev data
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+
+    def __repr__(self) -> str:
+        if not self.epochs:
+            return "History(no epochs)"
+        text = f"History({len(self.epochs)} epochs, train loss {self.epochs[-1].train_loss:.4f}"
+        if self.best_epoch is not None:
+            best = self.epochs[self.best_epoch - 1]
+            text += f", best dev {best.metric} {best.dev_score:.4f} in epoch {best.epoch}"
+        return text + ")"
+
+    def append(self, epoch: Epoch) -> bool:
+        """Add an epoch; True if its dev score is better than all before. NaN is worse than any number."""
+        self.epochs.append(epoch)
+        scores = [-math.inf if math.isnan(e.dev_score) else e.dev_score for e in self.epochs if e.dev_score is not None]
+        before, self.best_epoch = self.best_epoch, scores.index(max(scores)) + 1 if scores else None
+        return self.best_epoch != before
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ProgressBar:
+    """A bar with loss, accuracy, pairs/s and time left of one epoch, if standard error is a terminal."""
+
+    def __init__(self, total: int, title: str, num_processes: int, enabled: bool) -> None:
+        self._bar = tqdm(total=total, desc=title, unit="pairs", disable=None if enabled else True, leave=False)
+        self._num_processes, self._shown = num_processes, time.perf_counter()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def update(self, num_examples: int, results: Sequence[StepResult]) -> None:
+        """Advance by some examples; `results` are those of all steps so far, of this process."""
+        # Reading a figure waits for the device.
+        if not self._bar.disable and time.perf_counter() - self._shown > _REFRESH_SECONDS:
+            self._shown = time.perf_counter()
+            share = self._num_processes / sum(r.num_targets for r in results)
+            correct = [r.num_correct for r in results if r.num_correct is not None]
+            text = {"loss": f"{float(sum(r.loss_sum for r in results)) * share:.3f}"}
+            text |= {"acc": f"{int(sum(correct)) * share:.3f}"} if correct else {}
+            self._bar.set_postfix(text, refresh=False)
+        self._bar.update(num_examples)

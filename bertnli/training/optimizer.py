@@ -1,0 +1,162 @@
+"""Optimizers of training runs, and the hooks that a step calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from bertnli.encoder.bert import BERTEncoder
+from bertnli.runtime.distributed import rank_and_size
+from bertnli.runtime.precision import autocast, uses_bf16
+from bertnli.tasks.base import Head
+from bertnli.text.batch import PackedBatch
+from bertnli.training.adam import Adam
+from bertnli.training.options import TrainingOptions
+
+
+class TrainingOptimizer:
+    """One of torch's optimizers as a training run uses it:
+
+    with optimizer.epoch():
+        for each step:
+            optimizer.set_lr(lr)
+            for each batch of the step:
+                optimizer.before_forward(batch)
+                with optimizer.autocast(): forward
+                backward
+                optimizer.between_batches()    # not after the last batch
+            optimizer.clip_and_step()          # leaves no gradients
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], options: TrainingOptions
+    ) -> None:
+        self.optimizer, self.parameters, self.device = optimizer, parameters, parameters[0].device
+        self.bf16, self.max_grad_norm = uses_bf16(self.device, options.precision), options.max_grad_norm
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """Within it steps are taken; after it the parameters are up to date and can be evaluated and saved."""
+        yield
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], torch.Tensor) else lr
+
+    def before_forward(self, batch: PackedBatch) -> None:
+        """Make the parameters that the batch reads ready to be read."""
+
+    def autocast(self) -> torch.autocast:
+        """The context of the forward pass."""
+        return autocast(self.device, self.bf16)
+
+    def between_batches(self) -> None:
+        """Make room for the gradients of another batch of the same step."""
+
+    def clip_and_step(self) -> None:
+        """Clip the gradient norm, update the parameters and forget the gradients."""
+        if self.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state that any TrainingOptimizer of a run with the same options has left."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+class LazyTrainingOptimizer(TrainingOptimizer):
+    """bertnli's Adam on one CPU process: it clips by itself, and updates only the embedding rows of each batch.
+
+    In bf16 the matrices of the encoder's layers are bfloat16 copies during an epoch, so that all activations between
+    the embeddings and the head are bfloat16; tables, vectors, statistics and what the optimizer updates stay float32.
+    """
+
+    optimizer: Adam
+
+    def __init__(
+        self, optimizer: Adam, parameters: list[nn.Parameter], options: TrainingOptions, encoder: BERTEncoder
+    ) -> None:
+        super().__init__(optimizer, parameters, options)
+        self.encoder = encoder
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        embedding = self.encoder.token_embedding
+        sparse = embedding.sparse
+        swapped = [m for m in self.encoder.blks.modules() if self.bf16 and isinstance(m, nn.Linear)]
+        masters = [m.weight for m in swapped]
+        try:
+            embedding.sparse = True
+            for m, master in zip(swapped, masters, strict=True):
+                m.weight = nn.Parameter(master.detach().bfloat16(), master.requires_grad)
+            self.optimizer.copies = {p: m.weight for m, p in zip(swapped, masters, strict=True) if p.requires_grad}
+            yield
+        finally:
+            for m, master in zip(swapped, masters, strict=True):
+                m.weight = master
+            self.optimizer.copies = {}
+            embedding.sparse = sparse
+            self.optimizer.flush()
+
+    def before_forward(self, batch: PackedBatch) -> None:
+        self.optimizer.catch_up(self.encoder.token_embedding.weight, batch.input_ids)
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.device, False)
+
+    def between_batches(self) -> None:
+        self.optimizer.gather()
+
+    def clip_and_step(self) -> None:
+        self.optimizer.step()
+        self.zero_grad()
+
+
+def make_optimizer(
+    model: Head, objective: nn.Module, options: TrainingOptions, capturable: bool = False
+) -> TrainingOptimizer:
+    """An optimizer of the parameters of model and objective that require gradients; biases and LayerNorms do not decay.
+
+    capturable  steps are captured as CUDA graphs: the learning rate is a tensor on the device
+    """
+    norms = {p for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+    named = [*model.named_parameters(), *objective.named_parameters()]
+    trained = {parameter: name for name, parameter in named if parameter.requires_grad}
+    spared = [p for p, name in trained.items() if p in norms or name.endswith(".bias")]
+    decayed = [p for p in trained if p not in set(spared)]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    parameters, device = list(trained), model.encoder.pos_embedding.device
+    if device.type == "cpu" and rank_and_size()[1] == 1:
+        decoupled, clip = options.optimizer == "adamw", options.max_grad_norm or None
+        adam = Adam(groups, lr=options.lr, decoupled=decoupled, max_grad_norm=clip)
+        return LazyTrainingOptimizer(adam, parameters, options, model.encoder)
+    kind: type[torch.optim.Adam] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.optimizer]
+    if not capturable:
+        return TrainingOptimizer(kind(groups, lr=options.lr, fused=True), parameters, options)
+    optimizer = kind(groups, lr=torch.tensor(options.lr, device=device), fused=True, capturable=True)
+    optimizer._warned_capturable_if_run_uncaptured = True  # the first steps of each size run uncaptured
+    return TrainingOptimizer(optimizer, parameters, options)
+
+
+def linear_schedule(num_steps: int, warmup: float) -> Callable[[int], float]:
+    """The factor of the learning rate by the number of the step, from 0: it rises linearly over the first `warmup` of
+    the steps, a share, then falls linearly to 0."""
+    rise = int(num_steps * warmup)
+
+    def factor(step: int) -> float:
+        return (step + 1) / (rise + 1) if step < rise else max(0.0, (num_steps - step) / max(1, num_steps - rise))
+
+    return factor

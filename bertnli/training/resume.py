@@ -1,0 +1,92 @@
+"""The state file of a training run: written after each epoch, read to continue an interrupted run."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertnli.data.files import atomic_path
+from bertnli.tasks.base import Head
+from bertnli.text.encoded import EncodedTexts
+from bertnli.training.history import Epoch, History
+from bertnli.training.optimizer import TrainingOptimizer
+from bertnli.training.options import TrainingOptions
+from bertnli.training.steps import Objective
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> int:
+    """A number that differs if any of the tensors does, except by a rare chance (CRC-32)."""
+    crc = 0
+    for tensor in tensors:
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data, crc)
+    return crc
+
+
+def _fingerprint_of(texts: EncodedTexts | None) -> int | None:
+    if texts is None:
+        return None
+    tensors = (texts.ids, texts.offsets, texts.first_lens, texts.labels)
+    return fingerprint(tensor for tensor in tensors if tensor is not None)
+
+
+def run_key(
+    model: Head, objective: Objective, options: TrainingOptions, train: EncodedTexts, dev: EncodedTexts | None
+) -> dict[str, Any]:
+    """What two runs must have in common for one to continue the other."""
+    return options.key() | {
+        "model": asdict(model.config),
+        "dropout": model.dropout.p,
+        "settings": {**model.settings, **objective.settings},
+        "train": _fingerprint_of(train),
+        "dev": _fingerprint_of(dev),
+    }
+
+
+def read_state(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The state in the file; None if there is no file. Raises ValueError for the file of another run, or of any other
+    kind."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["key"]
+    except Exception as error:
+        raise ValueError(f"{path} is not the state of a training run; remove it to start anew") from error
+    if found != key:
+        changed = sorted(name for name in key if found.get(name) != key[name])
+        raise ValueError(f"{path} is of a run with other {', '.join(changed)}; remove it to start anew")
+    return dict(state)
+
+
+def write_state(
+    path: Path,
+    key: dict[str, Any],
+    model: Head,
+    objective: Objective,
+    optimizer: TrainingOptimizer,
+    history: History,
+    best: dict[str, Tensor] | None,
+) -> None:
+    """Write all that the rest of the run depends on. The file appears whole or not at all.
+
+    best  the model's weights after the best epoch, if they are to be restored at the end
+    """
+    state = {"model": model.state_dict(), "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
+    with atomic_path(path) as temporary:
+        torch.save({"key": key, **state, "best": best, **history.as_dict()}, temporary)
+
+
+def restore_state(
+    state: dict[str, Any], model: Head, objective: Objective, optimizer: TrainingOptimizer
+) -> tuple[History, dict[str, Tensor] | None]:
+    """Load what `write_state` wrote; the history so far and `best`."""
+    model.load_state_dict(state["model"])
+    objective.load_state_dict(state["objective"])
+    optimizer.load_state_dict(state["optimizer"])
+    return History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"]), state["best"]
