@@ -224,9 +224,9 @@ def distill(args: Namespace) -> None:
     )
     args.output.mkdir(parents=True, exist_ok=True)
     history = run_distillation(
-        teacher, teacher_tokenizer, student, tokenizer, data, dev, unlabelled=unlabelled, max_len=max_len,
+        teacher, teacher_tokenizer, student, tokenizer, data, dev, options, unlabelled=unlabelled, max_len=max_len,
         truncation=args.truncation, temperature=args.temperature, hard=args.hard, soft=args.soft, hidden=args.hidden,
-        hidden_layers=args.hidden_layers, **asdict(options), **_run_arguments(args, state_file),
+        hidden_layers=args.hidden_layers, **_run_arguments(args, state_file),
     )  # fmt: skip
     _finish(student, args.output, tokenizer, history, state_file)
 

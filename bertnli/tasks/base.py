@@ -157,7 +157,7 @@ class Head(nn.Module):
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor | None:
         """The outputs as [..., C], each row of which a softmax makes into probabilities; None where they are numbers.
 
-        A student is compared with its teacher by them (bertnli/distill.py).
+        A student is compared with its teacher by them (distillation/objective.py).
         """
         return None
 

@@ -1,191 +1,30 @@
-"""A student from a teacher: its parts, its loss, and that it learns from what has no labels."""
+"""Distillation: its loss, and that a student learns from what has no labels."""
 
 from __future__ import annotations
 
-import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_tasks import NAMES, PIECES, TASKS, questions, scores, teacher, texts, words
 
 from bertnli import (
     BERTClassifier,
-    BERTConfig,
     BERTModel,
     BERTRegressor,
     Head,
     PackedBatch,
-    QuestionData,
     TextData,
-    Vocab,
     WordData,
     WordPieceTokenizer,
-    WordTokenizer,
     fit,
-    from_pretrained,
-    save_pretrained,
     score,
 )
-from bertnli.cli import main
-from bertnli.distillation.distill import _Pupil, distill, make_student, pruned_tokenizer
-from bertnli.tasks.base import HEADS
+from bertnli.distillation.distill import distill
+from bertnli.distillation.student import make_student, pruned_tokenizer
 from bertnli.text.encoded import encoded_texts
-
-WORDS = ["red", "green", "blue", "one", "two", "three", "four", "five"]
-PIECES = [*WordPieceTokenizer.SPECIAL, *WORDS, "##s", "never", "r", "##e", "##d"]
-NAMES = ("none", "some")
-
-
-def texts(n: int, seed: int = 0) -> TextData:
-    """Pairs; the class is whether a colour of the first text returns in the second."""
-    rng = random.Random(seed)
-    first = [rng.choices(WORDS, k=4) for _ in range(n)]
-    second = [rng.choices(WORDS, k=3) for _ in range(n)]
-    labels = [int(bool({"red", "green", "blue"} & set(a) & set(b))) for a, b in zip(first, second, strict=True)]
-    return TextData([" ".join(a) for a in first], [" ".join(b) for b in second], labels, NAMES)
-
-
-def teacher(task: str = "classification", hidden: int = 64, dropout: float = 0.1) -> Head:
-    torch.manual_seed(0)
-    config = BERTConfig.original(
-        len(PIECES), num_hiddens=hidden, ffn_num_hiddens=96, num_heads=2, num_layers=3, max_len=32, dropout=dropout
-    )
-    bert = BERTModel(config)
-    return HEADS[task](bert, 2, NAMES) if task in ("classification", "tagging") else HEADS[task](bert)
-
-
-def test_pruned_tokenizers() -> None:
-    full = WordPieceTokenizer(PIECES)
-    seen = ["red two", "greens red", "unheard"]
-    small, ids = pruned_tokenizer(full, seen)
-    assert [full.tokens[i] for i in ids] == small.tokens  # type: ignore[attr-defined]
-    assert small.tokens == [  # type: ignore[attr-defined]
-        *WordPieceTokenizer.SPECIAL, "red", "green", "two", "##s", "r", "##e", "##d",
-    ]  # fmt: skip
-    for text in (*seen, "red greens [SEP]"):
-        assert small.tokenize(text) == full.tokenize(text)
-    twice, _ = pruned_tokenizer(full, seen, 2)
-    assert twice.tokenize("red two") == ["red", "[UNK]"]
-    words = WordTokenizer(Vocab([WORDS], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
-    small, ids = pruned_tokenizer(words, ["Red two unheard"])
-    assert [words.id_to_token(int(i)) for i in ids] == ["<unk>", "<pad>", "<mask>", "<cls>", "<sep>", "red", "two"]
-    assert small.tokenize("red") == ["red"]
-    assert ids[small.encode("two red five")].tolist() == [*words.encode("two red"), words.unk_id]
-
-
-def test_a_student_of_teacher_layers_begins_as_the_teacher() -> None:
-    """With all its layers and tokens it is the teacher; with some, those layers."""
-    big = teacher().eval()
-    full = WordPieceTokenizer(PIECES)
-    same = make_student(big, torch.arange(len(PIECES)), num_hiddens=64, layers=[0, 1, 2], max_len=32).eval()
-    data = texts(20)
-    assert torch.equal(score(same, same.encode(full, data, 32)), score(big, big.encode(full, data, 32)))
-    small, ids = pruned_tokenizer(full, [*data.first, *(data.second or ())])
-    assert len(small) < len(full)
-    same = make_student(big, ids, num_hiddens=64, layers=[0, 1, 2], max_len=32).eval()
-    torch.testing.assert_close(score(same, same.encode(small, data, 32)), score(big, big.encode(full, data, 32)))
-    some = make_student(big, ids, num_hiddens=64, layers=[2], max_len=32)
-    assert torch.equal(some.encoder.blks[0].ffn.dense1.weight, big.encoder.blks[2].ffn.dense1.weight)
-    for width, layer, message in ((32, 0, "narrower than the teacher's need a sample"), (96, 0, "cannot be 96 wide"),
-                                  (64, 3, "layers 0 to 2, not 3"), (16, 0, "cannot be 16 wide")):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            make_student(big, ids, num_hiddens=width, layers=[layer])
-    rows, same = (
-        big.encode(full, data),
-        make_student(big, ids, num_hiddens=64, layers=[2, 0], num_layers=2, num_heads=2),
-    )
-    assert same.config == replace(big.config, num_layers=2, pretraining_heads=False, vocab_size=len(ids))
-    for asked, message in ((dict(num_layers=4), "num_layers=4 does not go with .* which ask for 1"),
-                           (dict(num_heads=1), "num_heads=1 .* ask for 2"), (dict(ffn_num_hiddens=64), "ask for 96"),
-                           (dict(num_hiddens=32, ffn_num_hiddens=128), "ask for at most 96")):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            make_student(big, ids, **{"num_hiddens": 64, "layers": [1], "sample": rows, **asked})
-
-
-def test_narrow_layers_of_a_teacher_that_is_no_richer() -> None:
-    """A teacher that says everything twice has a student of half its width that says the same."""
-    torch.manual_seed(0)
-    full, data = WordPieceTokenizer(PIECES), texts(300)
-    sizes: dict[str, Any] = dict(ffn_num_hiddens=24, num_layers=2, max_len=32)
-    single = BERTModel(BERTConfig.original(len(PIECES), num_hiddens=16, num_heads=1, **sizes))
-    twice = BERTModel(BERTConfig.original(len(PIECES), num_hiddens=32, num_heads=2, **sizes))
-    with torch.no_grad():
-        for name, value in single.state_dict().items():
-            if name.startswith("encoder.") and "weight" in name and value.dim() == 2 and "embedding" not in name:
-                value = value * 8  # attention and units that matter
-                if "dense1" not in name:
-                    value = torch.cat([value, value])
-                if "dense2" not in name:
-                    value = torch.cat([value, value], 1) / 2
-                twice.state_dict()[name].copy_(value)
-            elif name.startswith("encoder."):
-                wanted = twice.state_dict()[name]
-                wanted.copy_(value if value.shape == wanted.shape else torch.cat([value, value], -1))
-    big = BERTClassifier(twice, 2, NAMES)
-    rows = big.encode(full, data, 32)
-    ids = torch.arange(len(PIECES))
-    small = make_student(big, ids, num_hiddens=16, ffn_num_hiddens=24, layers=[0, 1], sample=rows, max_len=32)
-    assert small.training
-    assert big.training
-    other = make_student(big, ids, num_hiddens=16, ffn_num_hiddens=24, num_layers=2, max_len=32)
-    wanted, *found = (head.eval().features(rows.batch(range(300))).detach() for head in (big, small, other))
-    apart = []
-    for features in found:
-        features, target = features - features.mean(0), wanted - wanted.mean(0)
-        nearest = features @ torch.linalg.lstsq(features, target).solution
-        apart.append(float((nearest - target).norm() / target.norm()))
-    assert apart[0] < 0.02, apart
-    assert apart[1] > 0.2, apart
-
-
-def test_narrow_embeddings_keep_the_teachers_geometry() -> None:
-    """In as many dimensions as the embeddings really have, distances are the teacher's, but for one factor."""
-    big = teacher()
-    with torch.no_grad():
-        table = big.encoder.token_embedding.weight
-        table.copy_(torch.randn(len(PIECES), 6) @ torch.randn(6, 64) * 0.02)
-    small = make_student(big, torch.arange(len(PIECES)), num_hiddens=32)
-    table, narrow = table.detach(), small.encoder.token_embedding.weight.detach()
-    ratio = torch.pdist(narrow) / torch.pdist(table)
-    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
-    assert float(narrow.std()) == pytest.approx(float((table - table.mean(0)).std()), rel=1e-4)
-
-
-def words(n: int, seed: int = 0) -> WordData:
-    """Sentences whose colours are tagged."""
-    rng = random.Random(seed)
-    sentences = [rng.choices(WORDS, k=rng.randint(0, 6)) for _ in range(n)]
-    tags = [[int(word in WORDS[:3]) for word in sentence] for sentence in sentences]
-    return WordData(sentences, tags, NAMES)
-
-
-def questions(n: int, seed: int = 0) -> QuestionData:
-    """Which word stands after that of the question?"""
-    rng = random.Random(seed)
-    contexts = [rng.sample(WORDS, k=rng.randint(3, 8)) for _ in range(n)]
-    places = [rng.randrange(1, len(context)) for context in contexts]
-    answers = [[(len(" ".join(c[:i])) + 1, c[i])] for c, i in zip(contexts, places, strict=True)]
-    asked = [c[i - 1] for c, i in zip(contexts, places, strict=True)]
-    ids = [str(i) for i in range(n)]
-    return QuestionData(asked, [" ".join(c) for c in contexts], answers, ids, ids)
-
-
-def scores(n: int, seed: int = 0) -> TextData:
-    """The pairs again, with reals for classes."""
-    data = texts(n, seed)
-    return replace(data, labels=[0.5 * label for label in data.labels or ()], label_names=())
-
-
-# Of each task its examples, and the same without what is to be learnt.
-TASKS: dict[str, Any] = {
-    "classification": (texts, lambda data: TextData.of(data.first, data.second)),
-    "regression": (scores, lambda data: TextData.of(data.first, data.second)),
-    "tagging": (words, lambda data: WordData(data.sentences, None)),
-    "qa": (questions, lambda data: replace(data, answers=None)),
-}
 
 
 def divergence(target: torch.Tensor, score: torch.Tensor, temperature: float) -> float:
@@ -202,7 +41,7 @@ def test_the_loss(task: str) -> None:
     make, without = TASKS[task]
     big, full, data, more = teacher(task).eval(), WordPieceTokenizer(PIECES), make(6), make(4, 9)
     student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32).eval()
-    pupils: list[Any] = []
+    calls: list[Any] = []
     options: dict[str, Any] = {
         "temperature": 3.0,
         "hard": 0.3,
@@ -212,14 +51,13 @@ def test_the_loss(task: str) -> None:
         "epochs": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bertnli.distillation.distill.fit", lambda *args, **kwargs: pupils.append(args))
+        patch.setattr("bertnli.distillation.distill.fit", lambda *args, **kwargs: calls.append((args, kwargs)))
         distill(big, full, student, full, data, unlabelled=without(more), **options)
-    pupil, keyed, _ = pupils[0]
-    assert isinstance(pupil, _Pupil)
+    ((_, examples, _, _), arguments) = calls[0]
+    objective = arguments["objective"]
     found = {}
     student.encoder.blks[0].register_forward_hook(lambda _, args, out: found.update(mine=out))
     big.encoder.blks[1].register_forward_hook(lambda _, args, out: found.update(theirs=out))
-    pupil.student.eval()  # no dropout; the pupil itself is in training
     total, apart, units, read = 0.0, 0.0, 0, 0
     for i in range(10):
         one = (data if i < 6 else more)[i % 6 : i % 6 + 1]
@@ -236,14 +74,14 @@ def test_the_loss(task: str) -> None:
             total += 0.7 * divergence(target.T, own.T, 3.0) / 2
         else:
             total += 0.7 * divergence(target, own, 3.0)
-        last = pupil.project[0](student.features(batch)) - big.features(batch)
-        inner = pupil.project[1](found["mine"][rows]) - found["theirs"][rows]
+        last = objective.project[0](student.features(batch)) - big.features(batch)
+        inner = objective.project[1](found["mine"][rows]) - found["theirs"][rows]
         apart += float(torch.cat([last, inner], 1).square().mean(1).sum())
         read += len(rows)
     total += 0.2 * apart / read * units
-    batch = keyed.batch([7, 2, 4, 9, 0, 1, 3, 8, 5, 6])
-    assert pupil.num_targets(batch) == units
-    assert float(pupil.loss(pupil(batch), batch)) == pytest.approx(total, rel=1e-5)
+    batch = examples.batch([7, 2, 4, 9, 0, 1, 3, 8, 5, 6], example_index=True)
+    assert objective.num_targets(student, batch) == units
+    assert float(objective(student, batch)[0]) == pytest.approx(total, rel=1e-5)
 
 
 def test_without_a_teacher_it_is_fit() -> None:
@@ -323,13 +161,13 @@ def test_what_lies_on_the_cpu_is_learnt_too(monkeypatch: pytest.MonkeyPatch) -> 
     more = TextData.of(data.second or [], data.first)
     losses = []
     for most in (2 << 30, 0):
-        monkeypatch.setattr("bertnli.distillation.distill._MOST_ON_A_GPU", most)
+        monkeypatch.setattr("bertnli.distillation.distill._MAX_DEVICE_BYTES", most)
         torch.manual_seed(0)
         student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32)
         options: dict[str, Any] = {"unlabelled": more, "epochs": 2, "batch_size": 7, "progress": False}
         losses.append(distill(big, full, student, full, data, **options).losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    with pytest.raises(ValueError, match="cuda_graphs needs a head that reads one row"):
+    with pytest.raises(ValueError, match="cuda_graphs needs a head that reads one token"):
         distill(big, full, student, full, data, cuda_graphs=True)
 
 
@@ -363,7 +201,7 @@ def test_bad_arguments() -> None:
     for freeze in ("encoder", 3):
         with pytest.raises(ValueError, match="hidden_layers are for layers that learn"):
             distill(teacher(), full, teacher(), full, data, hidden_layers=[0], freeze=freeze)
-    with pytest.raises(ValueError, match="cuda_graphs needs a head that reads one row"):
+    with pytest.raises(ValueError, match="cuda_graphs needs a head that reads one token"):
         distill(teacher("tagging"), full, teacher("tagging"), full, words(8), cuda_graphs=True)
     for temperature in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="temperature must be above 0"):
@@ -402,59 +240,3 @@ def test_a_run_is_continued_only_as_it_was_begun(tmp_path: Path) -> None:
             run(big, examples, file)
     whole, continued = run(teacher(), data, tmp_path / "whole.pt"), run(teacher(), data, file)
     assert all(torch.equal(value, continued.state_dict()[name]) for name, value in whole.state_dict().items())
-
-
-def test_unlabelled_sentences_for_a_model_of_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are read as `bertnli predict` reads them; a file without any is said to be so."""
-    words = WordTokenizer.from_texts(["red . two"], 1)
-    bert = BERTModel(BERTConfig(len(words), num_hiddens=16, ffn_num_hiddens=16, num_heads=1, num_layers=1))
-    big = BERTClassifier(bert, 2, NAMES)
-    save_pretrained(big, tmp_path / "teacher", words)
-    (tmp_path / "train.csv").write_text("t,label\nred,none\nred,some\n")
-    arguments = ["distill", "--teacher", tmp_path / "teacher", "--train", tmp_path / "train.csv", "--text-columns", "t",
-                 "--unlabelled", tmp_path / "more.txt", "--output", tmp_path / "student", "--epochs", 1,
-                 "--num-hiddens", 8, "--num-heads", 1, "--num-layers", 1, "--quiet"]  # fmt: skip
-    (tmp_path / "more.txt").write_text("")
-    assert main([str(a) for a in arguments]) == 2
-    assert "more.txt has no examples" in capsys.readouterr().err
-    (tmp_path / "more.txt").write_text("two.\n")
-    assert main([str(a) for a in arguments]) == 0
-    assert "8 of 8 tokens" in capsys.readouterr().out  # <unk>, four special ones, "red", "two", "."
-
-
-def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = texts(60)
-    save_pretrained(teacher(), tmp_path / "teacher", WordPieceTokenizer(PIECES))
-    rows = zip(data.first, data.second or (), data.labels or (), strict=True)
-    table = tmp_path / "train.csv"
-    table.write_text("a,b,l\n" + "".join(f"{a},{b},{NAMES[label]}\n" for a, b, label in rows))
-    (tmp_path / "more.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in zip(data.first, data.first, strict=True)))
-    reading = ["--text-columns", "a,b", "--label-column", "l"]
-    common = ["--teacher", tmp_path / "teacher", "--train", table, *reading, "--epochs", 1, "--quiet", "--num-hiddens"]
-    arguments = ["distill", *common, 16, "--num-layers", 1, "--unlabelled", tmp_path / "more.tsv", "--dev", table]
-    assert main([str(a) for a in [*arguments, "--output", tmp_path / "student"]]) == 0
-    out = capsys.readouterr().out
-    assert "60 labelled examples, 60 unlabelled" in out
-    assert "dev accuracy" in out
-    student, tokenizer = from_pretrained(tmp_path / "student")
-    assert isinstance(student, BERTClassifier)
-    assert student.label_names == NAMES
-    assert (student.config.num_hiddens, student.config.vocab_size) == (16, len(tokenizer))
-    assert len(tokenizer) == len(PIECES) - 1  # "never" does not occur
-    assert main(["evaluate", "--model", str(tmp_path / "student"), "--data", str(table), *reading, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["examples"] == 60
-    for width in (64, 32):
-        layers = [*common, width, "--teacher-layers", "0,2", "--output", tmp_path / f"layers{width}"]
-        assert main([str(a) for a in ["distill", *layers, "--hidden-layers", "0"]]) == 0
-        config = from_pretrained(tmp_path / f"layers{width}")[0].config
-        assert (config.num_layers, config.num_hiddens) == (2, width)
-    # The teacher's classes in another order: the same student, its columns in that order.
-    whole = ["distill", *common, 64, "--teacher-layers", "0,1,2", "--output"]
-    assert main([str(a) for a in [*whole, tmp_path / "own"]]) == 0
-    assert main([str(a) for a in [*whole, tmp_path / "turned", "--labels", ",".join(NAMES[::-1])]]) == 0
-    (own, tokenizer), (turned, _) = (from_pretrained(tmp_path / name) for name in ("own", "turned"))
-    assert isinstance(own, BERTClassifier)
-    assert isinstance(turned, BERTClassifier)
-    assert turned.label_names == NAMES[::-1]
-    encoded = own.encode(tokenizer, data)
-    torch.testing.assert_close(score(turned, encoded).flip(1), score(own, encoded))

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from distillation.test_distill import PIECES, TASKS, teacher
+from helpers.tiny_models import SIZES, VOCAB, pairs
+from helpers.tiny_tasks import PIECES, TASKS, teacher
 from torch import Tensor
-from training.test_loop import SIZES, VOCAB, pairs
 
 from bertnli import (
     BERTClassifier,
@@ -33,12 +33,13 @@ from bertnli import (
     score,
 )
 from bertnli.distillation import distill as distillation
-from bertnli.distillation.distill import distill, make_student
+from bertnli.distillation.distill import distill
+from bertnli.distillation.student import make_student
 from bertnli.inference import predict as inference
 from bertnli.runtime import cuda_graphs as graphs
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket
 from bertnli.tasks.base import Head
-from bertnli.training import loop as train
+from bertnli.training import loop, steps
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -155,7 +156,7 @@ class OnCPU(CapturedSteps):
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCPU]:
     monkeypatch.setattr(graphs, "why_not_capturable", lambda *_: None)
-    monkeypatch.setattr(train, "CapturedSteps", OnCPU)
+    monkeypatch.setattr(steps, "CapturedSteps", OnCPU)
     monkeypatch.setattr(inference, "CapturedSteps", OnCPU)
     monkeypatch.setattr(OnCPU, "made", [])
     return OnCPU
@@ -184,9 +185,9 @@ def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], opt
     assert [e.train_accuracy for e in found.epochs] == [e.train_accuracy for e in wanted.epochs]
     for a, b in zip(net.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
-    (steps,) = on_cpu.made
-    assert steps.repeated + len(steps._seen) == len(found.losses)
-    assert steps.repeated
+    (captured,) = on_cpu.made
+    assert captured.repeated + len(captured._seen) == len(found.losses)
+    assert captured.repeated
 
 
 def taught(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **options: Any) -> list[float]:
@@ -411,14 +412,14 @@ def test_no_step_waits_for_the_gpu(head: type[Head], cuda_graphs: bool, monkeypa
     """From the third step of one size on: the first compiles, the second captures."""
     gather, batches = EncodedTexts.batch, []
 
-    def watched(self: EncodedTexts, rows: Any) -> PackedBatch:
+    def watched(self: EncodedTexts, rows: Any, **options: bool) -> PackedBatch:
         batches.append(rows)
         torch.cuda.set_sync_debug_mode("error" if len(batches) > 2 else "default")
         return gather(self, rows)
 
     monkeypatch.setattr(EncodedTexts, "batch", watched)
     # An epoch ends by reading its losses.
-    monkeypatch.setattr(train, "all_reduce_sum", lambda x: torch.cuda.set_sync_debug_mode("default") or x)
+    monkeypatch.setattr(loop, "all_reduce_sum", lambda x: torch.cuda.set_sync_debug_mode("default") or x)
     try:
         options = dict(epochs=4, batch_size=90, lr=1e-3, progress=False, device="cuda", cuda_graphs=cuda_graphs)
         fit(model(head, dropout=0.1), data_for(head), **options)  # type: ignore[arg-type]

@@ -1,0 +1,62 @@
+"""Training options: their checks, and how `fit` takes them."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from helpers.tiny_models import classifier, pairs
+
+from bertnli import TrainingOptions, fit
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup": 500}, "warmup must be a share of the steps"),
+        ({"warmup": -0.1}, "warmup must be a share of the steps"),
+        ({"optimizer": "sgd"}, "optimizer must be one of"),
+        ({"precision": "int4"}, "precision must be one of"),
+        ({"freeze": "half"}, "freeze must be None"),
+        ({"freeze": 4}, "0 to 3 layers"),
+        ({"epochs": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "must be at least 1"),
+        ({"batch_tokens": 0}, "must be at least 1"),
+        ({"batch_size": 8, "batch_tokens": 100}, "either batch_size=8 examples or batch_tokens=100"),
+        ({"freeze": True}, "freeze must be None"),
+        ({"max_grad_norm": -0.5}, "max_grad_norm must be at least 0"),
+        ({"seed": 2**60}, "seed must lie"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(classifier(), pairs(), progress=False, **options)  # type: ignore[arg-type]
+
+
+def test_options_are_given_whole_or_by_name(tmp_path: Path) -> None:
+    options = TrainingOptions(epochs=2, batch_size=16, lr=1e-3)
+    losses = fit(classifier(), pairs(), options=options, progress=False).losses
+    assert losses == fit(classifier(), pairs(), epochs=2, batch_size=16, lr=1e-3, progress=False).losses
+    assert losses != fit(classifier(), pairs(), options=options, lr=2e-3, progress=False).losses
+    with pytest.raises(TypeError, match=r"no option 'epoch'; did you mean 'epochs'\?"):
+        fit(classifier(), pairs(), epoch=2)
+    with pytest.raises(TypeError, match=r"no option 'xyz'; the options are epochs, batch_size, "):
+        fit(classifier(), pairs(), xyz=2)
+
+
+def test_every_option_describes_itself() -> None:
+    for field in fields(TrainingOptions):
+        assert field.metadata["help"]
+        assert field.metadata["type"] is not None
+        assert (field.metadata["choices"] is None) == (field.name not in ("optimizer", "precision"))
+    parse = {field.name: field.metadata["type"] for field in fields(TrainingOptions)}["freeze"]
+    assert [parse(text) for text in ("none", "encoder", "2")] == [None, "encoder", 2]
+
+
+def test_what_decides_the_result_is_the_key() -> None:
+    options = TrainingOptions()
+    assert options.key() == TrainingOptions(batch_size=32, cuda_graphs=True).key()
+    assert TrainingOptions(max_grad_norm=0).key() == TrainingOptions(max_grad_norm=None).key() != options.key()
+    for change in ({"batch_tokens": 64}, {"lr": 1e-3}, {"seed": 1}, {"freeze": "encoder"}, {"precision": "bf16"}):
+        assert replace(options, **change).key() != options.key()  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""Interrupted runs: what they leave, and how they are continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_models import classifier, pairs
+
+from bertnli import (
+    BERTClassifier,
+    Epoch,
+    PackedBatch,
+    fit,
+)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_interrupted_model_is_whole(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = classifier()
+    parameters = dict(net.named_parameters())
+    units, calls = BERTClassifier.num_targets, []
+
+    def interrupt(self: BERTClassifier, batch: PackedBatch) -> int:
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return units(self, batch)
+
+    monkeypatch.setattr(BERTClassifier, "num_targets", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, pairs(), epochs=1, batch_size=16, precision=precision, progress=False)
+    assert not any(m.training for m in net.modules())
+    assert not net.encoder.token_embedding.sparse
+    assert all(p is parameters[name] and p.requires_grad for name, p in net.named_parameters())
+
+
+def test_a_score_of_another_kind_of_number_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BERTClassifier, "metrics", lambda *_: {"accuracy": np.float32(0.5)})
+    options = dict(batch_size=16, progress=False, state_file=tmp_path / "state.pt")
+    history = fit(classifier(), pairs(), pairs(), epochs=1, **options)  # type: ignore[arg-type]
+    assert type(history.epochs[0].dev_score) is float
+    again = fit(classifier(), pairs(), pairs(), epochs=1, **options)  # type: ignore[arg-type]
+    assert again.losses == history.losses
+
+
+@pytest.mark.parametrize("batches", [{"batch_size": 16}, {"batch_tokens": 200, "accumulate": 2}], ids=str)
+def test_an_interrupted_run_continues_where_it_was(tmp_path: Path, batches: dict[str, int]) -> None:
+    data, dev = pairs(), pairs(30, seed=5)
+    options = dict(epochs=4, lr=1e-3, progress=False, **batches)
+    whole = classifier(dropout=0.2)
+    wanted = fit(whole, data, dev, **options)  # type: ignore[arg-type]
+    file = tmp_path / "state.pt"
+
+    class Stop(Exception):
+        pass
+
+    def stop(e: Epoch) -> None:
+        if e.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(classifier(dropout=0.2), data, dev, state_file=file, on_epoch=stop, **options)  # type: ignore[arg-type]
+    assert file.exists()
+    with pytest.raises(ValueError, match="other lr; remove it"):
+        fit(classifier(dropout=0.2), data, dev, state_file=file, **{**options, "lr": 1.0})  # type: ignore[arg-type]
+    net = classifier(dropout=0.2, seed=99)
+    history = fit(net, data, dev, state_file=file, **options)  # type: ignore[arg-type]
+    assert history.losses == wanted.losses
+    assert [e.dev_score for e in history.epochs] == [e.dev_score for e in wanted.epochs]
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in net.state_dict().items())
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    options = dict(epochs=1, batch_size=16, progress=False, state_file=file)
+    fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+    done = fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+    assert len(done.epochs) == 1
+    with pytest.raises(ValueError, match="other train; remove it"):
+        fit(classifier(), pairs(seed=9), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="other dev"):
+        fit(classifier(), pairs(), pairs(9), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="other model"):
+        fit(classifier(dropout=0.1), pairs(), **options)  # type: ignore[arg-type]
+    for content in (b"junk", b""):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"state\.pt is not the state of a training run"):
+            fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+    torch.save({"weights": 1}, file)
+    with pytest.raises(ValueError, match="is not the state"):
+        fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
