@@ -134,7 +134,7 @@ class BERTEncoder(nn.Module):
 
     @property
     def _matrix_dtype(self) -> torch.dtype:
-        """Of the layers' matrices and of what lies between them: bfloat16 copies (training/optimizer.py), or autocast on
+        """Of the layers' matrices and of what lies between: bfloat16 copies (training/optimizer.py), or autocast on
         a GPU, where float32 between them would be written, read and cast at every product."""
         table = self.token_embedding.weight
         if table.is_cuda and table.dtype == torch.float32 and torch.is_autocast_enabled("cuda"):
