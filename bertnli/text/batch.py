@@ -1,7 +1,8 @@
-"""Batches without padding: the tokens of B sequences laid end to end, and where each begins."""
+"""Batches without padding: the tokens of B sequences one after another, and where each begins."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,15 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """The tokens of B sequences, T in all, laid end to end.
+    """The tokens of B sequences, T in all, one after another.
 
-    input_ids    int32 [T]     token ids
-    segment_ids  int32 [T]     0 up to and including the first `<sep>`, then 1
-    positions    int32 [T]     0, 1, 2, ... within each sequence
-    cu_seqlens   int32 [B+1]   sequence b is the tokens cu_seqlens[b] to cu_seqlens[b+1]
-    max_seqlen   int           the longest sequence's number of tokens
-    labels       int64 or float32, [B, ...] for the sequences or [T] for the tokens, or None
-    example_index  int64 [B]   each sequence's index in its EncodedTexts, -1 for padding, or None
+    input_ids       int32 [T]     token ids
+    segment_ids     int32 [T]     0 up to and including the first `<sep>`, then 1
+    positions       int32 [T]     0, 1, 2, ... within each sequence
+    cu_seqlens      int32 [B+1]   sequence b has the tokens from cu_seqlens[b] to cu_seqlens[b+1]
+    max_seqlen      int           number of tokens of the longest sequence
+    labels          int64 or float32, [B, ...] for the sequences or [T] for the tokens, or None
+    example_index   int64 [B]     index of each sequence in its EncodedTexts, -1 for padding, or None
 
     Two pairs of 4 and 3 tokens:
 
@@ -44,12 +45,12 @@ class PackedBatch:
         return self.input_ids.device
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        """The same batch on `device`; with `non_blocking`, to a GPU by way of page-locked memory, and nothing waits."""
+        """The same batch on `device`; `non_blocking` copies to a GPU from page-locked memory, without waiting."""
         source = self._pinned_for(torch.device(device)) if non_blocking else self
         return source._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def copy_(self, other: PackedBatch) -> None:
-        """Take up the contents of a batch of the same sizes, as `to` does with `non_blocking`."""
+        """Overwrite this batch with one of the same sizes, copied as by `to(device, non_blocking=True)`."""
         source = other._pinned_for(self.device)
         for name in ("input_ids", "segment_ids", "positions", "cu_seqlens"):
             getattr(self, name).copy_(getattr(source, name), non_blocking=True)
@@ -62,10 +63,10 @@ class PackedBatch:
         return self.pin_memory() if device.type == "cuda" and self.device.type == "cpu" else self
 
     def pin_memory(self) -> PackedBatch:
-        """The same batch in page-locked memory; a DataLoader with `pin_memory=True` calls this."""
+        """The same batch in page-locked memory. A DataLoader with `pin_memory=True` calls this."""
         return self._map(Tensor.pin_memory)
 
-    def _map(self, f) -> PackedBatch:  # type: ignore[no-untyped-def]
+    def _map(self, f: Callable[[Tensor], Tensor]) -> PackedBatch:
         return replace(
             self,
             input_ids=f(self.input_ids),
@@ -77,10 +78,10 @@ class PackedBatch:
         )
 
     def padded(self, tokens: int, sequences: int, ignored: float | None = None) -> PackedBatch:
-        """The batch with sequences behind its own that nobody reads, `sequences` and `tokens` of both in all.
+        """Append padding sequences, up to `sequences` and `tokens` in all.
 
-        Lengths of those behind differ by one at most, and none is 0; their ids and positions are 0, their labels or
-        their tokens' are `ignored`. Nothing that is computed for the batch's own sequences changes, dropout included.
+        They have ids and positions 0, lengths that differ by one at most, and the label `ignored`. What is computed
+        for the other sequences stays equal, dropout included. Raises ValueError if a padding sequence would be empty.
         """
         count, more = sequences - len(self), tokens - len(self.input_ids)
         if not 0 < count <= more:
@@ -89,8 +90,8 @@ class PackedBatch:
         ends = torch.arange(1, count + 1, dtype=torch.int32, device=self.device) * more // count
         labels = self.labels
         if labels is not None and ignored is not None:
-            behind = count if len(labels) == len(self) else more
-            labels = torch.cat([labels, labels.new_full((behind, *labels.shape[1:]), ignored)])
+            added = count if len(labels) == len(self) else more
+            labels = torch.cat([labels, labels.new_full((added, *labels.shape[1:]), ignored)])
         index = self.example_index
         return PackedBatch(
             input_ids=torch.cat([self.input_ids, zeros]),
@@ -106,8 +107,10 @@ class PackedBatch:
     def from_padded(cls, token_ids: Tensor, segments: Tensor, valid_lens: Tensor | None = None) -> PackedBatch:
         """Drop the padding of D2L's three tensors.
 
-        token_ids, segments: integer [B, L]; valid_lens: [B], any dtype, or None where every position is valid.
-        Raises ValueError where the shapes disagree or a length lies outside 0 to L.
+        token_ids, segments   integer [B, L]
+        valid_lens            [B] of any dtype; None where every position is valid
+
+        Raises ValueError where the shapes disagree or a length is outside 0 to L.
         """
         if token_ids.dim() != 2 or segments.shape != token_ids.shape:
             raise ValueError(
@@ -144,47 +147,78 @@ class PackedBatch:
             max_seqlen=max_seqlen,
         )
 
+    @classmethod
+    def from_huggingface(
+        cls, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> PackedBatch:
+        """Drop the padding of what a tokenizer of `transformers` returns.
+
+        input_ids        integer [B, L]
+        attention_mask   [B, L], 1 for tokens and 0 for padding, which must be on the right
+        token_type_ids   integer [B, L] (default: all 0)
+
+            inputs = tokenizer(premises, hypotheses, padding=True, return_tensors="pt")
+            logits = model(PackedBatch.from_huggingface(**inputs))
+
+        Raises ValueError for other shapes, and for a mask that is not ones followed by zeros.
+        """
+        if input_ids.dim() != 2 or attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"input_ids and attention_mask must have one shape [batch, length]; "
+                f"found {list(input_ids.shape)} and {list(attention_mask.shape)}"
+            )
+        valid_lens = attention_mask.ne(0).sum(1)
+        expected = torch.arange(input_ids.shape[1], device=input_ids.device) < valid_lens[:, None]
+        wrong = (attention_mask != expected).any(1)
+        if wrong.any():
+            raise ValueError(
+                f"attention_mask must be ones followed by zeros in each row; row {int(wrong.int().argmax())} is not. "
+                'For padding on the left, make the tokenizer with padding_side="right"'
+            )
+        segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        return cls.from_padded(input_ids, segments, valid_lens)
+
     def pad(self, packed: Tensor, length: int | None = None) -> Tensor:
-        """The [T, ...] values as [B, length, ...], zeros in the padding; `length` defaults to `max_seqlen`."""
+        """Values [T, ...] as [B, length, ...] with zeros in the padding (length: `max_seqlen` by default)."""
         return pad(packed, self.cu_seqlens, self.max_seqlen if length is None else length)[0]
 
 
 def pad_amount(count: int, sizes: int) -> int:
-    """How many more make of `count` one of few numbers: `sizes` of them lie between a number and its double."""
+    """How much to add to `count` for a bucket size; there are `sizes` bucket sizes from a number to its double."""
     return -count % (1 << max(0, (count // sizes).bit_length() - 1))
 
 
-def split_batches(rows: Tensor, lengths: Tensor, size: int | None, tokens: int | None) -> list[Tensor]:
-    """`rows`, int64 [R], in batches: `size` rows each, or as many as have `tokens` tokens at most, taken in order.
+def split_batches(order: Tensor, lengths: Tensor, size: int | None, tokens: int | None) -> list[Tensor]:
+    """Split `order`, int64 [R], into batches: of `size` sequences each, or of as many as have at most `tokens` tokens.
 
-    lengths   int64 [N], the number of tokens of every row; a row that is longer than `tokens` is a batch by itself
+    lengths   int64 [N], number of tokens of each sequence. One that is longer than `tokens` is a batch by itself
 
-    No rows are one batch of none.
+    An empty order gives one empty batch.
     """
     if tokens is None:
         assert size is not None
-        return list(torch.split(rows, size))
-    ends = lengths[rows].cumsum(0).numpy()
+        return list(torch.split(order, size))
+    ends = lengths[order].cumsum(0).numpy()
     counts, begin, before = [], 0, 0
-    while begin < len(rows):
+    while begin < len(order):
         end = max(begin + 1, int(np.searchsorted(ends, before + tokens, side="right")))
         counts.append(end - begin)
         begin, before = end, int(ends[end - 1])
-    return list(torch.split(rows, counts or [0]))
+    return list(torch.split(order, counts or [0]))
 
 
 def ragged_index(begins: Tensor, counts: Tensor) -> Tensor:
-    """begins[i], begins[i] + 1, ..., counts[i] of them for each i, end to end; both int64 [N]."""
+    """The indices begins[i] to begins[i] + counts[i] - 1 for each i, one after another; both int64 [N]."""
     ends = counts.cumsum(0)
     total = int(ends[-1]) if len(ends) else 0
     return torch.arange(total, device=begins.device) + (begins - ends + counts).repeat_interleave(counts)
 
 
 def pad(packed: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Spread [T, ...] values over [B, length, ...], zeros in the padding; with the valid positions, [B, length]."""
+    """Values [T, ...] as [B, length, ...] with zeros in the padding; and the mask of valid positions [B, length]."""
     valid = torch.arange(length, device=packed.device) < cu_seqlens.diff()[:, None]
     padded = packed.new_zeros((*valid.shape, *packed.shape[1:]))
     token = torch.arange(len(packed), dtype=cu_seqlens.dtype, device=packed.device)
     sequence = torch.searchsorted(cu_seqlens[1:], token, right=True)
-    padded[sequence, (token - cu_seqlens[sequence]).long()] = packed  # by `valid` it would wait for the device
+    padded[sequence, (token - cu_seqlens[sequence]).long()] = packed  # indexing by `valid` would wait for the device
     return padded, valid
