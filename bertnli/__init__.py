@@ -31,6 +31,7 @@ from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.inference.predict import evaluate, predict, score
+from bertnli.inference.session import InferenceSession
 from bertnli.model import Model
 from bertnli.ops import varlen_attention
 from bertnli.tasks.base import Head
@@ -66,6 +67,7 @@ __all__ = [
     "Epoch",
     "Head",
     "History",
+    "InferenceSession",
     "Model",
     "PackedBatch",
     "Prediction",

@@ -1,25 +1,31 @@
-# Importing the module registers the operators of csrc/ops/bindings.cpp under torch.ops.bertnli.
-
-from typing import Any
+# Importing the module registers the operators of csrc/ops under torch.ops.bertnli.
 
 from torch import Tensor
 
 def cpu_multiplies_better(bf16: bool) -> bool: ...
-def state(tensors: list[Tensor], /) -> bytes: ...
-def stand(owners: list[dict[str, Any]], names: list[str], found: list[Any], hooks: list[dict[int, Any]], /) -> bool: ...
 
-class PreparedEncoder:
-    def __init__(self, tensors: list[Tensor], heads: int, eps: float, activation: str, precision: str, /) -> None: ...
-    def forward(
-        self, ids: Tensor, segments: Tensor, positions: Tensor, cu_seqlens: Tensor, rows: Tensor | None, /
+class FusedEncoder:  # csrc/ops/encoder.h
+    def __init__(
+        self, tensors: list[Tensor], num_heads: int, eps: float, activation: str, precision: str, /
+    ) -> None: ...
+    def is_current(self) -> bool: ...
+    def features(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        token_index: Tensor | None,
+        first: bool,
+        /,
     ) -> Tensor: ...
     def outputs(
         self,
-        ids: Tensor,
-        segments: Tensor,
+        input_ids: Tensor,
+        segment_ids: Tensor,
         positions: Tensor,
         cu_seqlens: Tensor,
-        rows: Tensor | None,
+        token_index: Tensor | None,
         first: bool,
         head: list[Tensor],
         /,

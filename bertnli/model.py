@@ -21,7 +21,8 @@ from bertnli.tasks.load import load_examples, read_inputs
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import Vocab, space_out_data
-from bertnli.training.loop import History, fit
+from bertnli.training.history import History
+from bertnli.training.loop import fit
 
 
 class Model:

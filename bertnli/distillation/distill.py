@@ -19,7 +19,8 @@ from bertnli.distillation.objective import (
     read_vectors,
     watched_layers,
 )
-from bertnli.inference.predict import check_labels, in_batches, tokens_per_sequence
+from bertnli.inference.predict import check_labels, run_batches, tokens_per_sequence
+from bertnli.inference.session import InferenceSession
 from bertnli.runtime.cuda_graphs import ours
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
@@ -156,18 +157,18 @@ def _teacher_values(
 ) -> Tensor:
     """TeacherTargets.values, on the teacher's device if `by_sequence`, else on the CPU."""
     with watched_layers(teacher, loss.hidden_layers) as layer_outputs:
+        session = InferenceSession(teacher, options.precision)
 
         def values(batch: PackedBatch) -> Tensor:
-            vectors = read_vectors(teacher, batch, layer_outputs)
+            vectors = read_vectors(teacher, batch, layer_outputs, session.features)
             outputs = teacher.head(vectors[:, : teacher.config.num_hiddens])
             both = torch.cat([outputs, vectors] if loss.hidden else [outputs], 1).float()
             return both if by_sequence else both.cpu()
 
-        return in_batches(
-            teacher,
-            values,
+        return run_batches(
+            session,
             examples,
-            precision=options.precision,
+            function=values,
             by_sequence=by_sequence and not loss.hidden_layers,  # hooks are not part of a graph
             cuda_graphs=False if options.cuda_graphs is False else None,  # the teacher may be on another device
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -70,10 +70,18 @@ def watched_layers(model: Head, layers: Iterable[int]) -> Iterator[list[Tensor]]
             hook.remove()
 
 
-def read_vectors(model: Head, batch: PackedBatch, layer_outputs: list[Tensor]) -> Tensor:
-    """[R, H (1 + layers)]: the encoder's vector of each token that the head reads, then those of the watched layers."""
+def read_vectors(
+    model: Head,
+    batch: PackedBatch,
+    layer_outputs: list[Tensor],
+    features: Callable[[PackedBatch], Tensor] | None = None,
+) -> Tensor:
+    """[R, H (1 + layers)]: the encoder's vector of each token that the head reads, then those of the watched layers.
+
+    features  gives the former (default: `model.features`)
+    """
     layer_outputs.clear()
-    last, index = model.features(batch), model.token_index(batch)
+    last, index = (features or model.features)(batch), model.token_index(batch)
     inner = [x[: len(batch.input_ids)] if index is None else x[index] for x in layer_outputs]
     return torch.cat([last, *(x.to(last.dtype) for x in inner)], 1)
 

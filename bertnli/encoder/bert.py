@@ -5,7 +5,7 @@ Shapes in the comments: T tokens in B sequences, R tokens read, H hidden units.
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -33,18 +33,13 @@ def _rounded(batch: PackedBatch) -> PackedBatch:
     return batch.padded(tokens + more, len(batch) + 1) if (more := pad_amount(tokens, _PER_DOUBLING)) else batch
 
 
-class _Operators(threading.local):
-    """What stands for all layers of an encoder, and for a head, while this thread is in inference
-    (bertnli/prepared.py)."""
-
-    def __init__(self) -> None:
-        self.of: dict[nn.Module, Any] = {}
-
-
-operators = _Operators()
-
-# Of each encoder what bertnli/prepared.py has made of its weights.
-packed: WeakKeyDictionary[BERTEncoder, Any] = WeakKeyDictionary()
+def check_length(batch: PackedBatch, max_len: int) -> None:
+    """Raise ValueError for a sequence longer than `max_len`."""
+    if batch.max_seqlen > max_len:
+        raise ValueError(
+            f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={max_len}; "
+            "encode the pairs with a smaller max_len"
+        )
 
 
 class BERTEncoder(nn.Module):
@@ -54,6 +49,8 @@ class BERTEncoder(nn.Module):
         super().__init__()
         config = BERTConfig.from_d2l_arguments(*args, **kwargs)
         self.config = config
+        # By head, what bertnli/inference has made ready of this encoder.
+        self.sessions: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
         self.token_embedding = nn.Embedding(config.vocab_size, config.num_hiddens)
         self.segment_embedding = nn.Embedding(config.num_segments, config.num_hiddens)
         self.pos_embedding = nn.Parameter(torch.randn(1, config.max_len, config.num_hiddens))
@@ -65,10 +62,27 @@ class BERTEncoder(nn.Module):
             self.apply(_init_original)
             nn.init.normal_(self.pos_embedding, std=0.02)
 
+    # Whatever may change the layers drops the sessions, and so the memory of their prepacked weights.
+
     def train(self, mode: bool = True) -> BERTEncoder:
-        if mode:  # training code may write to `parameter.data`, which nobody sees
-            packed.pop(self, None)
+        if mode:
+            self.sessions.clear()
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BERTEncoder:
+        self.sessions.clear()
+        return cast(BERTEncoder, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.sessions.clear()
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:  # of copies and pickles
+        return {name: value for name, value in vars(self).items() if name != "sessions"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.sessions = WeakKeyDictionary()
 
     def forward(
         self,
@@ -98,20 +112,8 @@ class BERTEncoder(nn.Module):
         batch = PackedBatch.from_padded(inputs, segments, valid_lens)
         return batch.pad(self._encode(batch), inputs.shape[1])
 
-    def check_length(self, batch: PackedBatch) -> None:
-        """Raise ValueError for a sequence longer than `max_len`."""
-        if batch.max_seqlen > self.config.max_len:
-            raise ValueError(
-                f"a sequence of {batch.max_seqlen} tokens is longer than the model's max_len={self.config.max_len}; "
-                "encode the pairs with a smaller max_len"
-            )
-
     def _encode(self, batch: PackedBatch, rows: Tensor | None = None, max_tokens_read: int | None = None) -> Tensor:
-        self.check_length(batch)
-        operator = None if torch.compiler.is_compiling() else operators.of.get(self)
-        if operator is not None:
-            found = operator.forward(batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, rows)
-            return cast(Tensor, found)
+        check_length(batch, self.config.max_len)
         looked_at = (max_tokens_read is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
         if rows is not None and looked_at and rows.numel():
             if bool((rows.diff() < 0).any()):

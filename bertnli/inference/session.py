@@ -1,253 +1,153 @@
-"""A model in inference: weights packed once for a state of the encoder, one operator for all layers and the head."""
+"""A model made ready for inference: structure checked once, weights prepacked once, one call from batch to outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bertnli import _ops
-from bertnli.encoder.bert import BERTEncoder, operators, packed
-from bertnli.encoder.layers import AddNorm, EncoderBlock, MultiHeadAttention, PositionWiseFFN
+from bertnli.encoder.bert import BERTEncoder, check_length
+from bertnli.inference.structure import CannotFuse, encoder_parameters, head_parameters, is_overridden
+from bertnli.runtime.modes import eval_mode
 from bertnli.runtime.precision import PRECISIONS, autocast, uses_bf16
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
 
 
-class _Packed:
-    """An encoder's weights, packed in one precision, and what to look at to know that they are still its own."""
+class InferenceSession:
+    """`session(batch)` gives a model's outputs in eval mode, without gradients.
 
-    def __init__(self, encoder: BERTEncoder, parts: _Parts, precision: str, kept: bool) -> None:
-        config = encoder.config
-        self.parts, self.precision, self.state = parts, precision, _ops.state(parts.tensors) if kept else b""
-        self.operator = _ops.PreparedEncoder(
-            parts.tensors, config.num_heads, config.norm_eps, config.activation, precision
-        )
+        session = InferenceSession(model, precision="int8")
+        outputs = session(encoded.batch(range(16)))
 
-    def holds(self, precision: str) -> bool:
-        same = self.precision == precision and self.state == _ops.state(self.parts.tensors)
-        return same and self.parts.stand()
+    model      a head with its encoder
+    precision  "fp32"; "bf16": weights and inputs of the encoder's products rounded to bfloat16; "int8": each output's
+               weights rounded to 8 bits by the largest of them, each token's inputs by their range, attention in
+               bfloat16. Sums, statistics and the head are float32, on the CPU the residual stream too. A CPU without
+               bfloat16 instructions rounds only the weights of "bf16".
 
+    On the CPU, all layers of an unmodified float32 encoder are one fused operator, and so are those of a head whose
+    `head` is Head's own. Otherwise (GPU, other dtypes, replaced layers, hooks, a `forward` or `features` of the head's
+    own) the modules themselves run, in bfloat16 for "bf16" as `uses_bf16` says.
 
-# The parts of each head. (None leads to it.)
-_heads: WeakKeyDictionary[Head, _Parts] = WeakKeyDictionary()
+    A session uses the weights that the encoder had when the session was made: `is_current()` tells whether they have
+    changed. It does not see a module that is replaced, or a hook that is added, after it was made: make a new one.
+    `score`, `evaluate` and `predict` do so when the weights have changed, or after `model.train()`.
 
-
-@contextmanager
-def prepared(model: BERTEncoder | Head, precision: str, keep: bool = True) -> Iterator[Mapping[nn.Module, Any]]:
-    """Within it, in this thread, `model` computes without gradients and dropout, with products in `precision`.
-
-    model      an encoder, or a head with its encoder
-    precision  "fp32"; "bf16": weights and the products' inputs rounded to bfloat16; "int8": the weights of each output
-               rounded to 8 bits by their largest element, the inputs of each token by their range, the attention in
-               bfloat16. A CPU without instructions for bfloat16 rounds only the weights of "bf16" to it.
-               Sums and statistics are float32 in all of them, and so are the residual stream on the CPU and the head.
-    keep       whether the packed weights are kept for the next time; a change of any parameter packs them anew, but one
-               through `.data`, which nobody sees: after that `train` forgets them
-
-    On the CPU, for float32 parameters and the encoder's own layers, all layers are one operator, and so is a head that
-    computes as Head does. Otherwise (another device or dtype, layers that were replaced or have hooks) the modules run
-    as they stand, under autocast for "bf16" where `uses_bf16` says so.
-    Gives what `stand_ins` does. Raises ValueError for an unknown precision, and for "int8" where the encoder cannot be
-    prepared.
+    Raises ValueError for an unknown precision, for "int8" where the modules themselves would run, and for layers whose
+    widths do not fit together.
     """
-    stand_in = stand_ins(model, precision, keep)
-    with computing(model, precision, stand_in):
-        yield stand_in
 
-
-def stand_ins(model: BERTEncoder | Head, precision: str, keep: bool) -> Mapping[nn.Module, Any]:
-    """What computes for the encoder, an operator, and for a head, a function of batches: with all within them, whose
-    mode does not count. Empty where modules run as they stand. The arguments and errors are those of `prepared`."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
-    encoder = model.encoder if isinstance(model, Head) else model
-    found = packed.get(encoder)
-    if found is None or not keep or not found.holds(precision):
-        parts = _encoder_parts(encoder)
-        if parts is None:
-            packed.pop(encoder, None)
-            _heads.pop(cast(Head, model), None)
+    def __init__(self, model: Head, precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
+        self.precision = precision
+        self.device = model.encoder.pos_embedding.device
+        self._model: Callable[[], Head | None] = lambda: model
+        self._max_len = model.encoder.config.max_len
+        self._first = False  # whether the head reads each sequence's first token
+        self._encoder: _ops.FusedEncoder | None = None
+        self._head: list[Tensor] | None = None  # the parameters of a fused head
+        try:
+            parameters = encoder_parameters(model)
+        except CannotFuse as reason:
             if precision == "int8":
                 raise ValueError(
-                    "precision 'int8' is for float32 encoders on the CPU whose layers are the model's own and without "
-                    "hooks"
-                )
-            return {}
-        # An inference tensor counts no versions: its changes cannot be seen, so nothing is kept.
-        keep = keep and not any(t.is_inference() for t in parts.tensors)
-        found = _Packed(encoder, parts, precision, keep)
-        if keep:
-            packed[encoder] = found
-        else:
-            packed.pop(encoder, None)
-    if isinstance(model, Head) and (outputs := _outputs(model, encoder, found.operator)) is not None:
-        return {encoder: found.operator, model: outputs}
-    return {encoder: found.operator}
+                    "precision='int8' needs an unmodified float32 encoder on the CPU (no replaced layers, no hooks); "
+                    f"{reason}"
+                ) from None
+            self._bf16 = uses_bf16(self.device, precision)
+            return
+        self._bf16 = False  # of the head
+        self._first = model.pooled and not is_overridden(model, "token_index")
+        config = model.encoder.config
+        self._encoder = _ops.FusedEncoder(parameters, config.num_heads, config.norm_eps, config.activation, precision)
+        with suppress(CannotFuse):
+            self._head = head_parameters(model)
 
+    @property
+    def model(self) -> Head:
+        """The model; a session that `score` keeps on a model does not keep that alive."""
+        model = self._model()
+        if model is None:
+            raise RuntimeError("the session's model has been deleted")
+        return model
 
-@contextmanager
-def computing(model: BERTEncoder | Head, precision: str, stand_in: Mapping[nn.Module, Any]) -> Iterator[None]:
-    """Within it, in this thread, calls of the modules come to what stands in for them; see `prepared`."""
-    if not stand_in:
-        device = (model.encoder if isinstance(model, Head) else model).pos_embedding.device
-        with autocast(device, uses_bf16(device, precision)):
+    @property
+    def fused(self) -> bool:
+        """True if the outputs are the fused operator's, which needs no `running`."""
+        return self._head is not None
+
+    def is_current(self) -> bool:
+        """True if the session's weights are still the model's, as far as can be told quickly.
+
+        Seen are changes in place, other memory (`parameter.data = ...`) and, by a few sampled values of each parameter,
+        writes through `.data`. Parameters made in inference mode have no versions: their sessions are never current.
+        """
+        return self._encoder is None or self._encoder.is_current()
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Outputs [R, num_labels] of the tokens that the head reads, float32 from the fused operator.
+
+        Raises ValueError for a sequence longer than `max_len` or, where the head reads `<cls>`, without tokens;
+        IndexError for a token id outside the vocabulary.
+        """
+        if self.fused:
+            return self.outputs_within(batch)
+        with self.running():
+            return self.outputs_within(self.on_device(batch))
+
+    def features(self, batch: PackedBatch) -> Tensor:
+        """The encoder's vectors [R, H] of the tokens that the head reads. Errors: as of a call."""
+        if self._encoder is None:
+            with self.running():
+                return self.model.features(self.on_device(batch))
+        check_length(batch, self._max_len)
+        return self._encoder.features(*self._inputs(batch))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What modules run in: eval mode, no gradients, the session's precision. Modes are restored after it."""
+        with torch.no_grad(), autocast(self.device, self._bf16), eval_mode(self.model, self._encoder is None):
             yield
-        return
-    of = operators.of
-    outer = {module: of.get(module) for module in stand_in}
-    of.update(stand_in)
-    try:
-        yield
-    finally:
-        for module, before in outer.items():
-            if before is None:
-                del of[module]
-            else:
-                of[module] = before
+
+    def outputs_within(self, batch: PackedBatch) -> Tensor:
+        """What a call gives for a batch on the model's device, within `running` unless `fused`."""
+        if self._encoder is None:
+            return self.model(batch)  # type: ignore[no-any-return]
+        if self._head is None:
+            return self.model.head(self.features(batch))
+        check_length(batch, self._max_len)
+        return self._encoder.outputs(*self._inputs(batch), self._head)
+
+    def _inputs(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, bool]:
+        index = None if self._first else self.model.token_index(batch)
+        return batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens, index, self._first
+
+    def on_device(self, batch: PackedBatch) -> PackedBatch:
+        """The batch on the model's device."""
+        return batch if batch.device == self.device else batch.to(self.device, non_blocking=True)
 
 
-def _outputs(
-    head: Head, encoder: BERTEncoder, operator: _ops.PreparedEncoder
-) -> Callable[[PackedBatch], Tensor] | None:
-    """What Head.forward does, by the operator; None where this one may do anything else, or somebody listens."""
-    kind = type(head)
-    if kind.forward is not Head.forward or kind.features is not Head.features or kind.head is not Head.head:
-        return None
-    if not _OWN.isdisjoint(vars(head)):
-        return None
-    parts = _heads.get(head)
-    if parts is None or not parts.stand():
-        parts = _head_parts(head)
-        if parts is None:
-            _heads.pop(head, None)
-            return None
-        _heads[head] = parts
-    weights, first = (
-        parts.tensors,
-        head.pooled and kind.token_index is Head.token_index and "token_index" not in vars(head),
-    )
+def session_of(model: Head, precision: str) -> InferenceSession:
+    """The session of that precision that is kept on the model's encoder while it is current; else a new one.
 
-    def outputs(batch: PackedBatch) -> Tensor:
-        encoder.check_length(batch)
-        ids = batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens
-        return operator.outputs(*ids, None if first else head.token_index(batch), first, weights)
-
-    return outputs
-
-
-_OWN = frozenset({"forward", "features", "head", "pooled"})  # what an instance may have of its own
-
-
-class _Parts:
-    """The parameters of a model in the operator's order, and the modules that they were found in."""
-
-    def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-        # Every part is still the `found` of its `name` in its `owner`, and nothing has hooks.
-        self.owners: list[dict[str, Any]] = []
-        self.names: list[str] = []
-        self.found: list[Any] = []
-        self.hooks: list[dict[int, Any]] = []
-        self.sequences: list[dict[str, Any]] = []  # whose lengths are still the same
-        self.lengths: list[int] = []
-
-    def stand(self) -> bool:
-        as_found = _ops.stand(self.owners, self.names, self.found, self.hooks)
-        return as_found and list(map(len, self.sequences)) == self.lengths
-
-    # These raise KeyError for what the operator does not know.
-
-    def take(self, owner: dict[str, Any], name: str) -> Any:
-        self.keep(owner, name, owner[name])
-        return owner[name]
-
-    def keep(self, owner: dict[str, Any], name: str, found: Any) -> None:
-        self.owners.append(owner)
-        self.names.append(name)
-        self.found.append(found)
-
-    def child(self, parent: nn.Module, name: str, kind: type[nn.Module]) -> nn.Module:
-        module = self.take(parent._modules, name)
-        if type(module) is not kind:
-            raise KeyError(name)
-        self.hooks += module._forward_hooks, module._forward_pre_hooks
-        self.keep(vars(module), "forward", None)
-        return module
-
-    def setting(self, module: nn.Module, name: str, value: Any) -> None:
-        found = self.take(vars(module), name)
-        if found != value:
-            raise KeyError(name)
-
-    def sequence(self, parent: nn.Module, name: str) -> nn.Module:
-        module = self.child(parent, name, nn.Sequential)
-        self.sequences.append(module._modules)
-        self.lengths.append(len(module._modules))
-        return module
-
-    def parameter(self, module: nn.Module, name: str) -> Tensor:
-        tensor = self.take(module._parameters, name)
-        if tensor is None or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise KeyError(name)
-        self.tensors.append(tensor)
-        return tensor  # type: ignore[no-any-return]
-
-    def linear(self, parent: nn.Module, name: str, kind: type[nn.Module] = nn.Linear) -> nn.Module:
-        module = self.child(parent, name, kind)
-        self.parameter(module, "weight")
-        self.parameter(module, "bias")
-        return module
-
-
-def _encoder_parts(encoder: BERTEncoder) -> _Parts | None:
-    """What the operator (csrc/ops/encoder.cpp) takes, or None where it cannot stand for the modules."""
-    parts = _Parts()
-    try:
-        parts.parameter(parts.child(encoder, "token_embedding", nn.Embedding), "weight")
-        parts.parameter(parts.child(encoder, "segment_embedding", nn.Embedding), "weight")
-        parts.parameter(encoder, "pos_embedding")
-        config = encoder.config
-        if config.embedding_norm:
-            parts.setting(parts.linear(encoder, "embedding_norm", nn.LayerNorm), "eps", config.norm_eps)
-        blocks = parts.sequence(encoder, "blks")
-        for name in blocks._modules:
-            block = parts.child(blocks, name, EncoderBlock)
-            attention = parts.child(block, "attention", MultiHeadAttention)
-            parts.setting(attention, "num_heads", config.num_heads)
-            for part in ("W_q", "W_k", "W_v", "W_o"):
-                parts.linear(attention, part)
-            norm = parts.linear(parts.child(block, "addnorm1", AddNorm), "ln", nn.LayerNorm)
-            parts.setting(norm, "eps", config.norm_eps)
-            ffn = parts.child(block, "ffn", PositionWiseFFN)
-            parts.setting(ffn, "activation", config.activation)
-            parts.linear(ffn, "dense1")
-            parts.linear(ffn, "dense2")
-            norm = parts.linear(parts.child(block, "addnorm2", AddNorm), "ln", nn.LayerNorm)
-            parts.setting(norm, "eps", config.norm_eps)
-    except KeyError:
-        return None
-    return parts if parts.stand() else None
-
-
-def _head_parts(head: Head) -> _Parts | None:
-    """The same of a head's own layers."""
-    parts = _Parts()
-    parts.hooks += head._forward_hooks, head._forward_pre_hooks
-    try:
-        parts.child(head, "encoder", BERTEncoder)
-        parts.child(head, "dropout", nn.Dropout)
-        if head.pooled:
-            hidden = parts.sequence(head, "hidden")
-            parts.linear(hidden, "0")
-            parts.child(hidden, "1", nn.Tanh)
-            if len(hidden._modules) != 2:
-                return None
-        parts.linear(head, "output")
-    except KeyError:
-        return None
-    return parts if parts.stand() else None
+    Nothing is kept of a model in training mode, nor where the modules themselves run.
+    """
+    encoder = model.encoder
+    if model.training or not isinstance(encoder, BERTEncoder):
+        return InferenceSession(model, precision)
+    sessions: dict[str, InferenceSession] = encoder.sessions.setdefault(model, {})
+    if (kept := sessions.get(precision)) is not None and kept.is_current():
+        return kept
+    if kept is not None:
+        sessions.clear()  # those of other precisions are not current either
+    session = InferenceSession(model, precision)
+    if session._encoder is not None and session.is_current():
+        session._model = weakref.ref(model)  # no cycle: a model is freed with its last reference
+        sessions[precision] = session
+    return session

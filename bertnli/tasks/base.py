@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.data.texts import TextData
-from bertnli.encoder.bert import BERTEncoder, BERTModel, operators
+from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.text.batch import PackedBatch
 from bertnli.text.tokenizer import Tokenizer, Truncation
@@ -137,8 +137,7 @@ class Head(nn.Module):
             if isinstance(inputs, Tensor) or len(inputs) != 3:
                 raise TypeError("inputs must be a PackedBatch or the three tensors (tokens, segments, valid_lens)")
             inputs = PackedBatch.from_padded(*inputs)
-        operator = None if torch.compiler.is_compiling() else operators.of.get(self)
-        return self.head(self.features(inputs)) if operator is None else operator(inputs)
+        return self.head(self.features(inputs))
 
     # ---- from outputs to figures ----
 

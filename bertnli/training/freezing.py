@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from bertnli.encoder.bert import BERTEncoder
-from bertnli.inference.predict import in_batches, tokens_per_sequence
+from bertnli.inference.predict import run_batches, tokens_per_sequence
+from bertnli.inference.session import InferenceSession
 from bertnli.tasks.base import Head
 from bertnli.text.batch import ragged_index
 from bertnli.text.encoded import EncodedTexts
@@ -79,12 +80,6 @@ def cached_features(model: Head, train: EncodedTexts, options: TrainingOptions) 
     counts = tokens_per_sequence(model, train)
     if int(counts.sum()) * model.config.num_hiddens * 4 > _MAX_FEATURE_BYTES:
         return None
-    vectors = in_batches(
-        model,
-        model.features,
-        train,
-        precision=options.precision,
-        by_sequence=model.pooled,
-        cuda_graphs=options.cuda_graphs,
-    )
+    session = InferenceSession(model, options.precision)
+    vectors = run_batches(session, train, function=session.features, cuda_graphs=options.cuda_graphs)
     return CachedFeatures(vectors, counts)

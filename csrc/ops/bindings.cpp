@@ -1,17 +1,18 @@
 // bertnli._ops: the operators' schemas, and what inference calls from Python without the way through torch's
 // dispatcher. Each operator registers its CPU implementation in a file of its own, autograd.cpp its gradient, and
 // bertnli/ops.py what it does to fake tensors.
-#include <Python.h>
+#include "encoder.h"
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 #pragma GCC diagnostic pop
 
+#include <memory>
 #include <string>
-#include <utility>
+#include <vector>
 
 namespace bertnli {
 std::string cpu_isa();
@@ -20,7 +21,6 @@ int64_t cpu_threads();
 bool cpu_multiplies_better(bool bf16);
 void keep_memory(bool on);
 void give_back_memory();
-void define_encoder(pybind11::module_& m);
 }  // namespace bertnli
 
 TORCH_LIBRARY(bertnli, m) {
@@ -84,53 +84,19 @@ TORCH_LIBRARY(bertnli, m) {
       "Tensor steps, int steps_felt, float beta1, float beta2, float eps, float l2) -> ()");
 }
 
-namespace {
-
 namespace py = pybind11;
-
-// Where each tensor lies and how often it has been written to, and the instruction set of the kernels: all that packed
-// weights depend on.
-py::bytes state(const py::list& tensors) {
-  std::string found = bertnli::cpu_isa();
-  for (const py::handle x : tensors) {
-    if (!THPVariable_Check(x.ptr())) throw py::type_error("state takes tensors");
-    const at::Tensor& t = THPVariable_Unpack(x.ptr());
-    const std::pair<const void*, int64_t> one{t.const_data_ptr(), t._version()};
-    found.append(reinterpret_cast<const char*>(&one), sizeof one);
-  }
-  return found;
-}
-
-// Whether each dict of the list `owners` has `found` under its name, and no dict of `hooks` has anything. It runs
-// before each inference, when the weights have driven all of these dicts out of the caches: they are fetched first,
-// beside one another.
-bool stand(const py::list& owners, const py::list& names, const py::list& found, const py::list& hooks) {
-  const auto dict = [](const py::handle x) { return reinterpret_cast<PyDictObject*>(x.ptr()); };
-  for (const py::list& dicts : {owners, hooks})
-    for (const py::handle x : dicts) {
-      if (!PyDict_Check(x.ptr())) throw py::type_error("stand takes dicts");
-      __builtin_prefetch(&dict(x)->ma_values);
-    }
-  for (const py::handle x : owners) {
-    __builtin_prefetch(dict(x)->ma_keys);
-    __builtin_prefetch(reinterpret_cast<const char*>(dict(x)->ma_keys) + 64);
-  }
-  for (const py::handle x : hooks)
-    if (PyDict_Size(x.ptr())) return false;
-  for (size_t i = 0; i < owners.size(); i++) {
-    PyObject* const item = PyDict_GetItemWithError(owners[i].ptr(), names[i].ptr());
-    if (!item && PyErr_Occurred()) throw py::error_already_set();
-    if ((item ? item : Py_None) != found[i].ptr()) return false;
-  }
-  return true;
-}
-
-}  // namespace
 
 // Importing the module loads the library, which registers the operators above.
 PYBIND11_MODULE(_ops, m) {
-  m.def("state", torch::wrap_pybind_function(state));
-  m.def("stand", stand);
   m.def("cpu_multiplies_better", bertnli::cpu_multiplies_better, py::arg("bf16"));
-  bertnli::define_encoder(m);
+  using bertnli::FusedEncoder;
+  py::class_<FusedEncoder>(m, "FusedEncoder")
+      .def(py::init(
+          torch::wrap_pybind_function_no_gil([](const std::vector<at::Tensor>& tensors, int64_t heads, double eps,
+                                                const std::string& activation, const std::string& precision) {
+            return std::make_unique<FusedEncoder>(tensors, heads, eps, activation, precision);
+          })))
+      .def("is_current", &FusedEncoder::is_current)
+      .def("features", torch::wrap_pybind_function_no_gil(&FusedEncoder::features))
+      .def("outputs", torch::wrap_pybind_function_no_gil(&FusedEncoder::outputs));
 }

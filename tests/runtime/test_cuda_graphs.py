@@ -210,7 +210,7 @@ def test_repeated_distillation_is_the_distillation(
 ) -> None:
     wanted = taught(task, dtype=torch.float64, cuda_graphs=False, **options)
     assert not on_cpu.made
-    monkeypatch.setattr(distillation, "in_batches", partial(inference.in_batches, batch_size=3))
+    monkeypatch.setattr(distillation, "run_batches", partial(inference.run_batches, batch_size=3))
     found = taught(task, dtype=torch.float64, **options)
     purposes = {steps.purpose for steps in on_cpu.made if steps.repeated}
     assert purposes == ({"training"} if "hidden_layers" in options else {"training", "inference"})

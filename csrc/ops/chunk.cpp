@@ -1,0 +1,315 @@
+#include "chunk.h"
+
+#include "chunk_memory.h"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <ATen/Parallel.h>
+#pragma GCC diagnostic pop
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+namespace bertnli {
+
+using at::Tensor;
+
+namespace {
+
+// Runs work(begin, end) over `count` parts that cost `cost` multiplications each: here, or shared among threads.
+struct Team {
+  bool shared;
+  template <class F>
+  void operator()(int64_t count, double cost, const F& work) const {
+    if (shared)
+      at::parallel_for(0, count, std::max<int64_t>(1, int64_t(200'000 / std::max(1.0, cost))), work);
+    else
+      work(0, count);
+  }
+};
+
+int64_t size_of(Type type) { return type == Type::bf16 ? 2 : 4; }
+
+int64_t step_bytes(const LinearKernels& kernels, int64_t width) {
+  return (width + kernels.per_step - 1) / kernels.per_step * kernels.row_bytes;
+}
+
+// Takes one chunk, of m tokens of which n are read, through all layers.
+class ChunkEncoder {
+ public:
+  ChunkEncoder(const PrepackedEncoder& encoder, const Batch& batch, const Chunk& chunk, Team team)
+      : encoder_(encoder),
+        batch_(batch),
+        chunk_(chunk),
+        team_(team),
+        width_(encoder.width),
+        heads_(encoder.heads),
+        d_(width_ / heads_),
+        first_token_(batch.cu_seqlens[chunk.begin]),
+        m_(batch.cu_seqlens[chunk.end] - first_token_),
+        n_(chunk.read_end - chunk.read_begin),
+        sequences_(chunk.end - chunk.begin),
+        type_(encoder.kernels.between),
+        bytes_(size_of(type_)),
+        memory_(buffer_bytes()) {
+    each_buffer([&](auto& pointer, int64_t n) {
+      pointer = static_cast<std::remove_reference_t<decltype(pointer)>>(memory_.take(size_t(n)));
+    });
+  }
+
+  void run() {
+    if (m_ == 0) return;
+    for (int64_t b = 0; b <= sequences_; b++) {
+      cu_[b] = int32_t(batch_.cu_seqlens[chunk_.begin + b] - first_token_);
+      if (b) longest_ = std::max<int64_t>(longest_, cu_[b] - cu_[b - 1]);
+    }
+    embed();
+    const bool some = batch_.token_index;
+    for (size_t i = 0; i < encoder_.layers.size(); i++) {
+      const PrepackedLayer& layer = encoder_.layers[i];
+      const bool read = some && i + 1 == encoder_.layers.size();
+      if (read && batch_.absorb)
+        attend_absorbed();
+      else
+        attend_all(layer);
+      if (read && !batch_.absorb) {
+        gather(x_, read_, width_ * 4);
+        gather(attended_, qkv_, width_ * bytes_);  // a row may be read twice: not in place
+        std::swap(attended_, qkv_);
+      }
+      finish(layer, read ? read_ : x_, read ? n_ : m_);
+    }
+    if (some && encoder_.layers.empty()) gather(x_, read_, width_ * 4);
+    std::memcpy(batch_.out + chunk_.read_begin * width_, some ? read_ : x_, size_t(n_ * width_ * 4));
+  }
+
+ private:
+  // Calls take(pointer, bytes) for each buffer.
+  template <class F>
+  void each_buffer(const F& take) {
+    const int64_t most = std::max(m_, n_), widest = encoder_.widest;
+    take(x_, m_ * width_ * 4);
+    take(y_, most * width_ * 4);
+    take(read_, n_ * width_ * 4);
+    take(mean_, most * 4), take(rstd_, most * 4);
+    take(qkv_, std::max(3 * m_, n_) * width_ * bytes_);
+    take(attended_, most * width_ * bytes_);
+    take(hidden_, most * widest * bytes_);
+    take(operand_.data, most * step_bytes(encoder_.kernels, std::max(width_, widest)));
+    take(operand_.scale, most * 4), take(operand_.zero, most * 4), take(operand_.sum, most * 4);
+    take(cu_, (sequences_ + 1) * 4), take(cu_read_, (sequences_ + 1) * 4);
+    if (batch_.absorb) {
+      take(absorbed_, n_ * heads_ * width_ * bytes_);
+      take(context_, n_ * heads_ * width_ * bytes_);
+      take(absorbed_operand_.data, std::max(m_, n_ * heads_) * step_bytes(encoder_.absorbed_kernels, width_));
+    }
+  }
+  size_t buffer_bytes() {
+    size_t bytes = 0;
+    each_buffer([&](auto&, int64_t n) { bytes += ChunkMemory::rounded(size_t(n)); });
+    return bytes;
+  }
+
+  // ---- steps that the layers share ----
+
+  // Rows as an operand of `kernels`: in place where they are one already, else converted into `into`.
+  static Operand operand(const LinearKernels& kernels, const void* x, Type type, int64_t stride, int64_t rows,
+                         int64_t width, Operand into, const Team& team) {
+    const bool same =
+        kernels.as_is && type == kernels.between && width % kernels.per_step == 0 && stride % kernels.per_step == 0;
+    if (same) return {const_cast<void*>(x), stride * size_of(type), nullptr, nullptr, nullptr};
+    into.stride = step_bytes(kernels, width);
+    team(rows, width * 4, [&](int64_t begin, int64_t end) {
+      Operand part = into;
+      part.data = (char*)into.data + begin * into.stride;
+      if (into.scale) part.scale += begin, part.zero += begin, part.sum += begin;
+      kernels.operand((const char*)x + begin * stride * size_of(type), type, stride, end - begin, width, part);
+    });
+    return into;
+  }
+  // Contiguous rows as an operand of the layers' kernels.
+  Operand operand(const void* x, Type type, int64_t rows, int64_t width) const {
+    return operand(encoder_.kernels, x, type, width, rows, width, operand_, team_);
+  }
+
+  static void linear(const LinearKernels& kernels, const PrepackedLinear& w, const Operand& x, int64_t rows, void* out,
+                     Type out_type, int64_t out_stride, Then then, const Team& team) {
+    const LinearCall call{w.linear, x, rows, out, out_type, out_stride, then};
+    const size_t bytes = kernels.scratch_bytes(w.linear.in, rows);
+    const int64_t panels = (w.linear.out + kernels.panel - 1) / kernels.panel;
+    team(panels, rows * w.linear.in * kernels.panel * kernels.cost, [&](int64_t begin, int64_t end) {
+      kernels.linear(call, begin, end, bytes ? scratch_memory(bytes) : nullptr);
+    });
+  }
+  // To contiguous rows, by the layers' kernels.
+  void linear(const PrepackedLinear& w, const Operand& x, int64_t rows, void* out, Type out_type,
+              Then then = Then::nothing) const {
+    linear(encoder_.kernels, w, x, rows, out, out_type, w.linear.out, then, team_);
+  }
+
+  // x = LayerNorm(x + y + y_bias) in place.
+  void add_norm(float* x, const Tensor& y_bias, const NormWeights& norm, int64_t rows) const {
+    AddNorm a{};
+    a.x = x, a.y = y_, a.out = x;
+    a.y_bias = y_bias.const_data_ptr();
+    a.weight = norm.weight.const_data_ptr();
+    a.bias = norm.bias.const_data_ptr();
+    a.mean = mean_, a.rstd = rstd_;
+    a.width = width_, a.eps = encoder_.eps;
+    const RowKernels& kernels = encoder_.row_kernels;
+    team_(rows, width_ * 8, [&](int64_t begin, int64_t end) {
+      kernels.add_norm(a, begin, end, scratch_memory(kernels.scratch_bytes(width_)));
+    });
+  }
+
+  void attend(const Attention& a) const {
+    const AttentionKernel& kernel = encoder_.attention_kernel;
+    const size_t bytes = kernel.scratch_bytes(a);
+    const int64_t cost = a.max_q * a.max_k * (a.heads / a.kv_heads) * (a.d + a.d_v);
+    team_(sequences_ * a.kv_heads, cost, [&](int64_t begin, int64_t end) {
+      void* scratch = scratch_memory(bytes);
+      for (int64_t task = begin; task < end; task++) kernel.forward(a, task / a.kv_heads, task % a.kv_heads, scratch);
+    });
+  }
+  Attention attention() const {
+    Attention a{};
+    a.cu_q = a.cu_k = cu_;
+    a.max_q = a.max_k = longest_;
+    a.scale = 1 / std::sqrt(double(d_));
+    a.heads = a.kv_heads = heads_;
+    a.d = a.d_v = d_;
+    return a;
+  }
+
+  // The rows of the tokens that are read, `bytes` each.
+  void gather(const void* from, void* to, int64_t bytes) const {
+    for (int64_t r = 0; r < n_; r++)
+      std::memcpy((char*)to + r * bytes,
+                  (const char*)from + (batch_.token_index[chunk_.read_begin + r] - first_token_) * bytes,
+                  size_t(bytes));
+  }
+
+  // ---- the layers ----
+
+  // To x.
+  void embed() const {
+    const RowKernels& kernels = encoder_.row_kernels;
+    Embed rows = batch_.embed;
+    rows.ids += first_token_, rows.segments += first_token_, rows.positions += first_token_;
+    rows.out = x_;
+    if (!encoder_.embedding_norm.weight.defined()) {
+      team_(m_, width_ * 8, [&](int64_t begin, int64_t end) { kernels.embed(rows, begin, end); });
+      return;
+    }
+    EmbedNorm a{};
+    a.rows = rows;
+    a.weight = encoder_.embedding_norm.weight.const_data_ptr();
+    a.bias = encoder_.embedding_norm.bias.const_data_ptr();
+    a.out = x_, a.mean = mean_, a.rstd = rstd_;
+    a.eps = encoder_.eps;
+    team_(m_, width_ * 8, [&](int64_t begin, int64_t end) {
+      kernels.embed_norm(a, begin, end, scratch_memory(kernels.scratch_bytes(width_)));
+    });
+  }
+
+  // The attention of all tokens, to attended.
+  void attend_all(const PrepackedLayer& layer) const {
+    linear(layer.qkv, operand(x_, Type::f32, m_, width_), m_, qkv_, type_);
+    Attention a = attention();
+    char* const qkv = (char*)qkv_;
+    a.q = {qkv, 3 * width_, d_};
+    a.k = {qkv + width_ * bytes_, 3 * width_, d_};
+    a.v = {qkv + 2 * width_ * bytes_, 3 * width_, d_};
+    a.out = {attended_, width_, d_};
+    attend(a);
+  }
+
+  // The attention of the tokens that are read, over the layer's inputs themselves: to attended; those inputs to read.
+  void attend_absorbed() {
+    Attention a = attention();
+    a.cu_q = cu_read_;
+    a.max_q = 0;
+    for (int64_t b = 0, r = 0; b <= sequences_; b++) {
+      while (r < n_ && batch_.token_index[chunk_.read_begin + r] < batch_.cu_seqlens[chunk_.begin + b]) r++;
+      cu_read_[b] = int32_t(r);
+      if (b) a.max_q = std::max<int64_t>(a.max_q, cu_read_[b] - cu_read_[b - 1]);
+    }
+    gather(x_, read_, width_ * 4);
+    const Operand read = operand(read_, Type::f32, n_, width_);
+    linear(encoder_.absorbed.query, read, n_, attended_, type_);  // the queries, for now
+    project_heads(encoder_.absorbed.keys, attended_, d_, absorbed_, width_);
+    a.kv_heads = 1;
+    a.d = a.d_v = width_;
+    a.q = {absorbed_, heads_ * width_, width_};
+    a.k = a.v = {inputs_as_keys(), width_, width_};
+    a.out = {context_, heads_ * width_, width_};
+    attend(a);
+    project_heads(encoder_.absorbed.values, context_, width_, attended_, d_);
+  }
+
+  // The tokens that are read, head by head: from [n, heads, in] to [n, heads, out].
+  void project_heads(const std::vector<PrepackedLinear>& w, const void* from, int64_t in, void* to, int64_t out) const {
+    const LinearKernels& kernels = encoder_.absorbed_kernels;
+    const Team alone{false};
+    team_(heads_, n_ * in * out * kernels.cost, [&](int64_t begin, int64_t end) {
+      for (int64_t h = begin; h < end; h++) {
+        Operand part = absorbed_operand_;
+        part.data = (char*)part.data + h * n_ * step_bytes(kernels, in);
+        const Operand x =
+            operand(kernels, (const char*)from + h * in * bytes_, type_, heads_ * in, n_, in, part, alone);
+        linear(kernels, w[size_t(h)], x, n_, (char*)to + h * out * bytes_, type_, heads_ * out, Then::nothing, alone);
+      }
+    });
+  }
+
+  // x [m, H] in the type that attention reads.
+  void* inputs_as_keys() const {
+    if (type_ != Type::bf16) return x_;
+    // One row after the other, each over the padding of the one before.
+    const LinearKernels& kernels = encoder_.absorbed_kernels;
+    const Team ordered{team_.shared && width_ % kernels.per_step == 0};
+    ordered(m_, width_ * 4, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; t++)
+        kernels.operand(x_ + t * width_, Type::f32, width_, 1, width_,
+                        {(char*)qkv_ + t * width_ * 2, width_ * 2, nullptr, nullptr, nullptr});
+    });
+    return qkv_;
+  }
+
+  // The block's second half: x = LN(x + W_o attended), x = LN(x + FFN(x)).
+  void finish(const PrepackedLayer& layer, float* x, int64_t rows) const {
+    linear(layer.out, operand(attended_, type_, rows, width_), rows, y_, Type::f32);
+    add_norm(x, layer.out_bias, layer.norm1, rows);
+    linear(layer.dense1, operand(x, Type::f32, rows, width_), rows, hidden_, type_, encoder_.activation);
+    linear(layer.dense2, operand(hidden_, type_, rows, layer.inner()), rows, y_, Type::f32);
+    add_norm(x, layer.dense2_bias, layer.norm2, rows);
+  }
+
+  const PrepackedEncoder& encoder_;
+  const Batch& batch_;
+  const Chunk chunk_;
+  const Team team_;
+  const int64_t width_, heads_, d_, first_token_, m_, n_, sequences_;
+  const Type type_;      // of what attention reads and writes, and of the feed-forward layer's inside
+  const int64_t bytes_;  // of an element of that type
+  int64_t longest_ = 0;
+
+  // Buffers; all but those of float are of `type_`.
+  float *x_, *y_, *read_, *mean_, *rstd_;   // [m, H], [max(m, n), H], [n, H], [max(m, n)] twice
+  void *qkv_, *attended_, *hidden_;         // [m, 3H], [max(m, n), H], [max(m, n), widest]
+  void *absorbed_, *context_;               // [n, heads, H] each
+  Operand operand_{}, absorbed_operand_{};  // of max(m, n) rows
+  int32_t *cu_, *cu_read_;                  // [sequences + 1]: where each begins among m and n
+  ChunkMemory memory_;
+};
+
+}  // namespace
+
+void encode(const PrepackedEncoder& encoder, const Batch& batch, const Chunk& chunk, bool shared) {
+  ChunkEncoder(encoder, batch, chunk, Team{shared}).run();
+}
+
+}  // namespace bertnli
