@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 
 import torch
 from common import MODELS, SNLI, fused_adamw, padded_d2l, seconds
@@ -74,10 +75,10 @@ def main() -> None:
         padded = padded_d2l(model)
         row = {"seed": seed, "vocabulary": len(tokenizer)}
         options = dict(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=seed)
-        row["bertnli_s"] = seconds(lambda: fit(model, data, **options, progress=False))  # noqa: B023
+        row["bertnli_s"] = seconds(partial(fit, model, data, **options, progress=False))
         row["bertnli_accuracy"] = evaluate(model, test_data)["accuracy"]
         if not args.skip_d2l:
-            row["d2l_s"] = seconds(lambda: train_padded(padded, data, args, seed))  # noqa: B023
+            row["d2l_s"] = seconds(partial(train_padded, padded, data, args, seed))
             row["d2l_accuracy"] = padded_accuracy(padded, test_data)
         print(json.dumps(row), flush=True)
 

@@ -35,6 +35,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def compare(shape: str, batch: int, precision: str, rounds: int, names: list[str
             for name, c in contestants.items():
                 if len(contestants) > 1:
                     c.step(index)
-                elapsed = seconds(lambda c=c, index=index: c.step(index))  # type: ignore[misc]
+                elapsed = seconds(partial(c.step, index))
                 if i >= WARMUP:
                     times[name].append(elapsed)
                     if name == "bertnli":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -170,15 +171,14 @@ class Comparison:
             for model in self.models:
                 model.train(kind == "step")
             runs: Contestants = {
-                label: (lambda name=name, parts=parts, kind=kind: getattr(self.contestants[name], kind)(parts))
-                for label, (name, parts) in work.items()
+                label: partial(getattr(self.contestants[name], kind), parts) for label, (name, parts) in work.items()
             }
             memory = {}
             if self.bench.device.type == "cuda" and not self.bench.out_of_time():
                 step = self.contestants["bertnli"].captured(kind, self.config.max_len)
                 host_batch = self.data.batch(torch.arange(batch))
                 runs["bertnli launched"] = runs["bertnli"]
-                runs["bertnli"] = lambda step=step, host_batch=host_batch: step(host_batch)
+                runs["bertnli"] = partial(step, host_batch)
                 if kind == "step":
                     memory["bertnli_mib"] = self.contestants["bertnli"].memory(work["bertnli"][1])
                     memory[f"{self.peer}_128_mib"] = self.contestants[self.peer].memory(work[f"{self.peer} 128"][1])
@@ -208,8 +208,9 @@ def fitting(bench: Bench, shape: str, config: BERTConfig, batch: int) -> None:
             device=bench.device, cuda_graphs=graphs,
         )  # fmt: skip
         row[name] = round(history.epochs[2].pairs_per_second)
-    feeds = [
-        seconds(lambda i=i: data.batch(range(i, i + batch)).to(bench.device, non_blocking=True))  # type: ignore[misc]
-        for i in range(0, len(data), batch)
-    ]
+
+    def feed(start: int) -> None:
+        data.batch(range(start, start + batch)).to(bench.device, non_blocking=True)
+
+    feeds = [seconds(partial(feed, start)) for start in range(0, len(data), batch)]
     bench.add(row | {"feed_ms": 1e3 * statistics.median(feeds)})
