@@ -18,19 +18,20 @@ from bertnli.encoder.layers import EncoderBlock
 from bertnli.text.batch import PackedBatch, pad_amount
 
 _MIN_RECURRENCE = 3  # project distinct tokens only if each occurs at least 3 times on average
-_PER_DOUBLING = 64  # of products between a size and its double, where each is compiled: at most 1.6 % more rows
+_SIZES_PER_DOUBLING = 64  # numbers of rows to pad to between a number and its double: at most 1.6 % more rows
 
 
-def _compiles_products(dtype: torch.dtype) -> bool:
-    """Whether products on the CPU are oneDNN's, which compiles those of bfloat16 for their sizes: a millisecond the
-    first time, as much as a small product itself takes."""
+def _compiles_each_size(dtype: torch.dtype) -> bool:
+    """True if products on the CPU are oneDNN's in bfloat16. It compiles one for each number of rows, which takes a
+    millisecond, as long as a small product itself."""
     return torch.is_autocast_enabled("cpu") or (dtype == torch.bfloat16 and not ops.own_products(dtype))
 
 
-def _rounded(batch: PackedBatch) -> PackedBatch:
-    """The batch with a last sequence that nobody reads, so that its number of tokens is one of few."""
+def _pad_to_few_sizes(batch: PackedBatch) -> PackedBatch:
+    """The batch with one more sequence, whose result is dropped, so that few numbers of tokens occur."""
     tokens = len(batch.input_ids)
-    return batch.padded(tokens + more, len(batch) + 1) if (more := pad_amount(tokens, _PER_DOUBLING)) else batch
+    more = pad_amount(tokens, _SIZES_PER_DOUBLING)
+    return batch.padded(tokens + more, len(batch) + 1) if more else batch
 
 
 def check_length(batch: PackedBatch, max_len: int) -> None:
@@ -43,7 +44,7 @@ def check_length(batch: PackedBatch, max_len: int) -> None:
 
 
 class BERTEncoder(nn.Module):
-    """Embeddings and encoder blocks. Arguments: a BERTConfig, or those of either edition of the book."""
+    """Embeddings and encoder blocks. Arguments: a BERTConfig, or those of D2L (BERTConfig.from_d2l_arguments)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -95,13 +96,14 @@ class BERTEncoder(nn.Module):
     ) -> Tensor:
         """Encode a packed batch, or D2L's three padded tensors.
 
-        (batch, rows=None)               [T, H]; with `rows`, ascending int64 [R] of token indices, [R, H]. Where
-                                         `max_tokens_read` says how many of them a sequence has at most, nothing waits
-                                         for the device: there the rows are not checked, nor the ids
-        (tokens, segments, valid_lens)   integer [B, L], [B, L], [B] or None to [B, L, H], zeros in the padding
+        (batch, rows=None)               to [T, H], or to [R, H] of the tokens `rows`, ascending int64 [R]
+        (tokens, segments, valid_lens)   integer [B, L], [B, L], [B] or None, to [B, L, H], zeros in the padding
+
+        max_tokens_read  the most tokens in `rows` of one sequence. If it is given, nothing waits for a GPU; there
+                         `rows` and ids are not checked then
 
         Raises ValueError for a sequence longer than `max_len`, for unsorted rows and for shapes that disagree;
-        IndexError for a token id outside the vocabulary.
+        IndexError for a row or an id that does not exist.
         """
         if isinstance(inputs, PackedBatch):
             return self._encode(inputs, rows, max_tokens_read)
@@ -114,17 +116,17 @@ class BERTEncoder(nn.Module):
 
     def _encode(self, batch: PackedBatch, rows: Tensor | None = None, max_tokens_read: int | None = None) -> Tensor:
         check_length(batch, self.config.max_len)
-        looked_at = (max_tokens_read is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
-        if rows is not None and looked_at and rows.numel():
+        checked = (max_tokens_read is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
+        if rows is not None and checked and rows.numel():
             if bool((rows.diff() < 0).any()):
                 raise ValueError("rows must be ascending")
             if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
                 raise IndexError(f"rows must lie between 0 and {batch.input_ids.numel() - 1}, the last token")
         tokens = batch.input_ids.shape[0]
-        if batch.device.type == "cpu" and _compiles_products(self._matrix_dtype):
-            batch = _rounded(batch)
-        projecting = len(self.blks) > (rows is not None)  # the first layer projects all tokens
-        x, qkv = self._embed_and_project(batch) if projecting else (self.embed(batch), None)
+        if batch.device.type == "cpu" and _compiles_each_size(self._matrix_dtype):
+            batch = _pad_to_few_sizes(batch)
+        projects_all = len(self.blks) > (rows is not None)  # in the first layer
+        x, qkv = self._embed_and_project(batch) if projects_all else (self.embed(batch), None)
         for i, block in enumerate(self.blks):
             read = (rows, max_tokens_read) if i == len(self.blks) - 1 else (None, None)
             x = block(x, batch, *read, qkv if i == 0 else None)
@@ -136,8 +138,11 @@ class BERTEncoder(nn.Module):
 
     @property
     def _matrix_dtype(self) -> torch.dtype:
-        """Of the layers' matrices and of what lies between: bfloat16 copies (training/optimizer.py), or autocast on
-        a GPU, where float32 between them would be written, read and cast at every product."""
+        """The dtype of the layers' matrices and of the activations between them.
+
+        It is bfloat16 while training replaces the matrices by copies (training/optimizer.py), and under autocast on a
+        GPU, where float32 activations would be written, read and cast at every product.
+        """
         table = self.token_embedding.weight
         if table.is_cuda and table.dtype == torch.float32 and torch.is_autocast_enabled("cuda"):
             return torch.get_autocast_dtype("cuda")
@@ -145,7 +150,7 @@ class BERTEncoder(nn.Module):
         return table.dtype if block is None else block.attention.W_q.weight.dtype
 
     def embed(self, batch: PackedBatch) -> Tensor:
-        """Sum of token, segment and position embeddings, [T, H]; the original variant's LayerNorm and dropout of it."""
+        """The sum of token, segment and position embeddings, [T, H]; with `embedding_norm`, normed and dropped out."""
         tables = self._tables()
         ids = batch.input_ids, batch.segment_ids, batch.positions
         sparse, dtype = self.token_embedding.sparse, self._matrix_dtype
@@ -159,10 +164,11 @@ class BERTEncoder(nn.Module):
         return self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)
 
     def _embed_and_project(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
-        """`embed(batch)`, and the first layer's projection of it, [T, 3H], where tokens recur; else None for that.
+        """`embed(batch)` and the first layer's projection of it, [T, 3H]; None for the latter unless tokens recur.
 
-        W (token + segment + position) + b = W token + (W segment + b) + W position: each distinct row is projected
-        once, and the products' rows are added up. Backward, gradients are summed by row before they meet a matrix.
+        W (token + segment + position) + b = W token + (W segment + b) + W position: each distinct embedding is
+        projected once, and the projections are added up. Backward, gradients are summed by embedding before they are
+        multiplied by a matrix.
         """
         if self.config.embedding_norm or batch.device.type != "cpu" or torch.compiler.is_compiling():
             return self.embed(batch), None
@@ -170,18 +176,18 @@ class BERTEncoder(nn.Module):
         if len(distinct) == 0 or len(slots) < _MIN_RECURRENCE * len(distinct):
             return self.embed(batch), None
         dtype = self._matrix_dtype
-        if _compiles_products(dtype):
-            distinct = torch.cat([distinct, distinct[:1].expand(pad_amount(len(distinct), _PER_DOUBLING))])
+        if _compiles_each_size(dtype):
+            distinct = torch.cat([distinct, distinct[:1].expand(pad_amount(len(distinct), _SIZES_PER_DOUBLING))])
         tokens, segments, positions = self._tables()
         tokens = ops.take(tokens, distinct, sparse=self.token_embedding.sparse)
         ids = slots.to(torch.int32), batch.segment_ids, batch.positions
         x = ops.embed(tokens, segments, positions, *ids).to(dtype)
         weight, bias = cast(EncoderBlock, self.blks[0]).attention.projection()
-        reached = positions[: int(batch.positions.max()) // 64 * 64 + 64]
+        used = positions[: int(batch.positions.max()) // 64 * 64 + 64]
         projected = (
             ops.linear(tokens.to(dtype), weight),
             ops.linear(segments.to(dtype), weight, bias),
-            ops.linear(reached.to(dtype), weight),
+            ops.linear(used.to(dtype), weight),
         )  # (U, 3H), (S, 3H), (P, 3H)
         return x, ops.embed(*projected, *ids)
 
@@ -220,7 +226,7 @@ class NextSentencePred(nn.Module):
 class BERTModel(nn.Module):
     """Encoder, the `hidden` layer on `<cls>`, and the two pretraining heads, under D2L's names.
 
-    Arguments: a BERTConfig, or those of either edition of the book (see BERTConfig.from_d2l_arguments).
+    Arguments: a BERTConfig, or those of D2L (BERTConfig.from_d2l_arguments).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -250,7 +256,7 @@ class BERTModel(nn.Module):
         scores = None
         if pred_positions is not None:
             if self.mlm is None:
-                raise ValueError("pred_positions need the masked-language-model head, which this checkpoint lacks")
+                raise ValueError("pred_positions need the masked-language-model head, which this model lacks")
             scores = self.mlm(encoded, pred_positions)
         return encoded, scores, None if self.nsp is None else self.nsp(self.hidden(encoded[:, 0]))
 

@@ -17,7 +17,7 @@ from bertnli.text.batch import PackedBatch
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of D2L's parameter names over packed tokens; without the bias of W_o, which AddNorm adds."""
+    """Multi-head attention over packed tokens, with D2L's parameter names. AddNorm adds the bias of W_o."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class MultiHeadAttention(nn.Module):
         self.W_o = nn.Linear(width, width)
 
     def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> Tensor:
-        """[T, H] to [T, H]: every token attends to the tokens of its sequence. `qkv` [T, 3H] is x's projection."""
+        """[T, H] to [T, H]: each token attends to those of its sequence. `qkv`, [T, 3H], is x's projection if known."""
         tokens, width = x.shape
         qkv = ops.linear(x, *self.projection()) if qkv is None else qkv
         out = ops.varlen_attention_packed(
@@ -46,10 +46,13 @@ class MultiHeadAttention(nn.Module):
         weight = torch.cat([self.W_q.weight, self.W_k.weight, self.W_v.weight])
         return weight, torch.cat([self.W_q.bias, self.W_k.bias, self.W_v.bias]).to(weight.dtype)
 
-    def read_rows(
+    def absorbed(
         self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, max_tokens_read: int | None = None
     ) -> Tensor:
-        """[T, H] and R rows of it, `read` [R, H], to [R, H], without projecting keys and values of all tokens.
+        """Attention of the tokens `rows`, int64 [R], without projecting keys and values of all tokens.
+
+        x [T, H] and `read`, x[rows], [R, H], to [R, H]. `max_tokens_read` is the most of them in one sequence; to find
+        it (None) waits for the device.
 
         A score is q_i . (W_k x_j + b_k) = (W_k^T q_i) . x_j + q_i . b_k, whose last term is the same for every j and so
         cancels in the softmax. The output is W_v (sum_j a_j x_j) + b_v sum_j a_j. So each head's query is absorbed into
@@ -76,14 +79,14 @@ class MultiHeadAttention(nn.Module):
             max_seqlen_q=max_tokens_read,
         )  # (R, h, H), (R, h)
         out = torch.bmm(context.transpose(0, 1), self.W_v.weight.view(h, d, width).transpose(1, 2))  # (h, R, d)
-        # The key bias has no influence and so a gradient of zero; optimizers should find that zero, not a None.
+        # The key bias has no influence: optimizers should find a gradient of zero for it, not None.
         bias = self.W_v.bias + 0 * self.W_k.bias
         out = out.transpose(0, 1) + weight_sum[:, :, None] * bias.view(h, d)  # (R, h, d)
         return ops.linear(out.reshape(count, width).to(q.dtype), self.W_o.weight)
 
 
 class AddNorm(nn.Module):
-    """LayerNorm(x + dropout(y + y_bias)); y_bias is that of the linear layer that made y, which left it out."""
+    """LayerNorm(x + dropout(y + y_bias)); y_bias is the bias that the linear layer before has left out."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -96,7 +99,7 @@ class AddNorm(nn.Module):
 
 
 class PositionWiseFFN(nn.Module):
-    """Two linear layers with an activation between; without the bias of the second, which AddNorm adds."""
+    """Two linear layers with an activation between. AddNorm adds the bias of the second."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -125,20 +128,20 @@ class EncoderBlock(nn.Module):
         max_tokens_read: int | None = None,
         qkv: Tensor | None = None,
     ) -> Tensor:
-        """[T, H] to [T, H], or to [R, H] where only some rows of the result are read; `qkv` as in the attention."""
+        """[T, H] to [T, H], or to [R, H] of the tokens `rows`; `max_tokens_read` and `qkv` as in the attention."""
         if rows is None:
             attended = self.attention(x, batch, qkv)
         elif rows.numel() < batch.cu_seqlens.numel():
-            everything, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
-            attended = self.attention.read_rows(everything, batch, rows, x, max_tokens_read)
-        else:  # several rows a sequence: projecting the keys and values once is the cheaper way
+            whole, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
+            attended = self.attention.absorbed(whole, batch, rows, x, max_tokens_read)
+        else:  # several tokens a sequence: projecting keys and values once is cheaper
             attended, x = self.attention(x, batch)[rows], x[rows]
         y = self.addnorm1(x, attended, self.attention.W_o.bias)
         return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
 
 
 class _TakeRows(torch.autograd.Function):
-    """x and x[rows]: `x[rows]` alone would fill a gradient of zeros for x, and add it to the rest of x's gradient."""
+    """x and x[rows] in one node. Backward, `x[rows]` alone would fill zeros like x and add them to x's gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

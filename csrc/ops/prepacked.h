@@ -31,7 +31,7 @@ struct PrepackedLayer {
 };
 
 // The last layer's attention where few tokens are read: each head's query is absorbed into its key weights
-// (bertnli/encoder/layers.py, MultiHeadAttention.read_rows).
+// (bertnli/encoder/layers.py, MultiHeadAttention.absorbed).
 struct AbsorbedAttention {
   PrepackedLinear query;
   std::vector<PrepackedLinear> keys, values;  // one a head: d to H, and H to d

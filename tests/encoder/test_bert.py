@@ -1,8 +1,9 @@
-"""The packed encoder against the book's equations in float64, and against transformers."""
+"""The packed encoder against D2L's equations in float64, and against transformers."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def oracle_gradients(state: dict[str, Tensor], original: bool, inputs: tuple[Ten
 
 @pytest.mark.parametrize("layers", [1, LAYERS])
 @pytest.mark.parametrize("original", [False, True])
-def test_logits_loss_and_every_gradient_equal_the_books_equations(original: bool, layers: int) -> None:
+def test_logits_loss_and_every_gradient_equal_d2ls_equations(original: bool, layers: int) -> None:
     state = random_state(VOCAB, HIDDEN, FFN, HEADS, layers, MAX_LEN, seed=1, original=original)
     inputs, labels = padded_input(), torch.tensor([0, 1, 2, 0, 1, 2, 0])
     leaves = {k: v.clone().requires_grad_() for k, v in state.items()}
@@ -77,7 +78,7 @@ def test_logits_loss_and_every_gradient_equal_the_books_equations(original: bool
         torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-9, atol=1e-11, msg=name)
 
 
-@pytest.fixture(params=[False, True], ids=["products of PyTorch", "products of ours"])
+@pytest.fixture(params=[False, True], ids=["products of PyTorch", "products of bertnli"])
 def own_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "own_products", lambda dtype: request.param)
 
@@ -101,7 +102,7 @@ def test_float32_is_as_near_to_float64_as_plain_padded_float32(original: bool) -
         assert error <= 2 * own + 1e-6 * gradients[name].norm() + 1e-7, name
 
 
-def test_model_gives_the_books_triple() -> None:
+def test_model_gives_d2ls_triple() -> None:
     state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=3)
     bert = BERTModel(config()).double()
     bert.load_state_dict({k: v for k, v in state.items() if not k.startswith("output.")})
@@ -117,7 +118,7 @@ def test_model_gives_the_books_triple() -> None:
     assert bert(tokens, segments, valid_lens)[1] is None
 
 
-def test_state_dict_has_the_books_names() -> None:
+def test_state_dict_has_d2ls_names() -> None:
     state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN)
     bert = BERTModel(config())
     assert bert.state_dict().keys() == {k for k in state if not k.startswith("output.")}
@@ -128,7 +129,7 @@ def test_state_dict_has_the_books_names() -> None:
     }
 
 
-def test_both_signatures_of_the_book() -> None:
+def test_both_signatures_of_d2l() -> None:
     older = BERTModel(
         VOCAB, HIDDEN, [HIDDEN], HIDDEN, FFN, HEADS, LAYERS, 0.1, max_len=MAX_LEN, key_size=HIDDEN, query_size=HIDDEN,
         value_size=HIDDEN, hid_in_features=HIDDEN, mlm_in_features=HIDDEN, nsp_in_features=HIDDEN,
@@ -142,6 +143,23 @@ def test_both_signatures_of_the_book() -> None:
         BERTModel(VOCAB, HIDDEN, [HIDDEN], HIDDEN, FFN, HEADS, LAYERS, 0.1, key_size=768)
     with pytest.raises(TypeError, match="not both"):
         BERTModel(config(), 3)
+    with pytest.raises(TypeError, match="num_heads is given twice"):
+        BERTModel(VOCAB, HIDDEN, FFN, HEADS, num_heads=HEADS)
+    with pytest.raises(TypeError, match="at most 7 positional arguments"):
+        BERTModel(VOCAB, HIDDEN, FFN, HEADS, LAYERS, 0.1, 20, 1)
+
+
+def test_sizes_by_hugging_faces_names() -> None:
+    sizes = dict(hidden_size=HIDDEN, intermediate_size=FFN, num_attention_heads=HEADS, num_hidden_layers=LAYERS)
+    more = dict(max_position_embeddings=MAX_LEN, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.1)
+    assert BERTConfig(VOCAB, **sizes, **more) == config(attention_dropout=0.1)
+    assert BERTConfig.original(VOCAB, **sizes, **more) == config(True, attention_dropout=0.1)
+    assert BERTModel(VOCAB, **sizes, **more).config == config(attention_dropout=0.1)
+    assert dataclasses.replace(config(), dropout=0.5) == config(dropout=0.5)
+    with pytest.raises(TypeError, match="num_hiddens and hidden_size are names of the same size; give one of them"):
+        BERTConfig(VOCAB, num_hiddens=HIDDEN, hidden_size=HIDDEN)
+    with pytest.raises(TypeError, match="hidden_width"):
+        BERTConfig(VOCAB, hidden_width=HIDDEN)
     with pytest.raises(ValueError, match=r"num_heads=5 must divide num_hiddens=24"):
         config(num_heads=5)
 
@@ -223,16 +241,16 @@ def test_random_bert_equals_transformers(act: str) -> None:
         vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         intermediate_size=FFN, max_position_embeddings=MAX_LEN, hidden_act=act, attn_implementation="eager",
     )  # fmt: skip
-    theirs = transformers.BertModel(hf_config).double().eval()
+    hf_model = transformers.BertModel(hf_config).double().eval()
     state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=4, original=True)
-    theirs.load_state_dict(huggingface_state(state, LAYERS), strict=False)
-    ours = {"gelu": "gelu", "relu": "relu", "gelu_new": "gelu_tanh"}[act]
-    bert = BERTModel(config(True, activation=ours)).double().eval()
+    hf_model.load_state_dict(huggingface_state(state, LAYERS), strict=False)
+    activation = {"gelu": "gelu", "relu": "relu", "gelu_new": "gelu_tanh"}[act]
+    bert = BERTModel(config(True, activation=activation)).double().eval()
     bert.load_state_dict({k: v for k, v in state.items() if not k.startswith("output.")})
     tokens, segments, valid_lens = padded_input(seed=4)
     valid = torch.arange(17) < valid_lens[:, None]
     with torch.no_grad():
-        wanted = theirs(input_ids=tokens, token_type_ids=segments, attention_mask=valid.long())
+        wanted = hf_model(input_ids=tokens, token_type_ids=segments, attention_mask=valid.long())
         encoded = bert.encoder(tokens, segments, valid_lens)
     torch.testing.assert_close(encoded[valid], wanted.last_hidden_state[valid], rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(bert.hidden(encoded[:, 0]), wanted.pooler_output, rtol=1e-9, atol=1e-10)
@@ -307,7 +325,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_recurring_tokens_give_the_books_logits_and_gradients(taken: list[int], sparse: bool) -> None:
+def test_recurring_tokens_give_d2ls_logits_and_gradients(taken: list[int], sparse: bool) -> None:
     state = random_state(VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN, seed=7)
     inputs, labels = recurring_input(), torch.arange(40) % 3
     wanted, wanted_loss, gradients = oracle_gradients(state, False, inputs, labels)
