@@ -186,7 +186,7 @@ class Model:
         training                      TrainingOptions by name, and the other arguments of `bertnli.fit`
         """
         if max_len is not None:
-            self.head.settings["max_len"] = self.head.row_len(max_len)
+            self.head.settings["max_len"] = self.head.sequence_len(max_len)
         reading = (text_columns, label_column, truncation)
         train_data = self._encode(train, "train", *reading)
         dev_data = None if dev is None else self._encode(dev, "dev", *reading)

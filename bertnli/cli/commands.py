@@ -99,7 +99,7 @@ def train(args: Namespace) -> None:
     if dev_path is not None:
         is_snli_layout = names is None and task == "classification" and not args.text_columns
         dev = _load(args, task, dev_path, "dev", tokenizer, None if is_snli_layout else data.label_names or None)
-    max_len = model.row_len(args.max_len)
+    max_len = model.sequence_len(args.max_len)
     train_data = model.encode(tokenizer, data, max_len, args.truncation)
     dev_data = None if dev is None else model.encode(tokenizer, dev, max_len, args.truncation)
     encoded = encoded_texts(train_data, "train")
@@ -183,7 +183,7 @@ def _adapt_settings(args: Namespace, model: Head, data: Examples) -> None:
 
 
 def _print_truncated(model: Head, encoded: EncodedTexts) -> None:
-    longest = model.row_len()
+    longest = model.sequence_len()
     full = int((encoded.lengths == longest).sum()) if model.pooled else 0  # other heads continue in the next sequence
     if full:
         print(f"{full} examples have {longest} tokens, the most that --max-len allows: longer ones were truncated")
@@ -203,7 +203,7 @@ def distill(args: Namespace) -> None:
     texts = itertools.chain(texts_of(data), () if unlabelled is None else texts_of(unlabelled))
     torch.manual_seed(args.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, args.min_freq)
-    max_len = teacher.row_len(args.max_len)
+    max_len = teacher.sequence_len(args.max_len)
     student = make_student(
         teacher,
         token_ids,
@@ -247,7 +247,7 @@ def evaluate(args: Namespace) -> None:
     names = _name_classes(model, args.labels)
     started = time.perf_counter()
     data = _load(args, model.task, args.data, "test", tokenizer, names)
-    encoded = model.encode(tokenizer, data, model.row_len(args.max_len), args.truncation)
+    encoded = model.encode(tokenizer, data, model.sequence_len(args.max_len), args.truncation)
     figures = inference.evaluate(model, encoded, batch_size=args.batch_size, precision=args.precision)
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - started

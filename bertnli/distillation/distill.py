@@ -73,7 +73,7 @@ def distill(
     fit_arguments = {name: changes.pop(name) for name in _FIT_ARGUMENTS if name in changes}
     options = (options or TrainingOptions()).changed(changes)
     _check_models(teacher, student, loss, options)
-    max_len = min(teacher.row_len(max_len), student.config.max_len)
+    max_len = min(teacher.sequence_len(max_len), student.config.max_len)
     parts = [data for data in (train, unlabelled) if data is not None]
     seen = [encoded_texts(teacher.encode(teacher_tokenizer, data, max_len, truncation), "") for data in parts]
     read = [encoded_texts(student.encode(tokenizer, data, max_len, truncation), "") for data in parts]

@@ -85,7 +85,7 @@ def make_student(
         vocab_size=len(token_ids),
         num_hiddens=num_hiddens,
         **(sizes | given),
-        max_len=teacher.row_len(max_len),
+        max_len=teacher.sequence_len(max_len),
         pretraining_heads=False,
     )
     bert = BERTModel(config)

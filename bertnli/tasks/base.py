@@ -96,11 +96,11 @@ class Head(nn.Module):
     def config(self) -> BERTConfig:
         return self.encoder.config
 
-    def row_len(self, max_len: int | None = None) -> int:
-        """How many tokens a row may have: `max_len`, else what `settings` keep of training, else the class's; no more
-        than the encoder has positions."""
-        wanted: int = self.settings.get("max_len", self.max_len) if max_len is None else max_len
-        return min(wanted, self.config.max_len)
+    def sequence_len(self, max_len: int | None = None) -> int:
+        """Tokens of a sequence at most: `max_len` (default: that of training, else the class's), limited by the number
+        of the encoder's positions."""
+        tokens: int = self.settings.get("max_len", self.max_len) if max_len is None else max_len
+        return min(tokens, self.config.max_len)
 
     # ---- from tokens to outputs ----
 
@@ -142,60 +142,60 @@ class Head(nn.Module):
     # ---- from outputs to figures ----
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        """The loss summed over the batch's units, from outputs of at least float32 and `batch.labels`."""
+        """The loss summed over the batch's targets, from outputs of at least float32 and `batch.labels`."""
         raise NotImplementedError
 
     def num_targets(self, batch: PackedBatch) -> int:
-        """How many things the mean loss is a mean of: the sequences, unless a head says otherwise."""
+        """Number of targets that the mean loss is a mean over (default: the sequences)."""
         return len(batch)
 
     def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor | None:
-        """How many of the units are right, for the training accuracy; None where that is no question."""
+        """Number of correct targets, for the training accuracy; None if there is no such figure."""
         return None
 
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor | None:
-        """The outputs as [..., C], each row of which a softmax makes into probabilities; None where they are numbers.
+        """The outputs as [..., C] whose softmax over C is a distribution; None if they are real numbers.
 
-        A student is compared with its teacher by them (distillation/objective.py).
+        Distillation compares student and teacher by them.
         """
         return None
 
     def label_error(self, labels: Tensor) -> str | None:
-        """What is wrong with labels of training or evaluation data, to follow "the data has"; None if nothing is."""
+        """What is wrong with labels of training or evaluation data, to follow "the data has"; None if nothing."""
         return None
 
     def metrics(self, outputs: Tensor, data: Any) -> dict[str, Any]:
-        """Figures of merit from the outputs, float32 on the CPU, of all of `data`, which `encode` gave."""
+        """Figures of merit, from the outputs (float32, on the CPU) of all of `data`, which `encode` returned."""
         raise NotImplementedError
 
     def predictions(self, outputs: Tensor, data: Any) -> list[Any]:
-        """One prediction an example, in order; dataclasses or plain values that JSON can hold."""
+        """One prediction an example, in order: dataclasses or plain values that JSON can hold."""
         raise NotImplementedError
 
     # ---- from text to tokens ----
 
     def check_texts(self, count: int) -> None:
-        """Raise ValueError where `settings` say that the model was trained on another number of texts an example."""
+        """Raise ValueError if the model was trained on another number of texts an example, by `settings["texts"]`."""
         if self.settings.get("texts", count) != count:
-            found, known = ("pairs", "single texts") if count == 2 else ("single texts", "pairs")
-            raise ValueError(f'{found} for a model of {known}, as its settings["texts"] says')
+            given, expected = ("pairs", "single texts") if count == 2 else ("single texts", "pairs")
+            raise ValueError(f'{given} for a model of {expected}, as its settings["texts"] says')
 
     def encode(
         self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"
     ) -> Any:
-        """What `fit` and `evaluate` take, of what the task's reader gives: here single texts or pairs (TextData).
+        """Encode examples for `fit` and `evaluate`; here a TextData of single texts or pairs.
 
-        max_len     see `row_len`
+        max_len     see `sequence_len`
         truncation  see `Tokenizer.encode_pairs`
         """
         self.check_texts(1 if data.second is None else 2)
-        max_len = self.row_len(max_len)
+        max_len = self.sequence_len(max_len)
         if data.second is None:
             return tokenizer.encode_texts(data.first, max_len, labels=data.labels)
         return tokenizer.encode_pairs(data.first, data.second, max_len, truncation, labels=data.labels)
 
     def inputs(self, *texts: Any) -> Any:
-        """Unlabelled data of `predict`'s arguments: here one text or sequence of texts, or two for pairs."""
+        """Unlabelled examples of `predict`'s arguments: here a text or a sequence of texts, for pairs two of them."""
         return TextData.of(*texts)
 
 

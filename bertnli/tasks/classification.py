@@ -20,7 +20,7 @@ from bertnli.text.encoded import EncodedTexts
 class Prediction:
     """The class of one text or pair.
 
-    label           its name (its index as a string where the model has no names)
+    label           its name (its index as a string if the model has no names)
     label_id        its index
     probabilities   name to probability, in the order of the classes; they sum to 1
     """
@@ -33,7 +33,7 @@ class Prediction:
 class BERTClassifier(Head):
     """One of `num_labels` classes for each text or pair, from its `<cls>` vector: D2L's `encoder`, `hidden`, `output`.
 
-    Labels: int64 [N]. Arguments: see Head; without `num_labels` as many classes as names, or SNLI's three.
+    Labels: int64 [N]. Arguments: see Head; `num_labels` is the number of names by default, or 3.
 
     Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT".
     """

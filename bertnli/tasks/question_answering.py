@@ -1,4 +1,4 @@
-"""Question answering: the span of a context that answers a question, or that there is none."""
+"""Question answering: the span of a context that answers a question, or no answer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from bertnli.text.tokenizer import Tokenizer, Truncation
 
 @dataclass(frozen=True)
 class EncodedQuestions:
-    """Rows `<cls> question <sep> window of the context <sep>`; those of one question follow each other.
+    """Sequences `<cls> question <sep> window of the context <sep>`; those of one question follow each other.
 
-    encoded        the rows; labels int64 [N, 2], the answer's first and last token in the row, 0 and 0 where the window
-                   does not hold all of it; None where the answers are not known
-    begins         int64 [questions + 1]   question i has the rows begins[i] to begins[i + 1]
-    starts, ends   int32 [total]   the token is context[start:end]; -1 outside of the context
+    encoded        the sequences; labels int64 [N, 2], the first and last token of the answer in the sequence, 0 and 0
+                   if the window does not hold all of it; None if answers are unknown
+    begins         int64 [questions + 1]   question i has the sequences begins[i] to begins[i + 1]
+    starts, ends   int32 [total]   the token is context[start:end]; -1 outside the context
     data           the questions
     """
 
@@ -46,7 +46,7 @@ class EncodedQuestions:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one question: `context[start:end]`, empty where there is none; `score` is its logits' sum."""
+    """The answer to one question: `context[start:end]`, empty for no answer; `score` is the sum of its two outputs."""
 
     text: str
     start: int
@@ -57,10 +57,10 @@ class Answer:
 def encode_questions(
     tokenizer: Tokenizer, data: QuestionData, max_len: int = 384, stride: int = 128, max_question: int = 64
 ) -> EncodedQuestions:
-    """Rows of at most `max_len` tokens: the question's first `max_question`, then as much of the context as fits; a
-    longer context goes on in further rows, each of which repeats the last `stride` tokens of the one before.
+    """Encode questions in sequences of at most `max_len` tokens: the question's first `max_question`, then a window of
+    the context. Further windows of a longer context each repeat the last `stride` tokens of the one before.
 
-    Raises ValueError where a row has no room for more than `stride` tokens of a context that needs several.
+    Raises ValueError if a window of a context that needs several has no room for more than `stride` tokens.
     """
     if stride < 0:
         raise ValueError(f"stride must not be negative; found {stride}")
@@ -72,7 +72,7 @@ def encode_questions(
     c_offsets = contexts.offsets.tolist()
     cls_, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
     ids: list[npt.NDArray[np.int32]] = []
-    spans: list[tuple[int, int, int]] = []  # of each row: its context's first token there, their number, those before
+    spans: list[tuple[int, int, int]] = []  # of each sequence: first context token, number of them, tokens before them
     lengths, first_lens, labels, begins = [], [], [], [0]
     for i, context in enumerate(data.contexts):
         question = q_ids[q_offsets[i] : min(q_offsets[i + 1], q_offsets[i] + max_question)]
@@ -121,13 +121,13 @@ def encode_questions(
 
 
 class BERTQuestionAnswering(Head):
-    """Scores of each token to be the answer's first and its last.
+    """Scores of each token as the first and as the last of the answer.
 
-    Data: EncodedQuestions. Figures: exact match and F1 by SQuAD's rules, from 0 to 1. Arguments: see Head.
+    Data: EncodedQuestions. Metrics: exact match and F1 by SQuAD's rules, from 0 to 1. Arguments: see Head.
 
     settings    stride        tokens that neighbouring windows share
                 max_answer    tokens of an answer at most
-                no_answer     whether a question may have no answer (SQuAD 2.0): then that is the prediction where the
+                no_answer     whether a question may have no answer (SQuAD 2.0). Then no answer is predicted if the
                               score of `<cls>` exceeds the best span's by more than `threshold`
     """
 
@@ -151,17 +151,17 @@ class BERTQuestionAnswering(Head):
         super().__init__(bert, num_labels, label_names, 0.0 if dropout is None else dropout)
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        """Half the sum of the cross-entropies of first and last token over the tokens of each row."""
+        """Half the summed cross-entropies of the first and the last token, over the tokens of each sequence."""
         assert batch.labels is not None
-        return F.cross_entropy(_by_row(outputs, batch), batch.labels, reduction="sum") / 2
+        return F.cross_entropy(_by_sequence(outputs, batch), batch.labels, reduction="sum") / 2
 
     def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
-        return (_by_row(outputs, batch).argmax(1) == batch.labels).all(1).sum()
+        return (_by_sequence(outputs, batch).argmax(1) == batch.labels).all(1).sum()
 
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        """Of each row the scores of its tokens to be the first and to be the last, [B, 2, L]."""
-        return _by_row(outputs, batch).transpose(1, 2)
+        """The scores of each sequence's tokens as the first and as the last, [B, 2, L]."""
+        return _by_sequence(outputs, batch).transpose(1, 2)
 
     def label_error(self, labels: Tensor) -> str | None:
         if labels.dtype != torch.int64 or labels.shape != (len(labels), 2):
@@ -174,7 +174,7 @@ class BERTQuestionAnswering(Head):
         return answer_metrics([answer.text for answer in self.predictions(outputs, data)], texts)
 
     def predictions(self, outputs: Tensor, data: EncodedQuestions) -> list[Answer]:
-        """Of each question the span that maximises the sum of its first token's and its last token's score."""
+        """Each question's span with the largest sum of its first token's and its last token's score."""
         score, length = best_spans(outputs, data.starts >= 0, data.encoded.offsets, self.settings["max_answer"])
         offsets, cls_score = data.encoded.offsets.tolist(), outputs.sum(1)[data.encoded.offsets[:-1]].tolist()
         answers = []
@@ -199,10 +199,10 @@ class BERTQuestionAnswering(Head):
         max_len: int | None = None,
         truncation: Truncation = "longest_first",
     ) -> EncodedQuestions:
-        return encode_questions(tokenizer, data, self.row_len(max_len), self.settings["stride"])
+        return encode_questions(tokenizer, data, self.sequence_len(max_len), self.settings["stride"])
 
     def inputs(self, *texts: Any) -> QuestionData:
-        """`predict` takes questions and contexts; two strings are one of each."""
+        """Unlabelled data of `predict`'s arguments: questions and contexts; two strings are one of each."""
         questions, contexts = ([side] if isinstance(side, str) else side for side in texts)
         if len(questions) != len(contexts):
             raise ValueError(f"{len(questions)} questions for {len(contexts)} contexts")
@@ -210,7 +210,7 @@ class BERTQuestionAnswering(Head):
         return QuestionData(questions, contexts, None, ids, ids)
 
 
-def _by_row(outputs: Tensor, batch: PackedBatch) -> Tensor:
+def _by_sequence(outputs: Tensor, batch: PackedBatch) -> Tensor:
     """[T, 2] as [B, L, 2], minus infinity in the padding."""
     padded, valid = pad(outputs, batch.cu_seqlens, batch.max_seqlen)
     return padded.masked_fill(~valid[:, :, None], -torch.inf)
@@ -219,36 +219,36 @@ def _by_row(outputs: Tensor, batch: PackedBatch) -> Tensor:
 def best_spans(
     outputs: Tensor, allowed: Tensor, offsets: Tensor, max_answer: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Of each token the best sum s_i + e_j of a span i <= j that begins there, and the span's length.
+    """For each token the best sum s_i + e_j of a span i <= j that begins there, and the span's length.
 
-    outputs: [T, 2]; allowed: bool [T], the tokens that spans may hold; offsets: int64 [N + 1], the rows, which no span
-    leaves. A token at which none may begin has minus infinity.
+    outputs: [T, 2]; allowed: bool [T], the tokens that spans may hold; offsets: int64 [N + 1], the bounds of the
+    sequences, which spans do not cross. The sum is minus infinity at a token where no span may begin.
     """
     first, last = outputs.float().numpy().T
     free = allowed.numpy()
-    row = np.repeat(np.arange(len(offsets) - 1), offsets.diff().numpy())
+    sequence = np.repeat(np.arange(len(offsets) - 1), offsets.diff().numpy())
     score = np.full(len(first), -np.inf, np.float32)
     length = np.ones(len(first), np.int64)
     for d in range(min(max_answer, len(first))):
         n = len(first) - d
-        valid = free[:n] & free[d:] & (row[:n] == row[d:])
-        here = np.where(valid, first[:n] + last[d:], -np.inf)
-        better = here > score[:n]
-        score[:n][better] = here[better]
+        valid = free[:n] & free[d:] & (sequence[:n] == sequence[d:])
+        sums = np.where(valid, first[:n] + last[d:], -np.inf)
+        better = sums > score[:n]
+        score[:n][better] = sums[better]
         length[:n][better] = d + 1
     return score, length
 
 
 def normalized(answer: str) -> str:
     """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
-    kept = "".join(c for c in answer.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+    letters = "".join(c for c in answer.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", letters).split())
 
 
 def answer_metrics(guesses: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Exact match and F1 of answers, each against the nearest of its true ones; no true answer means "".
+    """Exact match and F1 of answers, each against the most similar true one; no true answer means "".
 
-    Means over the questions, from 0 to 1; where some questions have no answer also over those with and those without.
+    Means over the questions, from 0 to 1. If some questions have no answer, also over those with and those without.
     """
     exact, f1, answerable = [], [], []
     for guess, truth in zip(guesses, truths, strict=True):
@@ -258,11 +258,11 @@ def answer_metrics(guesses: Sequence[str], truths: Sequence[Sequence[str]]) -> d
         answerable.append(bool(truth))
 
     def figures(keep: bool | None) -> dict[str, Any]:
-        rows = [i for i, has in enumerate(answerable) if keep is None or has == keep]
+        chosen = [i for i, has in enumerate(answerable) if keep is None or has == keep]
         return {
-            "examples": len(rows),
-            "exact_match": sum(exact[i] for i in rows) / max(1, len(rows)),
-            "f1": sum(f1[i] for i in rows) / max(1, len(rows)),
+            "examples": len(chosen),
+            "exact_match": sum(exact[i] for i in chosen) / max(1, len(chosen)),
+            "f1": sum(f1[i] for i in chosen) / max(1, len(chosen)),
         }
 
     if all(answerable):

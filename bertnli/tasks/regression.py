@@ -16,7 +16,7 @@ from bertnli.text.encoded import EncodedTexts
 
 
 class BERTRegressor(Head):
-    """A real number (or `num_labels` of them) for each text or pair, from its `<cls>` vector; mean squared error.
+    """A real number, or `num_labels` of them, for each text or pair, from its `<cls>` vector. Loss: squared error.
 
     Labels: float32 [N], or [N, num_labels]. Arguments: see Head.
     """
@@ -47,7 +47,7 @@ class BERTRegressor(Head):
             return f"labels of {labels.dtype}; regression takes reals"
         width = self.output.out_features
         if labels.shape != (len(labels), width) and (width > 1 or labels.dim() != 1):
-            return f"labels of shape {list(labels.shape)}; the model gives {width} numbers a row"
+            return f"labels of shape {list(labels.shape)}; the model has {width} outputs an example"
         return None if bool(labels.isfinite().all()) else "labels that are not finite"
 
     def metrics(self, outputs: Tensor, data: EncodedTexts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tagging: a label for each word of sentences that are split already."""
+"""Tagging: one class for each word of sentences that are lists of words."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bertnli.text.batch import PackedBatch, ragged_index
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
-NOT_READ = -100  # the label of tokens that begin no word
-UNKNOWN = -1  # the label of a word whose tag is not known
+NOT_READ = -100  # label of tokens that begin no word
+UNKNOWN = -1  # label of a word without a tag
 
 
 @dataclass(frozen=True)
 class EncodedWords:
-    """Rows of pieces of words.
+    """Encoded sentences of words.
 
-    encoded   rows `<cls> pieces <sep>`; labels int64 [total]: a word's tag at its first piece, else NOT_READ. A
-              sentence that is too long has several rows; each word is in one of them, in order
-    words     int64 [M]   the number of words of each sentence
+    encoded   sequences `<cls> pieces <sep>`; labels int64 [total]: a word's tag at its first piece, else NOT_READ. A
+              long sentence has several sequences. Each word is in one of them, in order
+    words     int64 [M]   number of words of each sentence
     """
 
     encoded: EncodedTexts
@@ -39,11 +39,11 @@ class EncodedWords:
 
 
 def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> EncodedWords:
-    """Rows of at most `max_len` tokens for sentences of words; a sentence that needs more is continued in another row.
+    """Encode sentences in sequences of at most `max_len` tokens; a longer sentence continues in another sequence.
 
-    Each word is tokenized by itself, as `transformers` does with `is_split_into_words=True`; but a word of which
-    nothing is left (a control character) becomes the unknown token, so that it has a prediction too. Of a word of more
-    than `max_len - 2` pieces the first are kept. Raises ValueError for `max_len` under 3.
+    Each word is tokenized by itself, as `transformers` does with `is_split_into_words=True`. A word without pieces (a
+    control character) becomes the unknown token, so that it has a prediction too. A word of more than `max_len - 2`
+    pieces loses its last ones. Raises ValueError for `max_len` below 3.
     """
     if max_len < 3:
         raise ValueError(f"max_len must be at least 3; found {max_len}")
@@ -53,20 +53,20 @@ def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> En
     source = torch.cat([tokens.ids, tokens.ids.new_tensor([tokenizer.unk_id])])
     begins = tokens.offsets[:-1].masked_fill(whole == 0, len(tokens.ids))
     ids = source[ragged_index(begins, pieces)].numpy()
-    ends = np.concatenate([[0], pieces.numpy().cumsum()])  # (words + 1): word w has the pieces ends[w] to ends[w + 1]
+    ends = np.concatenate([[0], pieces.numpy().cumsum()])  # [words + 1]: word w has the pieces ends[w] to ends[w + 1]
 
     words = np.array([len(sentence) for sentence in data.sentences], np.int64)
-    rows = [0]  # row i has the words rows[i] to rows[i + 1]
+    bounds = [0]  # sequence i has the words bounds[i] to bounds[i + 1]
     for count in words.tolist():
-        begin = rows[-1]
+        begin = bounds[-1]
         while True:
             room = np.searchsorted(ends, ends[begin] + max_len - 2, side="right") - 1
-            begin = min(int(room), rows[-1] + count) if count else begin
-            count -= begin - rows[-1]
-            rows.append(begin)
+            begin = min(int(room), bounds[-1] + count) if count else begin
+            count -= begin - bounds[-1]
+            bounds.append(begin)
             if not count:
                 break
-    lengths = np.diff(ends[rows]) + 2
+    lengths = np.diff(ends[bounds]) + 2
     offsets = np.concatenate([[0], lengths.cumsum()])
     filled = np.full(offsets[-1], tokenizer.cls_id, np.int32)
     filled[offsets[1:] - 1] = tokenizer.sep_id
@@ -90,8 +90,8 @@ def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> En
 class BERTTagger(Head):
     """One of `num_labels` tags for each word, from the vector of its first piece.
 
-    Data: EncodedWords. Figures: word accuracy, and where the tags are of entities ("B-person"), precision, recall and
-    F1 of whole entities. Arguments: see Head.
+    Data: EncodedWords. Metrics: word accuracy; if the tags are of entities ("B-person"), precision, recall and F1 of
+    whole entities. Arguments: see Head.
     """
 
     task = "tagging"
@@ -101,7 +101,7 @@ class BERTTagger(Head):
 
     @property
     def metric(self) -> str:  # type: ignore[override]
-        """Whole entities' F1, or the words' accuracy, by the names of the tags; a subclass may have another."""
+        """F1 of whole entities if the tags are of entities, else word accuracy."""
         return "f1" if self.entities else "accuracy"
 
     @property
@@ -110,37 +110,37 @@ class BERTTagger(Head):
         return any(name.startswith(("B-", "I-")) for name in self.label_names or ())
 
     def token_index(self, batch: PackedBatch) -> Tensor | None:
-        """The words' first pieces; all tokens where the batch has no labels to say which they are, and in training on a
-        GPU, where looking for them would wait for it."""
+        """The first pieces of words; all tokens if the batch has no labels, and in training on a GPU, where finding
+        them would wait for the device."""
         if batch.labels is None or (self.training and batch.device.type == "cuda"):
             return None
         if batch.labels.shape != batch.input_ids.shape:
             raise ValueError(
-                f"a tagger needs a label a token ({len(batch.input_ids)}), found {list(batch.labels.shape)}; "
-                "encode_words makes them"
+                f"a tagger needs a label a token, shape [{len(batch.input_ids)}]; found shape "
+                f"{list(batch.labels.shape)}. Encode the words with encode_words"
             )
         return (batch.labels != NOT_READ).nonzero().squeeze(1)
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        return F.cross_entropy(outputs, _of(outputs, batch.labels), ignore_index=NOT_READ, reduction="sum")
+        return F.cross_entropy(outputs, _matching_labels(outputs, batch.labels), ignore_index=NOT_READ, reduction="sum")
 
     def num_targets(self, batch: PackedBatch) -> int:
-        return len(_read(batch.labels))
+        return len(_first_piece_labels(batch.labels))
 
     def num_correct(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        return (outputs.argmax(1) == _of(outputs, batch.labels)).sum()
+        return (outputs.argmax(1) == _matching_labels(outputs, batch.labels)).sum()
 
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return outputs
 
     def label_error(self, labels: Tensor) -> str | None:
-        read = _read(labels)
+        read = _first_piece_labels(labels)
         return (
             "words without a tag" if (read == UNKNOWN).any() else class_label_error(read, 1, self.output.out_features)
         )
 
     def metrics(self, outputs: Tensor, data: EncodedWords) -> dict[str, Any]:
-        guess, truth = outputs.argmax(1), _read(data.encoded.labels)
+        guess, truth = outputs.argmax(1), _first_piece_labels(data.encoded.labels)
         figures: dict[str, Any] = {"examples": len(data), "words": len(truth)}
         figures["accuracy"] = float((guess == truth).float().mean())
         if self.entities:
@@ -158,10 +158,10 @@ class BERTTagger(Head):
         max_len: int | None = None,
         truncation: Truncation = "longest_first",
     ) -> EncodedWords:
-        return encode_words(tokenizer, data, self.row_len(max_len))
+        return encode_words(tokenizer, data, self.sequence_len(max_len))
 
     def inputs(self, *texts: Any) -> WordData:
-        """`predict` takes a sequence of sentences, each a sequence of words."""
+        """Unlabelled data of `predict`'s arguments: one sequence of sentences, each a sequence of words."""
         (sentences,) = texts
         if isinstance(sentences, str) or any(isinstance(sentence, str) for sentence in sentences):
             raise TypeError("a tagger takes sentences that are lists of words")
@@ -174,36 +174,36 @@ class BERTTagger(Head):
         return [flat[begin:end] for begin, end in pairwise(bounds)]
 
 
-def _of(outputs: Tensor, labels: Tensor | None) -> Tensor:
-    """The labels of the tokens that the outputs are of: all, or those that are read."""
+def _matching_labels(outputs: Tensor, labels: Tensor | None) -> Tensor:
+    """The labels of the tokens that the outputs belong to: all, or those of first pieces."""
     assert labels is not None
-    return labels if len(outputs) == len(labels) else _read(labels)
+    return labels if len(outputs) == len(labels) else _first_piece_labels(labels)
 
 
-def _read(labels: Tensor | None) -> Tensor:
+def _first_piece_labels(labels: Tensor | None) -> Tensor:
     assert labels is not None
     return labels[labels != NOT_READ]
 
 
 def entities_of(tags: Iterable[str]) -> list[tuple[str, int, int]]:
-    """The entities (type, first word, last word) of one sentence's tags, as seqeval finds them by default.
+    """The entities (type, first word, last word) of one sentence's tags, by seqeval's default rules.
 
-    A tag is a letter, "-" and a type. B and S begin an entity, as does any letter after O, E or S or with another type
-    than before; E and S end one. So a stray "I-x" counts as an entity's beginning.
+    A tag is a letter, "-" and a type. B and S begin an entity; so does any letter after O, E or S, or with another type
+    than before. E and S end one. A stray "I-x" begins an entity.
     """
-    found: list[tuple[str, int, int]] = []
-    begin, last, kind = -1, "O", ""  # of the entity at hand: first word (-1: none), last word's letter, type
+    entities: list[tuple[str, int, int]] = []
+    begin, last, kind = -1, "O", ""  # first word of the open entity (-1: none), letter and type of the previous word
     for i, tag in enumerate([*tags, "O"]):
         letter, _, name = tag.partition("-")
         name = name or "_"
         outside = letter == "O"
         if begin >= 0 and (outside or letter in "BS" or last in "ES" or name != kind):
-            found.append((kind, begin, i - 1))
+            entities.append((kind, begin, i - 1))
             begin = -1
         if not outside and begin < 0:
             begin = i
         last, kind = letter, name
-    return found
+    return entities
 
 
 def entity_metrics(truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -345,7 +345,7 @@ def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
     ("task", "labels", "message"),
     [
         ("regression", torch.zeros(40, dtype=torch.int64), "regression takes reals"),
-        ("regression", torch.zeros(40, 2), r"shape \[40, 2\]; the model gives 1"),
+        ("regression", torch.zeros(40, 2), r"shape \[40, 2\]; the model has 1"),
         ("regression", torch.full((40,), torch.nan), "not finite"),
         ("classification", torch.zeros(40), "classes are integers"),
         ("classification", torch.zeros(40, 2, dtype=torch.int64), "2 dimensions"),
