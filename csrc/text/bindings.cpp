@@ -1,4 +1,5 @@
-// bertnli._text: where the text pipeline meets Python. Arguments become views under the GIL, the work runs without it.
+// bertnli._text: the Python interface of the text stage. Arguments become views under the GIL, the work runs without
+// it.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -22,7 +23,7 @@ using namespace bertnli;
 
 namespace {
 
-// Of this shape, not yet written.
+// An array of this shape with undefined content.
 template <class T, size_t dims>
 Array<T> uninitialized(const std::array<size_t, dims>& shape) {
   size_t bytes = sizeof(T);
@@ -94,7 +95,7 @@ struct Call {
       free_gil_.emplace();
     };
   }
-  // Calls work(), which takes texts; the GIL is held again when this ends, also by an exception.
+  // Calls work(), which calls job.take. The GIL is held again when this returns or throws.
   template <class Work>
   void run(const Work& work) {
     struct HoldAgain {
@@ -109,7 +110,7 @@ struct Call {
   Job job;
 
  private:
-  std::optional<py::gil_scoped_release> free_gil_;  // the GIL is free from taking texts to taking the next
+  std::optional<py::gil_scoped_release> free_gil_;  // the GIL is free from one job.take to the next
 };
 
 py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {

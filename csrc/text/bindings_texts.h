@@ -57,11 +57,11 @@ class Objects {
   ~Objects() { release(taken_); }
   Objects(const Objects&) = delete;
   Objects& operator=(const Objects&) = delete;
-  // For n objects of which `most` are owned at once.
+  // Makes room for n objects, of which `most` are owned at a time.
   void resize(size_t n, size_t most) { items_.resize(std::bit_ceil(std::max<size_t>(std::min(n, most), 1))); }
   size_t mask() const { return items_.size() - 1; }
-  // Calls work(i, object) with each of [begin, end), owned by then; it must not run Python code, which could change the
-  // list. Their places in the ring must have been released.
+  // Owns the objects [begin, end) and calls work(i, object) for each, which must not run Python code: that could change
+  // the list. Their slots in the ring must have been released.
   template <class Work>
   void take(PyObject* source, size_t begin, size_t end, const Work& work) {
     PyObject** items = PySequence_Fast_ITEMS(source);
@@ -73,7 +73,7 @@ class Objects {
       work(i, items[i]);
     }
   }
-  // Those before `end`. The last owner of an object may be this: then Python code may run.
+  // Releases the objects before `end`, which may run Python code (their destructors).
   void release(size_t end) {
     while (released_ < end) {
       const size_t i = released_++;
@@ -82,7 +82,7 @@ class Objects {
     }
   }
   PyObject* operator[](size_t i) const { return items_[i & mask()]; }
-  // Owns this one instead.
+  // Owns `by` in place of object i.
   void replace(size_t i, py::object by) {
     const auto old = py::reinterpret_steal<py::object>(std::exchange(items_[i & mask()], by.release().ptr()));
   }
@@ -98,7 +98,7 @@ class Objects {
 // whose version decides what str.lower() gives.
 class TextArgument {
  public:
-  // Of a list, at most `most` texts are taken at once.
+  // most: how many texts of a list are owned at a time
   TextArgument(const py::object& source, const char* name, bool lower, size_t most = Pieces::kReady)
       : name_(name), lower_(lower) {
     if (!PyList_Check(source.ptr()) && !PyTuple_Check(source.ptr())) {
@@ -122,10 +122,10 @@ class TextArgument {
   TextArgument(const TextArgument&) = delete;
   TextArgument& operator=(const TextArgument&) = delete;
   const Texts& texts() const { return texts_; }
-  // Makes the texts [begin, end) readable; those before `over` may go. The objects are owned meanwhile, for without the
-  // GIL others may change the list; how long it is must stay.
+  // Makes the texts [begin, end) readable; texts before `over` may be released. Other threads may change the list while
+  // the GIL is free, but not its length.
   void take(size_t over, size_t begin, size_t end) {
-    if (!source_) return;  // all are
+    if (!source_) return;  // all texts are readable
     objects_.release(over);
     if (static_cast<size_t>(PySequence_Fast_GET_SIZE(source_.ptr())) != texts_.size) {
       throw std::runtime_error(std::string(name_) + " changed size while they were encoded");
@@ -173,7 +173,7 @@ class TextArgument {
 
   const char* const name_;
   const bool lower_;
-  py::object source_;  // the list or tuple, if it is one of str
+  py::object source_;  // the list or tuple of str; null for an arena
   Objects objects_;
   py::tuple arena_;
   std::vector<std::string_view> views_;

@@ -1,4 +1,4 @@
-// Text 64 bytes at a time: bit i of a mask says something of byte i. SSE2 where there is, plain loops elsewhere.
+// Text 64 bytes at a time: bit i of a mask is a property of byte i. With SSE2 where available, else plain loops.
 #pragma once
 
 #include <cstddef>
@@ -64,7 +64,7 @@ class Lane {
 #endif
 
 // The mask of the 64 bytes at p. Only `readable` of them may be read, at least one, and the 16 bytes that end with them
-// may be read in any case; what lies behind gets bits of no meaning.
+// may be read in any case; the bits of other bytes are undefined.
 template <class Test>
 inline uint64_t block_mask(const char* p, size_t readable, const Test& test) {
   if (readable >= 64) {

@@ -17,7 +17,7 @@ namespace bertnli {
 
 namespace {
 
-// Buffers that wait to be used again. No lock, which a fork could leave taken.
+// Buffers kept for reuse. Without a lock, since a fork could leave it locked.
 struct Kept {
   const size_t most;  // bytes, in all
   std::array<std::atomic<Buffer*>, 32> slots{};
@@ -28,7 +28,7 @@ Kept small_ones{size_t{1} << 23}, large_ones{size_t{1} << 29};
 bool is_small(size_t bytes) { return bytes < kHugePage; }
 Kept& kept_like(size_t bytes) { return is_small(bytes) ? small_ones : large_ones; }
 
-// Whole huge pages where there is one to fill.
+// Rounded up to whole huge pages if there is at least one.
 size_t rounded(size_t bytes) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
   const size_t unit = bytes >= kHugePage ? kHugePage : kLeastBuffer;
@@ -36,8 +36,8 @@ size_t rounded(size_t bytes) {
 }
 
 Buffer map(size_t bytes) {
-  const size_t spare = bytes >= kHugePage ? kHugePage : 0;  // to begin where a huge page can
-  const int now = spare == 0 ? MAP_POPULATE : 0;            // small pages one by one, as they are written, take longer
+  const size_t spare = bytes >= kHugePage ? kHugePage : 0;  // to align the begin to a huge page
+  const int now = spare == 0 ? MAP_POPULATE : 0;            // faster than a page fault for each small page
   void* p = mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | now, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   char* const begin = static_cast<char*>(p);
@@ -86,7 +86,7 @@ Buffer* take_buffer(size_t bytes) {
 void grow_buffer(Buffer& buffer, size_t bytes) {
   if (bytes <= buffer.bytes) return;
   const Buffer larger = map(rounded(bytes));
-  constexpr int kMove = MREMAP_MAYMOVE | MREMAP_FIXED;  // its pages, instead of the first ones there
+  constexpr int kMove = MREMAP_MAYMOVE | MREMAP_FIXED;  // replaces the first pages there
   if (mremap(buffer.data, buffer.bytes, buffer.bytes, kMove, larger.data) == MAP_FAILED) {
     munmap(larger.data, larger.bytes);
     throw std::bad_alloc();
@@ -115,7 +115,7 @@ void give_buffer(Buffer* buffer) noexcept {
     if (all > kept.most) give_up(take_from(slot));
     if (all <= kept.most && put_into(slot, buffer)) return;
   }
-  give_up(kept.slots[0].exchange(buffer, std::memory_order_acq_rel));  // all are taken
+  give_up(kept.slots[0].exchange(buffer, std::memory_order_acq_rel));  // no slot is free
 }
 
 #else

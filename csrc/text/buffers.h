@@ -1,6 +1,5 @@
-// Memory of results, used again once they are gone: the system would hand it out zeroed, which takes longer than
-// encoding into it, in a virtual machine many times as long, and what malloc keeps it may give back to the system at
-// any time.
+// Memory of results, reused when a result is freed. Fresh pages are zeroed by the system, which takes longer than
+// encoding into them, and malloc may return freed memory to the system at any time.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +12,16 @@ struct Buffer {
 };
 
 constexpr size_t kLeastBuffer = size_t{1} << 16;
-constexpr size_t kHugePage = size_t{1} << 21;  // buffers that large lie in huge pages
+constexpr size_t kHugePage = size_t{1} << 21;  // buffers of this size and larger are in huge pages
 
-// Of at least so many bytes, whatever they contain. Throws std::bad_alloc, as does the next.
+// A buffer of at least `bytes` bytes with undefined content. This and grow_buffer() throw std::bad_alloc.
 Buffer* take_buffer(size_t bytes);
-// Makes it at least that large; pages move, not bytes.
+// Makes the buffer at least that large by remapping its pages, without a copy.
 void grow_buffer(Buffer& buffer, size_t bytes);
-// Gives the end of a buffer back if so many bytes are less than half of it.
+// Frees the rest of a buffer if `bytes` is less than half of its size.
 void trim_buffer(Buffer& buffer, size_t bytes) noexcept;
-// The last ones of moderate size are kept: a few megabytes of small ones, and many of larger ones, which are marked, so
-// that the system takes their memory whenever it needs some.
+// Frees a buffer, or keeps it for reuse: a few megabytes of small buffers, and many larger ones, which are marked so
+// that the system may take their memory when it needs some.
 void give_buffer(Buffer* buffer) noexcept;
 
 }  // namespace bertnli

@@ -1,4 +1,4 @@
-// What raw chunks (the bytes between spaces) became, so that a repeated one costs one comparison of 16 bytes.
+// A cache from raw chunks (the bytes between spaces) to their ids: a repeated chunk costs one 16-byte comparison.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace bertnli {
 
 static_assert(std::endian::native == std::endian::little, "chunk keys are loaded and shifted as little-endian words");
 
-// Two words of text as they lie in memory, the first byte lowest.
+// 16 bytes of text, the first byte lowest.
 struct Bytes16 {
   uint64_t lo, hi;
   static Bytes16 load(const char* p) {
@@ -23,7 +23,7 @@ struct Bytes16 {
     std::memcpy(&b, p, sizeof b);
     return b;
   }
-  // Without the first `bytes` (0 to 15), zeros behind.
+  // The bytes after the first `bytes` (0 to 15), then zeros.
   Bytes16 drop(unsigned bytes) const {
     const unsigned bits = 8 * bytes;
     if (bits == 0) return *this;
@@ -32,7 +32,7 @@ struct Bytes16 {
   }
 };
 
-// A chunk of 1 to 15 bytes: the bytes, zeros behind them, the length in the last byte.
+// A chunk of 1 to 15 bytes: the bytes, then zeros, and the length in the last byte.
 struct ChunkKey {
   uint64_t lo = 0, hi = 0;
   bool operator==(const ChunkKey&) const = default;
@@ -43,7 +43,7 @@ struct ChunkKey {
     return ((lo | hi) & kHigh) == 0 && alphanumeric(lo) == (kMasks.lo[n] & kHigh) &&
            alphanumeric(hi << 8 >> 8) == (kMasks.hi[n] & kHigh);
   }
-  // Writes letters in lower case, digits as they are, and zeros behind them.
+  // Writes letters in lower case and digits unchanged, then zeros.
   void write_lower(char* to) const {
     const size_t n = size();
     const uint64_t words[2] = {(lo | 0x20 * kOnes) & kMasks.lo[n], (hi | 0x20 * kOnes) & kMasks.hi[n]};
@@ -51,11 +51,11 @@ struct ChunkKey {
   }
 
   static constexpr size_t kMaxSize = 15;
-  // Of the first `size` of these bytes.
+  // The key of the first `size` bytes.
   static ChunkKey of(Bytes16 bytes, size_t size) {
     return {bytes.lo & kMasks.lo[size], (bytes.hi & kMasks.hi[size]) | kMasks.size[size]};
   }
-  // Of a text of at most kMaxSize bytes, behind which nothing need be readable.
+  // The key of a text of at most kMaxSize bytes. Reads no byte after the text.
   static ChunkKey of(std::string_view text) {
     char bytes[sizeof(Bytes16)] = {};
     std::copy(text.begin(), text.end(), bytes);
@@ -64,7 +64,7 @@ struct ChunkKey {
 
  private:
   static constexpr uint64_t kHigh = 0x8080808080808080u, kOnes = kHigh / 0x80;
-  // The high bits of the bytes that are letters or digits, of eight below 0x80.
+  // Sets the high bit of each of eight bytes (all below 0x80) that is a letter or digit.
   static uint64_t alphanumeric(uint64_t x) {
     const uint64_t low = x | 0x20 * kOnes;
     return ((least(low, 'a') & ~least(low, 'z' + 1)) | (least(x, '0') & ~least(x, '9' + 1))) & kHigh;
@@ -84,8 +84,8 @@ struct ChunkKey {
 };
 inline constexpr ChunkKey::Masks ChunkKey::kMasks{};
 
-// A fixed number of buckets of two slots, one cache line each: a full bucket forgets one of them, so hostile text
-// cannot make it grow. One thread at a time.
+// A fixed number of buckets with two slots, one cache line each. A full bucket drops one slot, so the cache does not
+// grow. For one thread at a time.
 class ChunkCache {
  public:
   static constexpr size_t kMaxIds = 3;
@@ -96,18 +96,18 @@ class ChunkCache {
   };
   struct alignas(64) Bucket {
     Slot slots[2];
-    // The slot of a chunk that is there, or null. Which of the two it is must not cost a wrong guess of the processor:
-    // the second is looked at whenever the first one's first eight bytes are others.
+    // The slot of a chunk, or null. Without a branch that the processor would mispredict: the second slot is taken
+    // whenever the first eight bytes of the first slot differ.
     const Slot* find(ChunkKey k) const {
       const Slot* slot = slots + (slots[0].key.lo != k.lo);
       return slot->key == k ? slot : nullptr;
     }
-    // n is at most kMaxIds. Whoever came first is most likely the more frequent, and stays, unless it is where find()
-    // would look for this one. (The length, in hi, is never 0 in a full slot.)
+    // n is at most kMaxIds. The older chunk is probably the more frequent one and stays, unless find() would look for
+    // the new one in its slot. (The length, in hi, is never 0 in a full slot.)
     void insert(ChunkKey k, const int32_t* ids, size_t n) {
       Slot& slot = slots[(slots[0].key.hi != 0) & (slots[0].key.lo != k.lo)];
       slot.key = k;
-      for (size_t i = 0; i < kMaxIds; ++i) slot.ids[i] = i < n ? ids[i] : 0;  // (too few for a call)
+      for (size_t i = 0; i < kMaxIds; ++i) slot.ids[i] = i < n ? ids[i] : 0;  // (faster than a call of memcpy)
       slot.count = static_cast<int32_t>(n);
     }
   };
@@ -118,7 +118,7 @@ class ChunkCache {
   ChunkCache& operator=(const ChunkCache&) = delete;
 
   Bucket* buckets() const { return static_cast<Bucket*>(memory_->data); }
-  // Which of them a chunk is in.
+  // The bucket of a chunk.
   static size_t place(ChunkKey k) { return ((k.lo ^ std::rotl(k.hi, 27)) * 0x9E3779B97F4A7C15u) >> (64 - kBits); }
 
   static constexpr int kBits = 14;
@@ -126,7 +126,7 @@ class ChunkCache {
   static_assert(kBuckets * sizeof(Bucket) <= kHugePage);
 
  private:
-  Buffer* const memory_;  // a huge page: chunks lie anywhere in it
+  Buffer* const memory_;  // in a huge page, since accesses are random
 };
 
 }  // namespace bertnli

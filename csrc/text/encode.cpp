@@ -40,7 +40,7 @@ class JobWriter {
   IdBuffer ids;
 
  private:
-  // Strings lie anywhere in memory.
+  // Strings are scattered in memory.
   static constexpr size_t kAhead = 8;
   void prefetch(size_t i) const {
     for (const Texts* texts : {&job_.first, job_.second}) {
@@ -75,7 +75,7 @@ size_t text_bytes(const Texts& texts, size_t begin, size_t end) {
   return bytes;
 }
 
-// Lengths behind the first element become offsets.
+// Turns the lengths after the first element into offsets.
 void sum_lengths(int64_t* offsets, size_t n) {
   for (size_t i = 0; i < n; ++i) offsets[i + 1] += offsets[i];
 }
@@ -91,7 +91,7 @@ void append(IdBuffer& to, const IdBuffer& from) {
 class InOrder {
  public:
   InOrder(int64_t* offsets, size_t rows) : offsets_(offsets), rows_(rows) { offsets_[0] = 0; }
-  // Before a piece that begins at this row: sets where its ids go. True if that is behind all ids before.
+  // Call before a piece that begins at this row. Sets `ids`, where its ids go; true if that is their final place.
   template <class Reserve>
   bool begin(size_t row, IdBuffer& ids, const Reserve& reserve) {
     const std::lock_guard lock(mutex_);
@@ -107,7 +107,7 @@ class InOrder {
     ids.resize_down(0);
     return false;
   }
-  // After it: offsets behind the first of its rows hold lengths.
+  // Call after the piece; offsets_[begin + 1] to offsets_[end] hold the lengths of its rows.
   void end(size_t begin, size_t end, IdBuffer& ids, bool in_place) {
     std::unique_lock lock(mutex_);
     if (in_place) {
@@ -147,14 +147,14 @@ class InOrder {
   int64_t* const offsets_;
   const size_t rows_;
   std::mutex mutex_;
-  bool busy_ = false;  // a thread has the turn: all_ is its own
-  size_t joined_ = 0;  // rows whose ids are in their place
+  bool busy_ = false;  // a thread is writing to all_
+  size_t joined_ = 0;  // number of rows whose ids are in all_
   IdBuffer all_;
   std::map<size_t, Waiting> waiting_;  // pieces by their first row
   std::vector<IdBuffer> spare_;
 };
 
-// What the threads made, one behind the other in the first one's memory.
+// The columns of all parts, appended to that of the first part.
 template <class Part, class Column>
 IdBuffer join(std::vector<Part>& parts, const Column& column) {
   IdBuffer all = std::move(column(parts[0]));
@@ -192,7 +192,7 @@ struct EncodingSink final : PairSink {
 
  private:
   static constexpr size_t kFirstRows = 2048;
-  // Space for all the part's rows, of which the first took so many bytes of the file.
+  // Reserves space for all rows of the part, from the bytes that the first rows took.
   void reserve(size_t bytes) {
     for (IdBuffer* column : {&ids, &lengths, &first_lens, &labels})
       column->reserve(extrapolate(column->size(), bytes, bytes_));

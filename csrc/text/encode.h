@@ -20,7 +20,7 @@ struct Texts {
   const std::string_view* views = nullptr;
   const char *base = nullptr, *readable = nullptr;
   const int64_t *starts = nullptr, *ends = nullptr;
-  size_t mask = SIZE_MAX;  // the view of text i is views[i & mask]: of lists there are only those that are needed
+  size_t mask = SIZE_MAX;  // the view of text i is views[i & mask]; for lists, views is a ring
 
   std::string_view operator[](size_t i) const {
     if (views != nullptr) return views[i & mask];
@@ -52,14 +52,14 @@ struct Job {
 // Fills offsets [N+1] and first_lens [N]; returns the ids of all rows.
 IdBuffer encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
 
-// The rows of a file of labelled pairs, one element a row but for ids.
+// The rows of a file of labelled pairs; all columns but ids have one element a row.
 struct EncodedFile {
   IdBuffer ids, lengths, first_lens, labels;
   int64_t dropped = 0;
 };
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows);
 
-// The tokens of each text with their places; fills offsets [N+1]. `lowered`: the texts as encode() takes them.
+// The tokens of each text with their places; fills offsets [N+1]. `lowered` has the texts as encode() takes them.
 Spans encode_spans(const Tokenizer& tokenizer, const Texts& texts, const Texts& lowered, int threads, int64_t* offsets);
 
 }  // namespace bertnli

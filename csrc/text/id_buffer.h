@@ -1,4 +1,4 @@
-// The output writer: a growing array of ids.
+// A growing array of token ids.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace bertnli {
 
-// Growing moves pages rather than bytes, and room() leaves no check for each id to the writers.
+// Growing remaps pages instead of copying, and writers check the space once for many ids, by room().
 class IdBuffer {
  public:
   IdBuffer() = default;
@@ -26,21 +26,21 @@ class IdBuffer {
   int32_t* data() const { return data_; }
   size_t size() const { return size_; }
   void resize_down(size_t n) { size_ = n; }
-  // Space for `n` ids in all, if it can be had: of what is not used the system keeps nothing but the addresses.
+  // Reserves space for `n` ids in all, if possible. Unused space takes addresses, not memory.
   void reserve(size_t n);
-  // The place of the next id, with space for `more` ids.
+  // Where to write the next ids, with space for `more` of them.
   int32_t* room(size_t more) {
     if (capacity_ - size_ < more) grow(more);
     return data_ + size_;
   }
-  // IdBuffer were written from room() up to here.
+  // Sets the size after ids were written from room() to `end`.
   void end_at(const int32_t* end) { size_ = static_cast<size_t>(end - data_); }
   void advance(size_t n) { size_ += n; }
   void push(int32_t id) {
     *room(1) = id;
     ++size_;
   }
-  // No more will come.
+  // Frees unused space at the end.
   void shrink();
 
  private:
@@ -55,7 +55,7 @@ class IdBuffer {
 
   int32_t* data_ = nullptr;
   size_t size_ = 0, capacity_ = 0;
-  Buffer* buffer_ = nullptr;  // that data_ lies in; of few ids, it is malloc's
+  Buffer* buffer_ = nullptr;  // holds data_; null while data_ is small and from malloc
 };
 
 }  // namespace bertnli

@@ -10,7 +10,7 @@
 
 namespace bertnli {
 
-// An error at a byte of the file: its line is counted only now.
+// An error at a byte of the file. The line number is counted when the error is reported.
 struct ErrorAt {
   const char* where;
   std::string message;
@@ -25,14 +25,14 @@ class Lines {
 
   bool next(std::string_view& line) {
     if (p >= end) return false;
-    if (newline_ < p) {  // (looked for once, however many lone \r come before it)
+    if (newline_ < p) {  // (searched once, however many lone \r come before it)
       newline_ = static_cast<const char*>(std::memchr(p, '\n', static_cast<size_t>(end - p)));
       if (newline_ == nullptr) newline_ = end;
     }
     const char *stop = newline_, *after = stop < end ? stop + 1 : end;
     if (const void* cr = std::memchr(p, '\r', static_cast<size_t>(stop - p))) {
       stop = static_cast<const char*>(cr);
-      if (!(stop + 2 == after && stop[1] == '\n')) after = stop + 1;  // a lone \r: what follows is another line
+      if (!(stop + 2 == after && stop[1] == '\n')) after = stop + 1;  // a lone \r ends the line too
     }
     line = {p, static_cast<size_t>(stop - p)};
     p = after;
@@ -43,7 +43,7 @@ class Lines {
   const char* newline_ = nullptr;
 };
 
-// For messages: in quotes, and cut where it is long.
+// For messages: in quotes, and shortened.
 inline std::string quoted(std::string_view s) {
   constexpr size_t kMost = 40;
   size_t n = s.size();
@@ -56,7 +56,7 @@ inline std::string quoted(std::string_view s) {
   return result;
 }
 
-// A strict scanner of one JSON value (RFC 8259). Strings are decoded only where they are wanted.
+// A strict scanner of one JSON value (RFC 8259). Strings are decoded only on request.
 class Json {
  public:
   Json(const char* p, const char* end) : p(p), end_(end) {}
@@ -125,7 +125,7 @@ class Json {
         (void)number();
     }
   }
-  // An object; value() is called behind each key, which is then in `key`.
+  // An object. Calls value() after each key, which is in `key`; value() must read the value.
   std::string key;
   template <class Value>
   void members(const Value& value) {

@@ -1,4 +1,4 @@
-// The Unicode slow path: BERT's normaliser and pre-tokeniser, one character at a time.
+// BERT's normaliser and pre-tokeniser, one character at a time: the slow path, for all of Unicode.
 #pragma once
 
 #include <algorithm>
@@ -80,7 +80,7 @@ class Normalizer {
         }
         break;
       case Kind::kDelete:
-        // A stripped mark matters to where its neighbours come from, and to nothing else.
+        // A stripped mark only affects the places of its neighbours.
         if constexpr (Words::kTraced) {
           if (lowercase_ && info.rank != 0) mark(0, info.rank, true);
         }
@@ -144,8 +144,8 @@ class Normalizer {
     words_.end_word();
   }
 
-  // A combining mark waits until the next starter: canonical order is by class, stable. c is 0 for one that was
-  // stripped; `first`: it is the first, or the only one, that a character of the text became.
+  // Stores a combining mark until the next starter, when marks are sorted by class (canonical order). c is 0 for a
+  // stripped mark; `first` is true for the first mark that a character of the text became.
   void mark(char32_t c, int rank, bool first) {
     if constexpr (Words::kTraced) {
       if (marks_.empty()) before_ = words_.source;
@@ -156,7 +156,7 @@ class Normalizer {
   void starter() {
     if (!marks_.empty()) flush_marks();
   }
-  // `tokenizers` counts places, not characters: the k-th mark of the sorted run comes from the run's k-th character.
+  // As `tokenizers` has it, the k-th mark of the sorted run gets the place of the run's k-th character.
   void flush_marks() {
     std::stable_sort(marks_.begin(), marks_.end(), [](const Mark& a, const Mark& b) { return a.rank < b.rank; });
     if constexpr (Words::kTraced) {
@@ -186,7 +186,7 @@ class Normalizer {
   Words& words_;
   std::vector<Mark> marks_;
   std::vector<int32_t> sources_;  // of the marks that are `first`
-  int32_t before_ = 0;            // the source of what stands before the marks
+  int32_t before_ = 0;            // the place of the character before the marks
 };
 
 }  // namespace bertnli

@@ -1,4 +1,4 @@
-// Threads for one call: started, joined and gone before it returns, so nothing is alive when a process forks.
+// Threads for one call. They are joined before it returns, so that no thread exists when a process forks.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace bertnli {
 
-// How many threads are worth starting for so many rows: fewer than 512 are done before a thread has started.
+// How many threads to start for so many rows: fewer than 512 rows are done before a thread has started.
 inline size_t part_count(size_t rows, int threads) {
   return std::clamp<size_t>(rows / 512, 1, static_cast<size_t>(std::max(threads, 1)));
 }
@@ -37,7 +37,7 @@ void run_parts(size_t parts, const Work& work) {
   try {
     for (; started < parts; ++started) threads.emplace_back(guarded, started);
   } catch (const std::system_error&) {
-    // no more threads to be had: the rest is done here
+    // the system has no more threads: this one does the rest
   }
   guarded(0);
   for (size_t part = std::max<size_t>(started, 1); part < parts; ++part) guarded(part);
@@ -47,13 +47,14 @@ void run_parts(size_t parts, const Work& work) {
   }
 }
 
-// The rows [0, n) in pieces: a thread takes the next one as it finishes one, for none knows when another thread will
-// start, or how long its piece will take. What pieces need is made ready ahead of them, a stretch at a time, by the
-// calling thread alone.
+// The rows [0, n) in pieces. A thread that has finished a piece takes the next one, since threads start at different
+// times and pieces take different times. The calling thread alone prepares the rows, a stretch of many pieces at a
+// time.
 class Pieces {
  public:
-  static constexpr size_t kPiece = 256, kStretch = 8192, kReady = 2 * kStretch;  // rows; kReady: ready at once, at most
-  // prepare(over, begin, end) makes rows [begin, end) ready; those before `over` are over. Null where all are ready.
+  static constexpr size_t kPiece = 256, kStretch = 8192,
+                          kReady = 2 * kStretch;  // rows; kReady: most rows that are ready at a time
+  // prepare(over, begin, end) makes rows [begin, end) ready; rows before `over` are done. Null if all rows are ready.
   using Prepare = std::function<void(size_t over, size_t begin, size_t end)>;
 
   Pieces(size_t n, size_t threads, const Prepare& prepare)
@@ -64,7 +65,7 @@ class Pieces {
   // The pieces of one thread.
   class Turn {
    public:
-    // Finishes a piece and takes the next one, [begin, end); false where there is none.
+    // Finishes the current piece and takes the next one, [begin, end). False if there is none.
     bool next() { return pieces_.next(*this); }
     size_t begin = 0, end = 0;
 
@@ -97,7 +98,7 @@ class Pieces {
   }
 
  private:
-  // Rows from this one on are not begun.
+  // No piece from this row on is started any more.
   void stop(size_t row) {
     n_ = std::min(n_, row);
     changed_.notify_all();
@@ -140,10 +141,10 @@ class Pieces {
   const Prepare& prepare_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  size_t n_, ready_, next_ = 0;         // rows in all; ready ones; those that a thread took
-  std::array<size_t, 2> unfinished_{};  // ready rows of each stretch that are not over
+  size_t n_, ready_, next_ = 0;         // numbers of rows: all, ready, taken by threads
+  std::array<size_t, 2> unfinished_{};  // ready rows of each stretch that are not done
   size_t error_row_ = 0;
-  std::exception_ptr error_, unready_;  // of a body, the lowest row's; of prepare, which is about later rows
+  std::exception_ptr error_, unready_;  // of the body at the lowest row; of prepare, which concerns later rows
 };
 
 }  // namespace bertnli

@@ -10,8 +10,8 @@
 namespace bertnli {
 namespace {
 
-// Builds one cleaned text. White space waits until a character follows it: a run of one is kept as it is, a longer one
-// becomes a blank.
+// Builds one cleaned text. White space is written when a character follows it: one character unchanged, a longer run as
+// one space.
 class ParseCleaner {
  public:
   explicit ParseCleaner(char* out) : first_(out), to_(out) {}
@@ -23,7 +23,7 @@ class ParseCleaner {
     for (int i = 0; i < size; ++i) to_[i] = p[i];
     to_ += size;
   }
-  // As `keep`; of p and of the output 15 bytes more are touched.
+  // As `keep`, but reads and writes up to 15 bytes more.
   void keep_word(const char* p, int size) {
     gap();
     for (int i = 0; i < size; i += 16) std::memcpy(to_ + i, p + i, 16);
@@ -63,7 +63,7 @@ void extract_text(std::string_view parse, std::string& out) {
     const auto left = static_cast<size_t>(end - p), size = left < 64 ? left : 64;
     const char* block = p;
     char copy[64 + 16];
-    if (left < sizeof copy) {  // of a word's 16 bytes the last may lie behind it; brackets are nothing
+    if (left < sizeof copy) {  // padded with brackets, which are dropped, so that 16 bytes can be read
       std::memset(copy, '(', sizeof copy);
       std::memcpy(copy, p, size);
       block = copy;

@@ -6,8 +6,8 @@
 
 namespace bertnli {
 
-// D2L's clean-up of a binary parse: "(" and ")" go, two or more white space characters become one space, both ends are
-// stripped. Appends to out.
+// Appends the words of a binary parse as D2L extracts them: without "(" and ")", two or more white space characters as
+// one space, both ends stripped.
 void extract_text(std::string_view parse, std::string& out);
 
 }  // namespace bertnli

@@ -54,7 +54,7 @@ class PairParser {
   void read_header(std::string_view header) {
     const auto fields = split_tabs(header);
     columns_ = fields.size();
-    optional_ = 0;  // the official files end with five annotators' labels, which a row may lack
+    optional_ = 0;  // SNLI's files end with the labels of five annotators, which a row may lack
     while (optional_ < columns_ && is_annotator(fields[columns_ - 1 - optional_])) ++optional_;
     const auto find = [&](std::initializer_list<std::string_view> names) -> size_t {
       for (const auto name : names) {
@@ -128,8 +128,8 @@ class PairParser {
                                      " of the line; convert the file to UTF-8"};
     }
   }
-  // Which label comes next nobody can guess, the processor included: the names are compared without a branch. True
-  // where it is one of them; what this does not know, label_id() does.
+  // The index of a label name, compared without branches, which would be mispredicted. False for other names, which
+  // label_id() handles.
   bool known_label(std::string_view name, const char* readable, int64_t& id) const {
     if (name.size() - 1 >= ChunkKey::kMaxSize || readable - name.data() < 16) return false;
     const ChunkKey key = ChunkKey::of(Bytes16::load(name.data()), name.size());
@@ -140,7 +140,7 @@ class PairParser {
     }
     return id >= 0;
   }
-  // False where the row has no label, or an unknown one that may be dropped.
+  // False if the row is to be dropped: without a label, or with an unknown one.
   bool label_id(std::string_view name, const char* where, int64_t& id) const {
     const auto& names = options_.label_names;
     for (size_t i = 0; i < names.size(); ++i) {
@@ -155,7 +155,7 @@ class PairParser {
       const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
       return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
     };
-    const auto called_by_number = [&](const std::string& known) {  // then nobody could tell an index
+    const auto called_by_number = [&](const std::string& known) {  // then a number could be a name or an index
       int64_t value;
       return is_number(known, value);
     };
@@ -171,7 +171,7 @@ class PairParser {
   }
 
   const ReadOptions& options_;
-  std::vector<ChunkKey> label_keys_;  // one a name, empty for those without
+  std::vector<ChunkKey> label_keys_;  // of each name, empty for names that are too long
   size_t columns_ = 0, optional_ = 0, label_ = 0, premise_ = 0, hypothesis_ = 0, last_ = 0;
 };
 

@@ -23,17 +23,17 @@ struct ReadOptions {
 class PairSink {
  public:
   virtual ~PairSink() = default;
-  // Texts as the file has them (a parse has its brackets). Bytes behind them up to `readable`, if that is not null, may
-  // be read, and the texts stay where they are; else they are gone after the call. Throws RowError.
+  // Texts as the file has them (a parse with its brackets). If `readable` is not null, the texts stay in memory after
+  // the call and bytes up to `readable` may be read; if it is null, the texts are gone after the call. Throws RowError.
   virtual void row(int64_t label, std::string_view premise, std::string_view hypothesis, const char* readable) = 0;
 };
 
-// What a sink finds wrong with a row; the reader adds where.
+// An error in a row, thrown by a sink; the reader adds file and line.
 struct RowError {
   std::string message;
 };
 
-// What is wrong with the file's content; the message begins with file:line.
+// An error in the content of a file; the message begins with file:line.
 struct FormatError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

@@ -9,7 +9,7 @@ namespace bertnli {
 
 RowWriter::RowWriter(const RowOptions& options, bool pairs, IdBuffer& out)
     : options_(options), out_(out), loan_(options.tokenizer), budget_(options.max_len - (pairs ? 3 : 2)) {
-  // What a text must be encoded to, for the rule to know all it needs.
+  // The truncation rule needs no more tokens of a text than these.
   limit_ = {budget_ + 1, options.rule == Truncation::kLongestFirstHf || options.rule == Truncation::kRatio};
   if (!pairs) limit_ = {budget_, false};
 }
@@ -48,7 +48,7 @@ size_t RowWriter::write(RowText first, RowText second) {
   out_.push(special.cls);
   const size_t first_at = out_.size();
   size_t p;
-  if (repeats(first.text)) {  // premises come in runs: copy what the last row made of it
+  if (repeats(first.text)) {  // premises often repeat: copy the ids of the last row
     p = last_count_;
     int32_t* to = out_.room(p);
     std::memcpy(to, out_.data() + last_at_, p * sizeof(int32_t));

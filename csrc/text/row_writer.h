@@ -31,11 +31,11 @@ class RowWriter {
   // pairs: rows have two texts.
   RowWriter(const RowOptions& options, bool pairs, IdBuffer& out);
 
-  // Append a row; return the length of its segment 0. The first text must stay where it is until the next row, or
-  // forget() be called. Throws CannotTruncate.
+  // Append a row; return the length of its segment 0. The first text must stay in memory until the next row or
+  // forget(). Throw CannotTruncate.
   size_t write(RowText text);
   size_t write(RowText first, RowText second);
-  // The first text, or the ids, were moved away or overwritten: nothing to copy from.
+  // Call when the first text or the ids were moved or overwritten: the next row does not copy from the last one.
   void forget() { last_ = {}; }
 
  private:
@@ -47,7 +47,7 @@ class RowWriter {
   Tokenizer::CacheLoan loan_;
   const size_t budget_;
   Limit limit_;
-  std::string_view last_;  // the last row's first text, where all of it was kept
+  std::string_view last_;  // the first text of the last row, if none of it was cut
   size_t last_at_ = 0, last_count_ = 0;
   std::string plain_, lowered_;
 };

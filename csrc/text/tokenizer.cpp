@@ -39,8 +39,8 @@ struct Spaces {
   }
 };
 
-// Chunks end at spaces and brackets. False where extract_text() would do more than that: it joins what a bracket parts,
-// and knows other white space.
+// Chunks end at spaces and brackets. block() returns false where extract_text() does more: it joins the parts of a word
+// with a bracket inside, and knows other white space.
 struct SpacesAndBrackets {
   bool block(const char* p, size_t readable, size_t size, uint64_t& separators) {
     const uint64_t inside = size < 64 ? (uint64_t{1} << size) - 1 : ~uint64_t{0};
@@ -62,7 +62,7 @@ struct SpacesAndBrackets {
 template <class Separators>
 bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit limit, ChunkCache& cache,
                               IdBuffer& out, size_t& count, Separators separators) const {
-  // 16 bytes that end with the readable ones can always be read: a shorter text moves to where that is so.
+  // Loads read 16 bytes that end with the readable ones; a shorter text is copied to a place where they can.
   const char *p = text.data(), *end = p + text.size();
   char copy[16];
   if (readable - p < 16) {
@@ -74,13 +74,14 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
   }
   const size_t begin = out.size();
   const char* const last16 = readable - 16;
-  constexpr size_t kBlockIds = 34 * kMostShortIds;  // of a block's chunks, the one before and the one behind, and some
+  constexpr size_t kBlockIds =
+      34 * kMostShortIds;  // ids of a block's chunks and of one before and one after it, with a reserve
   using Bucket = ChunkCache::Bucket;
   Bucket* const buckets = cache.buckets();
   const char* start = p;  // of the current chunk
   bool within = false;    // a chunk goes on from the previous block
   size_t dropped = 0;     // tokens that were counted but not stored
-  // Apart, so that the loop has the registers for itself.
+  // A separate function, so that the loop keeps its values in registers.
   const auto miss = [&](std::string_view piece, ChunkKey key, Bucket* bucket, int32_t* to) __attribute__((noinline)) {
     if (bucket != nullptr) {
       int32_t* const behind = encode_short_chunk(piece, key, to);
@@ -105,7 +106,7 @@ bool Tokenizer::encode_blocks(std::string_view text, const char* readable, Limit
     const ChunkCache::Slot* hit = bucket.find(key);
     if (hit == nullptr) [[unlikely]]
       return miss({start, n}, key, &bucket, to);
-    std::memcpy(to, hit->ids, 16);  // (the count lands behind the ids and is overwritten)
+    std::memcpy(to, hit->ids, 16);  // (the count is copied too, and overwritten by the next ids)
     return to + hit->count;
   };
   for (; p < end; p += 64) {

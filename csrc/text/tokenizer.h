@@ -1,5 +1,4 @@
-// What both tokenizers share: text is cut into raw chunks at spaces, and what a chunk becomes is looked up in a cache.
-// No Python, no torch.
+// What both tokenizers share: text is split into raw chunks at spaces, and the ids of a chunk are looked up in a cache.
 #pragma once
 
 #include <array>
@@ -18,21 +17,21 @@ struct SpecialIds {
   int32_t pad, cls, sep, unk;
 };
 
-// Where a text's ids end: `store` ids are kept, and counting goes on (for rules that need the true length) if
-// count_all.
+// How many ids of a text are wanted: `store` ids are stored. With count_all all are counted, for truncation rules that
+// need the true length.
 struct Limit {
   size_t store = SIZE_MAX;
   bool count_all = false;
 };
 
-// The tokens of texts and where they lie, one element a token: the characters [start, end) of the text as it was given,
-// and the number of the word (a run without white space, a punctuation mark, a special token) within its text.
+// The tokens of texts and their places, one element a token: the characters [start, end) of the original text, and the
+// index of the word (a run without white space, a punctuation mark, a special token) within its text.
 struct Spans {
   IdBuffer ids, starts, ends, words;
 };
 
-// Immutable once built, shared by threads. Each call borrows a cache; caches wait in atomic slots, so there is no lock
-// that a fork could leave taken.
+// Immutable once built, shared by threads. Each call borrows a cache from atomic slots: a lock could stay locked after
+// a fork.
 class Tokenizer {
  public:
   virtual ~Tokenizer();
@@ -42,8 +41,8 @@ class Tokenizer {
   // Appends at most limit.store ids of the text; returns its number of tokens (at least limit.store where it stopped).
   // Bytes from the text's begin up to `readable` (its end or later) may be read.
   size_t encode(std::string_view text, const char* readable, Limit limit, ChunkCache& cache, IdBuffer& out) const;
-  // The same for a binary parse, as extract_text() and encode() of the result would have it. False, and nothing is
-  // appended, where that takes the long way: control characters, characters beyond ASCII, brackets within words.
+  // Appends the ids of a binary parse, those of encode() of its extract_text(). Returns false and appends nothing for
+  // control characters, characters beyond ASCII and brackets within words: then the caller extracts the text.
   bool encode_parse(std::string_view parse, const char* readable, Limit limit, ChunkCache& cache, IdBuffer& out,
                     size_t& count) const;
   // Appends every token of the text with its place. `lowered` is the text as encode() takes it.
@@ -71,9 +70,9 @@ class Tokenizer {
   // Appends the ids of one raw chunk, stopping once `limit` ids of it are there and count_all is false (ids beyond
   // limit are then not stored); returns their number.
   virtual size_t encode_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const = 0;
-  // Writes those of one that has a key, whatever their number, where there is room for so many; returns where they end.
+  // Writes all ids of a chunk that has a key, kMostShortIds at most; returns their end.
   virtual int32_t* encode_short_chunk(std::string_view chunk, ChunkKey key, int32_t* to) const = 0;
-  static constexpr size_t kMostShortIds = 2 * ChunkKey::kMaxSize;  // no byte becomes more than two characters
+  static constexpr size_t kMostShortIds = 2 * ChunkKey::kMaxSize;  // a byte becomes two characters at most
 
  private:
   template <class Separators>

@@ -11,12 +11,12 @@ Trie::Trie(const VocabItems& vocab) : nodes_(512) {
   std::sort(items.begin(), items.end());
   struct Todo {
     int32_t node;
-    size_t first, last, depth;  // items [first, last) share `depth` bytes, which lead to `node`
+    size_t first, last, depth;  // items [first, last) share their first `depth` bytes, the path to `node`
   };
   std::vector<Todo> todo{{kRoot, 0, items.size(), 0}};
   std::vector<std::pair<unsigned char, size_t>> children;  // byte, its first item
-  size_t free = 257;                                       // slots before it are not tried (bases stay above 0)
-  constexpr size_t kMostTries = 1000;                      // more are not made a second time: building stays linear
+  size_t free = 257;                                       // first slot to try (bases stay above 0)
+  constexpr size_t kMostTries = 1000;                      // beyond, `free` moves on: building stays linear
   const auto taken = [this](size_t i) { return i < nodes_.size() && nodes_[i].check != kNone; };
   while (!todo.empty()) {
     Todo t = todo.back();
@@ -35,7 +35,7 @@ Trie::Trie(const VocabItems& vocab) : nodes_(512) {
     const size_t far = base + kMostTries;
     const auto clash = [&](const auto& c) { return taken(base + c.first); };
     while (std::any_of(children.begin(), children.end(), clash)) ++base;
-    if (base > far) free = base + children[0].first;  // else the slots before would be tried by every later node
+    if (base > far) free = base + children[0].first;  // otherwise every later node would try these slots again
     if (nodes_.size() < base + 256) nodes_.resize(std::max(base + 256, nodes_.size() * 3 / 2));
     nodes_[static_cast<size_t>(t.node)].base = static_cast<int32_t>(base);
     for (size_t k = 0; k < children.size(); ++k) {

@@ -16,10 +16,11 @@ class Trie {
  public:
   explicit Trie(const VocabItems& items);
   static constexpr int32_t kRoot = 0, kNone = -1;
-  // A node, or none, and what says where its children are: most that are not there need no look at the nodes.
+  // A node (or none) and where its children are. Most absent children are excluded by `children`, without a memory
+  // access.
   struct Place {
     int32_t node = kNone, base = 0;
-    uint32_t children = 0;  // bit b % 32 for each child's byte b
+    uint32_t children = 0;  // bit b % 32 is set for the byte b of each child
     bool may_go_on(unsigned char b) const { return (children >> b % 32 & 1) != 0; }
   };
   Place place(int32_t n) const {
@@ -27,9 +28,9 @@ class Trie {
     const Node& node = nodes_[static_cast<size_t>(n)];
     return {n, node.base, node.children};
   }
-  // Of a place that may go on.
+  // The child of a place for which may_go_on(b) holds.
   int32_t child(const Place& at, unsigned char b) const {
-    const auto c = static_cast<size_t>(at.base + b);  // every base has 256 nodes behind it
+    const auto c = static_cast<size_t>(at.base + b);  // 256 nodes follow every base
     return nodes_[c].check == at.node ? static_cast<int32_t>(c) : kNone;
   }
   int32_t child(int32_t n, unsigned char b) const {
@@ -43,8 +44,8 @@ class Trie {
   }
   int32_t id(int32_t n) const { return nodes_[static_cast<size_t>(n)].id; }
 
-  // Where the ASCII bytes a and b lead from a node, and the longer token of a and ab: its id times 4, and its size, or
-  // 0 where there is none. A zero b means that nothing follows a.
+  // The place after the ASCII bytes a and b from a node, and the longest token of a and ab: its id times 4 plus its
+  // size, or 0 if neither is a token. b is 0 if no byte follows a.
   struct Start {
     Place place;
     uint32_t token = 0;

@@ -1,5 +1,5 @@
-// Lines of tab-separated fields at memory speed: one look at each block of 64 bytes finds tabs, line ends and what is
-// not ASCII.
+// Lines of tab-separated fields at memory speed: each block of 64 bytes is searched once for tabs, line ends and bytes
+// beyond ASCII.
 #pragma once
 
 #include <bit>
@@ -13,7 +13,7 @@ namespace bertnli {
 
 class TsvScanner {
  public:
-  // The first `wanted` fields of each line can be asked for.
+  // Only the first `wanted` fields of each line are stored.
   TsvScanner(const char* begin, const char* end, size_t wanted)
       : block_(begin), next_(begin), end_(end), tabs_(wanted) {
     if (begin < end) look();
@@ -64,7 +64,7 @@ class TsvScanner {
     next_ = next;
     ascii_ = !high;
   }
-  // The processor looks ahead by itself, but not beyond a page of memory.
+  // The hardware prefetcher stops at the end of a page.
   static constexpr size_t kAhead = 1024;
   void look() {
     const auto size = static_cast<size_t>(end_ - block_);
@@ -85,7 +85,7 @@ class TsvScanner {
   }
 
   const char *block_, *begin_ = nullptr, *stop_ = nullptr, *next_, *end_;
-  uint64_t marks_ = 0, high_ = 0;  // of the block at block_: what is left of it
+  uint64_t marks_ = 0, high_ = 0;  // bits of the block at block_ that are not used yet
   std::vector<const char*> tabs_;
   size_t fields_ = 0;
   bool ascii_ = true;

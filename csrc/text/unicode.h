@@ -9,17 +9,17 @@ namespace bertnli {
 
 struct CodePoint {
   char32_t value;
-  int size;  // bytes; 1 where they are no valid UTF-8 (value is then U+FFFD)
+  int size;  // in bytes; 1 for invalid UTF-8 (value is then U+FFFD)
 };
 
 // The code point at p < end. Never reads past end.
 CodePoint decode_utf8(const char* p, const char* end);
 // Writes 1 to 4 bytes, returns how many.
 int encode_utf8(char32_t c, char* out);
-// The offset of the first byte that is no valid UTF-8, or npos.
+// The offset of the first byte that is not valid UTF-8, or npos.
 size_t find_invalid_utf8(std::string_view text);
 bool is_ascii(std::string_view text);
-// str.isspace() of one character: what str.split(), str.strip() and a regular expression's \s take for white space.
+// str.isspace() of one character: the white space of str.split(), str.strip() and \s in regular expressions.
 bool is_python_space(char32_t c);
 
 enum class Kind : uint8_t {

@@ -7,7 +7,7 @@ namespace {
 
 constexpr size_t kMaxWordChars = 100;
 
-// Where the characters of a word come from: not asked for, or written to a Spans as each word ends.
+// The places of a word's characters: ignored, or written to a Spans as each word ends.
 struct NoTrace {
   static constexpr bool kTraced = false;
 };
@@ -74,7 +74,7 @@ int32_t* WordPieceTokenizer::encode_word(std::string_view word, int32_t* out, co
     int32_t best = -1;
     size_t best_end = pos, i = pos;
     const auto a = static_cast<unsigned char>(word[pos]), b = static_cast<unsigned char>(word.data()[pos + 1]);
-    if ((a | b) < 0x80) {  // most pieces end here, and what follows would be a wait for the trie's nodes
+    if ((a | b) < 0x80) {  // most pieces end here, without a memory access to the trie's nodes
       const Trie::Start& start = (pos == 0 ? starts_ : continuations_).of(a, b);
       if (start.size() != 0) best = start.id();
       best_end += start.size();
@@ -113,7 +113,7 @@ class WordPieceTokenizer::PieceWriter {
   PieceWriter(const WordPieceTokenizer& tokenizer, Limit limit, IdBuffer& out, Trace trace)
       : tokenizer_(tokenizer), limit_(limit), out_(out), start_(out.size()), trace_(trace) {}
 
-  // Beyond 100 characters the word is unknown whatever follows, so nothing is kept of it.
+  // A word of more than 100 characters is unknown, so the rest is not stored.
   void add(char32_t c) {
     if constexpr (kTraced) trace_.character(chars_, source);
     if (++chars_ > kMaxWordChars) return;
@@ -195,7 +195,7 @@ int32_t* WordPieceTokenizer::encode_ascii_chunk(std::string_view chunk, int32_t*
 }
 
 size_t WordPieceTokenizer::encode_chunk(std::string_view chunk, Limit limit, IdBuffer& out) const {
-  if (chunk.size() <= std::min(kMaxWordChars, limit.store)) {  // (a token has a byte at least: the limit holds)
+  if (chunk.size() <= std::min(kMaxWordChars, limit.store)) {  // (a token has at least one byte, so the limit holds)
     const size_t before = out.size();
     if (const int32_t* end = encode_ascii_chunk(chunk, out.room(chunk.size()))) {
       out.end_at(end);
