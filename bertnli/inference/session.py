@@ -34,9 +34,9 @@ class InferenceSession:
     `head` is Head's own. Otherwise (GPU, other dtypes, replaced layers, hooks, a `forward` or `features` of the head's
     own) the modules themselves run, in bfloat16 for "bf16" as `uses_bf16` says.
 
-    A session uses the weights that the encoder had when the session was made: `is_current()` tells whether they have
-    changed. It does not see a module that is replaced, or a hook that is added, after it was made: make a new one.
-    `score`, `evaluate` and `predict` do so when the weights have changed, or after `model.train()`.
+    The encoder's weights are prepacked as they are when the session is made. Use it while `is_current()`: after a
+    change, old and new weights mix. A module that is replaced, or a hook that is added, afterwards is not seen at all:
+    make a new session. `score`, `evaluate` and `predict` do so when weights have changed, and after `model.train()`.
 
     Raises ValueError for an unknown precision, for "int8" where the modules themselves would run, and for layers whose
     widths do not fit together.
