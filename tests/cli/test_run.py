@@ -174,7 +174,7 @@ def test_a_model_that_has_diverged_predicts_nothing(tmp_path: Path, capsys: pyte
     (tmp_path / "data.txt").write_text("red\tgreen\n")
     status, out, err = run("predict", "--model", tmp_path / "model", "--input", tmp_path / "data.txt", capsys=capsys)
     assert (status, out) == (2, "")
-    assert "outputs are no numbers (NaN)" in err
+    assert "the model's outputs are NaN: its training diverged" in err
 
 
 def test_sequences_are_as_long_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
