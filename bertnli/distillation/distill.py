@@ -21,7 +21,7 @@ from bertnli.distillation.objective import (
 )
 from bertnli.inference.predict import check_labels, run_batches, tokens_per_sequence
 from bertnli.inference.session import InferenceSession
-from bertnli.runtime.cuda_graphs import ours
+from bertnli.runtime.cuda_graphs import is_builtin
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts, encoded_texts
@@ -140,9 +140,9 @@ def _graph_options(
     student: Head, teacher: Head, num_examples: int, loss: DistillationLoss, options: TrainingOptions
 ) -> tuple[bool, TrainingOptions]:
     """TeacherTargets.by_sequence, and the options with CUDA graphs turned off if they need that and it is False."""
-    graphs = False if options.cuda_graphs is None and not ours(student) else options.cuda_graphs
+    graphs = False if options.cuda_graphs is None and not is_builtin(student) else options.cuda_graphs
     width = teacher.output.out_features + bool(loss.hidden) * teacher.config.num_hiddens * (1 + len(loss.hidden_layers))
-    ignores = student.ignored is not None and (ours(student) or graphs is True)
+    ignores = student.ignored is not None and (is_builtin(student) or graphs is True)
     by_sequence = student.pooled and ignores and num_examples * width * 4 <= _MAX_DEVICE_BYTES
     if graphs and not by_sequence:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Steps of training and inference as CUDA graphs: a step's some hundred launches become one.
+"""CUDA graphs of training and inference: the hundred or so launches of a step become one.
 
-A graph repeats what was captured, with the same sizes and addresses. So batches are padded to one of few sizes, by
-sequences that the loss ignores; for each size there is a graph, whose inputs are copied to where it reads them.
+A graph repeats the captured launches with the same sizes and addresses. Therefore batches are padded to one of few
+sizes by sequences that the loss ignores, and each size has its graph. A batch is copied to the graph's input tensors.
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ from bertnli import ops
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch, pad_amount
 
-_SIZES = 16  # between a number of tokens or sequences and its double: at most 6.3 % more than there are
+_SIZES_PER_DOUBLING = 16  # padding adds at most 6.3 % tokens
 
 Step = Callable[[PackedBatch, Tensor], tuple[Tensor, ...]]
-Captured = tuple[PackedBatch, tuple[Tensor, ...], Callable[[], None]]  # where it reads, its results, and what runs it
+Captured = tuple[PackedBatch, tuple[Tensor, ...], Callable[[], None]]  # input tensors, results, replay
 
 
 def use_cuda_graphs(
     asked: bool | None, model: Head, device: torch.device, processes: int = 1, accumulate: int = 1
 ) -> bool:
-    """Whether steps of this model are captured: as asked, by default where they can be and the head is one of ours,
-    whose steps are known to bear it. Raises ValueError where it is asked for and cannot be."""
+    """True if steps of this model are to be captured.
+
+    asked  True raises ValueError where capture is not possible; None captures where it is possible and the head is one
+           of this package, whose steps are known to be capturable
+    """
     why_not = why_not_capturable(model, device, processes, accumulate)
     if asked and why_not is not None:
         raise ValueError(why_not)
-    return why_not is None and ours(model) if asked is None else asked
+    return why_not is None and is_builtin(model) if asked is None else asked
 
 
-def ours(model: Head) -> bool:
-    """Whether the head is one of this package."""
+def is_builtin(model: Head) -> bool:
+    """True if the head's class is one of this package."""
     return type(model).__module__.partition(".")[0] == "bertnli"
 
 
 def why_not_capturable(model: Head, device: torch.device, processes: int, accumulate: int) -> str | None:
-    """Why the steps of a model cannot be captured; None where they can."""
+    """The reason why steps of a model cannot be captured, or None."""
     if model.ignored is None:
         return f"cuda_graphs needs a head with labels that its loss ignores; {type(model).__name__} has none"
     if device.type != "cuda" or processes > 1 or accumulate > 1:
@@ -49,9 +52,9 @@ def why_not_capturable(model: Head, device: torch.device, processes: int, accumu
             f"accumulate={accumulate}"
         )
     if not ops.has_kernel(model.encoder.pos_embedding):
-        return "cuda_graphs needs Triton, and parameters that are not float64: else attention waits for the device"
+        return "cuda_graphs needs Triton and parameters that are not float64; otherwise attention waits for the device"
     if any(map(_hooks, model.modules())) or any(p._backward_hooks for p in model.parameters()):
-        return "cuda_graphs is for models without hooks, which would not be called again"
+        return "cuda_graphs is for models without hooks: a graph does not call them"
     return None
 
 
@@ -61,43 +64,44 @@ def _hooks(module: nn.Module) -> bool:
 
 
 def pad_to_bucket(batch: PackedBatch, ignored: float, max_len: int) -> PackedBatch:
-    """The batch, padded so that its numbers of tokens and of sequences and its `max_seqlen` are some of few."""
-    sequences = len(batch) + len(batch) // (_SIZES // 2) + 1  # so many that none is longer than the batch's own
-    sequences += pad_amount(sequences, _SIZES)
+    """The batch, padded so that its numbers of tokens and sequences and its `max_seqlen` take few values."""
+    sequences = (
+        len(batch) + len(batch) // (_SIZES_PER_DOUBLING // 2) + 1
+    )  # enough that none is longer than the batch's own
+    sequences += pad_amount(sequences, _SIZES_PER_DOUBLING)
     tokens = len(batch.input_ids) + sequences - len(batch)
-    padded = batch.padded(tokens + pad_amount(tokens, _SIZES), sequences, ignored)
-    power = 1 << (padded.max_seqlen - 1).bit_length()  # a tile of the attention is no smaller
+    padded = batch.padded(tokens + pad_amount(tokens, _SIZES_PER_DOUBLING), sequences, ignored)
+    power = 1 << (padded.max_seqlen - 1).bit_length()  # the attention's tiles are powers of 2 anyway
     return replace(padded, max_seqlen=max(padded.max_seqlen, min(power, max_len)))
 
 
-_mine = threading.local()  # the streams of a thread
-_one_at_a_time = threading.Lock()  # PyTorch's rule for captures
+_thread_local = threading.local()  # has `streams`
+_capture_lock = threading.Lock()  # PyTorch allows one capture at a time
 
 
 def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
-    """The thread's stream for a purpose: for each stream on which it has run, cuBLAS keeps a workspace."""
-    streams: dict[tuple[torch.device, str], torch.cuda.Stream] = _mine.__dict__.setdefault("streams", {})
+    """This thread's stream for a purpose. Streams are reused because cuBLAS keeps a workspace for each."""
+    streams: dict[tuple[torch.device, str], torch.cuda.Stream] = _thread_local.__dict__.setdefault("streams", {})
     if (device, purpose) not in streams:
         streams[device, purpose] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return streams[device, purpose]
 
 
 class CapturedSteps:
-    """`step` of batches in buckets: the first of each size run as they are, the next is captured, and it and later ones
-    are replayed.
+    """A function of padded batches that captures `step` once for each size, and replays it.
 
-    step     whole steps: from a batch and a number, float32 [], both on the GPU, tensors that it makes anew. It must
-             not wait for the GPU, and must leave parameters without gradients, as it found them
-    purpose  of the stream on which steps are captured; those that are in use at the same time have different ones
-    first    how many steps of a size are run as they are: a capture takes as long as some two of them
+    step     a whole step: maps a batch and a number (float32 []), both on the GPU, to new tensors. It must not wait for
+             the GPU. It finds parameters without gradients, and must leave them so
+    purpose  name of the stream on which steps are captured; objects in use at the same time need different ones
+    first    number of steps of a size that run eagerly before the capture, which takes as long as two of them
 
-    This is PyTorch's recipe for the capture of whole networks: warm-up and capture on a stream of their own, the
-    optimizer `capturable`, one pool of memory for all graphs. They may share it, though not replayed in the order of
-    their capture, since no graph reads what another wrote there: gradients are new in each, and results are copied out.
-    Random numbers come from torch's generator of the device, which every replay moves on.
+    This is PyTorch's recipe for whole networks: warm-up and capture on streams of their own, a `capturable` optimizer,
+    one memory pool for all graphs. The graphs may share the pool, although they are not replayed in the order of their
+    capture, because none reads what another wrote there: gradients are new in each, and results are copied out. Random
+    numbers come from torch's generator of the device, which each replay advances.
 
-    The pool holds what a step's activations take for as long as this object lives, beside what steps that run as they
-    are take. Raises RuntimeError where a capture fails: the generator is of no use then, so nothing can go on.
+    The pool holds one step's activations as long as this object lives, beside the memory of eager steps. Raises
+    RuntimeError if a capture fails; the device's generator cannot be used afterwards.
     """
 
     def __init__(self, step: Step, device: torch.device, purpose: str = "training", first: int = 1) -> None:
@@ -108,7 +112,7 @@ class CapturedSteps:
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def __call__(self, batch: PackedBatch, number: float) -> tuple[Tensor, ...]:
-        """What `step` gives for a batch from `pad_to_bucket`, on the CPU."""
+        """The results of `step` for a batch on the CPU that `pad_to_bucket` made."""
         sizes = len(batch.input_ids), len(batch), batch.max_seqlen
         self._number.fill_(number)
         if sizes in self._steps:
@@ -117,9 +121,9 @@ class CapturedSteps:
             inputs = batch.to(self.device, non_blocking=True)
             self._seen[sizes] = self._seen.get(sizes, 0) + 1
             if self._seen[sizes] <= self.first:
-                return self._warmed_up(inputs)
+                return self._warm_up(inputs)
             try:
-                self._steps[sizes] = inputs, *self._captured(inputs)
+                self._steps[sizes] = inputs, *self._capture(inputs)
             except RuntimeError as error:
                 raise RuntimeError(
                     "a step could not be captured as a CUDA graph (cuda_graphs=False runs them kernel by kernel): "
@@ -129,7 +133,7 @@ class CapturedSteps:
         replay()
         return tuple(x.clone() for x in outputs)
 
-    def _warmed_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
+    def _warm_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
         here, beside = torch.cuda.current_stream(self.device), _stream(self.device, "warm-up")
         beside.wait_stream(here)
         with torch.cuda.stream(beside):
@@ -137,15 +141,14 @@ class CapturedSteps:
         here.wait_stream(beside)
         return found
 
-    def _captured(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-        """The results of a step, and what computes them anew from what `inputs` hold by then."""
+    def _capture(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """The result tensors of a step, and the function that computes them again from the contents of `inputs`."""
         graph, stream = torch.cuda.CUDAGraph(), _stream(self.device, self.purpose)
-        with _one_at_a_time:
-            # A graph holds the address of cuBLAS's workspace for its stream: so it is made anew, in the graph's pool.
-            # Another is gone once anybody has PyTorch let go of all, as torch.compile does for graphs of its own.
+        with _capture_lock:
+            # A graph holds the address of its stream's cuBLAS workspace. Cleared here, it is allocated in the graph's
+            # pool; an older one would be freed when anyone clears all workspaces, as torch.compile does.
             torch._C._cuda_clearCublasWorkspaces()
-            # "thread_local": what other threads do meanwhile, such as another model's inference, is none of the graph's
-            # business.
+            # "thread_local" allows other threads, such as another model's inference, to use the GPU meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = self.step(inputs, self._number)
         return outputs, graph.replay

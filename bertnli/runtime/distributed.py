@@ -1,7 +1,7 @@
-"""Several processes on one training run, by torch.distributed: `torchrun` starts them, one a GPU or one a CPU share.
+"""Training in several processes with torch.distributed. `torchrun` starts them, one for each GPU or share of the CPUs.
 
-Every process has the whole data and the whole model. A step's examples are shard out by length, each process computes
-the gradient of its own, and DistributedDataParallel adds them up; so a step is the same with any number of processes.
+Each process has all data and the whole model. The examples of a step are divided among the processes, each computes the
+gradient of its part, and DistributedDataParallel adds the gradients. So a step is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group() -> Iterator[int]:
-    """Within it this process belongs to the group in which `torchrun` started it, if it did; gives its rank, else 0.
+    """Run the block as a member of the process group that `torchrun` started, and give the rank (0 without a group).
 
-    GPUs talk by NCCL, each process on the one of its local rank; CPUs by Gloo.
+    The backend is NCCL with GPUs, where each process uses the GPU of its local rank, else Gloo.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield rank_and_size()[0]
@@ -32,8 +32,8 @@ def process_group() -> Iterator[int]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank()
-        # Gloo's threads drop what they have sent, Python's tensors, a little later than they say that it is sent: in an
-        # interpreter that is ending by then they abort the process. A barrier's own tensor is none of Python's.
+        # Gloo's threads release a sent tensor after the send has returned. If it is Python's and the interpreter is
+        # exiting by then, they abort the process. A barrier is sent later and uses no Python tensor.
         if dist.get_backend() == "gloo":
             dist.barrier()
     finally:
@@ -41,12 +41,12 @@ def process_group() -> Iterator[int]:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's number among how many; 0 of 1 where there is no group."""
+    """This process's rank and the number of processes; (0, 1) without a group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def broadcast_from_rank_0(function: Callable[[], T]) -> T:
-    """What `function` gives, or raises, in process 0, where alone it runs; the same in all."""
+    """Call `function` in process 0 only; every process returns its value or raises its exception."""
     rank, size = rank_and_size()
     if size == 1:
         return function()
@@ -64,24 +64,27 @@ def broadcast_from_rank_0(function: Callable[[], T]) -> T:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum of all processes' tensors."""
+    """The sum of `x` over all processes."""
     if rank_and_size()[1] > 1:
         x = x.clone()
         dist.all_reduce(x)
     return x
 
 
-def shard(rows: Tensor, lengths: Tensor, rank: int, size: int) -> Tensor:
-    """The part of `rows` that process `rank` of `size` takes, in their order.
+def shard(examples: Tensor, lengths: Tensor, rank: int, size: int) -> Tensor:
+    """The examples that process `rank` of `size` takes, in their order.
 
-    Dealt longest first to 0, 1, ..., size - 1, then back: numbers of rows differ by one at most, and numbers of tokens
-    by a longest row at most.
+    examples  int64 [n], indices
+    lengths   int64 [N], the number of tokens of every example
 
-        lengths 9 8 7 6 5 4 of two processes:  9 6 5 and 8 7 4
+    Sorted by length, the longest first, they go to ranks 0, 1, ..., size - 1, size - 1, ..., 1, 0, 0, 1, ... So the
+    numbers of examples differ by at most one, and the numbers of tokens by at most the longest length:
+
+        lengths 9 8 7 6 5 4, two processes:  9 6 5 and 8 7 4
     """
     if size == 1:
-        return rows
-    order = torch.argsort(lengths[rows], descending=True, stable=True)
-    place = torch.arange(len(rows)) % (2 * size)
-    mine = order[(place == rank) | (place == 2 * size - 1 - rank)]
-    return rows[mine.sort().values]
+        return examples
+    order = torch.argsort(lengths[examples], descending=True, stable=True)
+    place = torch.arange(len(examples)) % (2 * size)
+    own = order[(place == rank) | (place == 2 * size - 1 - rank)]
+    return examples[own.sort().values]

@@ -140,10 +140,10 @@ class OnCPU(CapturedSteps):
         super().__init__(*arguments, **options)
         OnCPU.made.append(self)
 
-    def _warmed_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
+    def _warm_up(self, inputs: PackedBatch) -> tuple[Tensor, ...]:
         return self.step(inputs, self._number)
 
-    def _captured(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+    def _capture(self, inputs: PackedBatch) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
         outputs: list[Tensor] = []
 
         def replay() -> None:
@@ -179,7 +179,7 @@ def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], opt
     data, arguments = data_for(head), dict(epochs=2, lr=1e-3, weight_decay=0.1, progress=False) | options
     plain, net = (model(head).double() for _ in range(2))
     wanted = fit(plain, data, cuda_graphs=False, **arguments)
-    # Where steps of our heads can be repeated they are; AllTokens is none of ours.
+    # By default only heads of this package are captured, and AllTokens is not one.
     found = fit(net, data, cuda_graphs=True if head is AllTokens else None, **arguments)
     assert found.losses == pytest.approx(wanted.losses, rel=1e-7)
     assert [e.train_accuracy for e in found.epochs] == [e.train_accuracy for e in wanted.epochs]
@@ -252,7 +252,7 @@ def test_a_step_that_cannot_be_captured_is_an_error_that_says_why(
         except RuntimeError:
             raise RuntimeError("previous error during capture")  # noqa: B904
 
-    monkeypatch.setattr(on_cpu, "_captured", fail)
+    monkeypatch.setattr(on_cpu, "_capture", fail)
     with pytest.raises(RuntimeError, match=r"cuda_graphs=False runs them .*: operation not permitted"):
         fit(model(), pairs(), epochs=1, batch_size=9, progress=False)
     assert fit(model(), pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=False).losses
@@ -307,7 +307,7 @@ def test_what_cannot_be_captured_is_refused() -> None:
         assert "without hooks" in str(graphs.why_not_capturable(net, gpu, 1, 1))
 
 
-def test_only_heads_of_ours_are_captured_unasked() -> None:
+def test_only_heads_of_this_package_are_captured_by_default() -> None:
     gpu = torch.device("cuda")
     assert graphs.use_cuda_graphs(None, model(), gpu)
     assert not graphs.use_cuda_graphs(False, model(), gpu)
@@ -324,13 +324,13 @@ def test_only_heads_of_ours_are_captured_unasked() -> None:
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[PackedBatch]:
     """The inputs of each graph that was captured."""
-    inputs, capture = [], CapturedSteps._captured
+    inputs, capture = [], CapturedSteps._capture
 
     def noted(self: CapturedSteps, batch: PackedBatch) -> Any:
         inputs.append(batch)
         return capture(self, batch)
 
-    monkeypatch.setattr(CapturedSteps, "_captured", noted)
+    monkeypatch.setattr(CapturedSteps, "_capture", noted)
     return inputs
 
 
