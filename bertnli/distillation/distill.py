@@ -160,7 +160,8 @@ def _teacher_values(
         session = InferenceSession(teacher, options.precision)
 
         def values(batch: PackedBatch) -> Tensor:
-            vectors = read_vectors(teacher, batch, layer_outputs, session.features)
+            layer_outputs.clear()
+            vectors = read_vectors(teacher, batch, session.features(batch), layer_outputs)
             outputs = teacher.head(vectors[:, : teacher.config.num_hiddens])
             both = torch.cat([outputs, vectors] if loss.hidden else [outputs], 1).float()
             return both if by_sequence else both.cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -70,20 +70,11 @@ def watched_layers(model: Head, layers: Iterable[int]) -> Iterator[list[Tensor]]
             hook.remove()
 
 
-def read_vectors(
-    model: Head,
-    batch: PackedBatch,
-    layer_outputs: list[Tensor],
-    features: Callable[[PackedBatch], Tensor] | None = None,
-) -> Tensor:
-    """[R, H (1 + layers)]: the encoder's vector of each token that the head reads, then those of the watched layers.
-
-    features  gives the former (default: `model.features`)
-    """
-    layer_outputs.clear()
-    last, index = (features or model.features)(batch), model.token_index(batch)
+def read_vectors(model: Head, batch: PackedBatch, features: Tensor, layer_outputs: list[Tensor]) -> Tensor:
+    """[R, H (1 + layers)]: the features of each token that the head reads, then its vectors in the watched layers."""
+    index = model.token_index(batch)
     inner = [x[: len(batch.input_ids)] if index is None else x[index] for x in layer_outputs]
-    return torch.cat([last, *(x.to(last.dtype) for x in inner)], 1)
+    return torch.cat([features, *(x.to(features.dtype) for x in inner)], 1)
 
 
 class DistillationObjective(Objective):
@@ -112,7 +103,7 @@ class DistillationObjective(Objective):
     def forward(self, model: Head, batch: PackedBatch, features: Tensor | None = None) -> tuple[Tensor, None]:
         if features is None:
             with watched_layers(model, range(len(self.weights.hidden_layers))) as layer_outputs:
-                features = read_vectors(model, batch, layer_outputs)
+                features = read_vectors(model, batch, model.features(batch), layer_outputs)
         last, *inner = torch.split(features, model.config.num_hiddens, 1)
         projected = [layer(x) for layer, x in zip(self.project, (last, *inner), strict=False)]
         outputs = torch.cat([model.head(last), *projected], 1)

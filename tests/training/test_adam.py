@@ -1,4 +1,4 @@
-"""Our Adam and AdamW against torch's on the dense gradient, over hundreds of steps."""
+"""bertnli's lazy Adam and AdamW against torch's on the dense gradient, over hundreds of steps."""
 
 from __future__ import annotations
 
@@ -49,37 +49,37 @@ def batches(dtype: torch.dtype, steps: int = STEPS) -> list[tuple[Tensor, Tensor
     ids=str,
 )
 def test_lazy_rows_are_the_dense_optimizer(isa: str, dtype: torch.dtype, decoupled: bool, weight_decay: float) -> None:
-    ours, theirs, exact = Problem(dtype), Problem(dtype), Problem(torch.float64)
+    lazy, reference, exact = Problem(dtype), Problem(dtype), Problem(torch.float64)
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-    mine = Adam(ours.groups(weight_decay), lr=1e-2, decoupled=decoupled, max_grad_norm=3.0)
-    dense = [(p, kind(p.groups(weight_decay), lr=1e-2)) for p in (theirs, exact)]
+    optimizer = Adam(lazy.groups(weight_decay), lr=1e-2, decoupled=decoupled, max_grad_norm=3.0)
+    peers = [(p, kind(p.groups(weight_decay), lr=1e-2)) for p in (reference, exact)]
     factor = [min((s + 1) / 30, (STEPS - s) / STEPS) for s in range(STEPS)]
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, factor.__getitem__) for o in (mine, *(o for _, o in dense))]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, factor.__getitem__) for o in (optimizer, *(o for _, o in peers))]
     for i, (rows, target) in enumerate(batches(dtype)[:-1]):
-        mine.catch_up(ours.parameters[0], rows.int())
-        mine.zero_grad()
-        ours.loss(rows, target, sparse=True).backward()
-        mine.step()
-        for problem, optimizer in dense:
-            optimizer.zero_grad()
+        optimizer.catch_up(lazy.parameters[0], rows.int())
+        optimizer.zero_grad()
+        lazy.loss(rows, target, sparse=True).backward()
+        optimizer.step()
+        for problem, peer in peers:
+            peer.zero_grad()
             problem.loss(rows, target.to(problem.parameters[0].dtype), sparse=False).backward()
             nn.utils.clip_grad_norm_(problem.parameters, 3.0)
-            optimizer.step()
+            peer.step()
         for schedule in schedules:
             schedule.step()
         # 299 steps between two, more than an unread row's moments are felt in float32 (172): the rest is left out.
         if i in (60, 160, 459) or i == STEPS - 2:
-            mine.flush()
-            for a, b, c in zip(ours.parameters, theirs.parameters, exact.parameters, strict=True):
-                error, their_error = (float((x.double() - c).abs().max().detach()) for x in (a, b))
-                assert error <= 3 * their_error + (1e-12 if dtype == torch.float64 else 1e-6)
-    state, wanted = mine.state_dict()["state"], dense[0][1].state_dict()["state"]
-    assert state.keys() == wanted.keys()
+            optimizer.flush()
+            for a, b, c in zip(lazy.parameters, reference.parameters, exact.parameters, strict=True):
+                error, reference_error = (float((x.double() - c).abs().max().detach()) for x in (a, b))
+                assert error <= 3 * reference_error + (1e-12 if dtype == torch.float64 else 1e-6)
+    state, expected = optimizer.state_dict()["state"], peers[0][1].state_dict()["state"]
+    assert state.keys() == expected.keys()
     for number, values in state.items():
-        assert values["step"] == wanted[number]["step"] == STEPS - 1
+        assert values["step"] == expected[number]["step"] == STEPS - 1
         for name in ("exp_avg", "exp_avg_sq"):
             tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-            torch.testing.assert_close(values[name], wanted[number][name], atol=tolerance, rtol=10 * tolerance)
+            torch.testing.assert_close(values[name], expected[number][name], atol=tolerance, rtol=10 * tolerance)
 
 
 def test_the_record_of_steps_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_the_record_of_steps_stays_small(monkeypatch: pytest.MonkeyPatch) -> Non
 
     runs = []
     for most in (4096, 7):
-        monkeypatch.setattr(optim, "_MOST_BEHIND", most)
+        monkeypatch.setattr(optim, "_MAX_SKIPPED", most)
         problem = Problem(torch.float64)
         optimizer = Adam(problem.groups(0.1), lr=1e-2, decoupled=True)
         for rows, target in batches(torch.float64, 40):
@@ -154,17 +154,17 @@ def test_copies_follow_and_give_the_gradient(isa: str) -> None:
 
 @pytest.mark.parametrize("step", [3, torch.tensor(3.0), torch.tensor([3.0])], ids=["int", "scalar", "one"])
 def test_steps_of_old_states(step: int | torch.Tensor) -> None:
-    """torch's were once integers; and a default device is nothing to a step."""
-    ours, theirs = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    optimizers = Adam([ours], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
-    for optimizer, p in zip(optimizers, (ours, theirs), strict=True):
+    """Old torch versions have integers; a default device does not matter."""
+    lazy, dense = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizers = Adam([lazy], lr=0.1), torch.optim.Adam([dense], lr=0.1)
+    for optimizer, p in zip(optimizers, (lazy, dense), strict=True):
         state = {0: dict(step=step, exp_avg=torch.full((3,), 0.5), exp_avg_sq=torch.ones(3))}
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         p.grad = torch.ones(3)
     with torch.device("meta"):
         optimizers[0].step()
     optimizers[1].step()
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(lazy, dense)
 
 
 def test_result_does_not_depend_on_the_number_of_threads() -> None:
