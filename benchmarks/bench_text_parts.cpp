@@ -194,7 +194,7 @@ int main(int argc, char** argv) {
   const SequenceStore store{rows.data(), offsets.data(), firsts.data(), rows.size(), n};
   measure("ragged to padded, memory used again", n, [&] {
     Buffer *ids = take_buffer(bytes), *segments = take_buffer(bytes);
-    gather_padded(select_sequences(store, nullptr, n), 128, 0, 1, static_cast<int64_t*>(ids->data),
+    gather_padded(select_sequences(store, nullptr, n), 128, 0, static_cast<int64_t*>(ids->data),
                   static_cast<int64_t*>(segments->data), lens.data());
     const auto sum = static_cast<uint64_t>(static_cast<int64_t*>(ids->data)[n / 2 * 128 + 1]);
     give_buffer(ids);

@@ -64,5 +64,4 @@ def gather_padded(
     index: _Int64 | None,
     pad: int,
     max_len: int,
-    num_threads: int,
 ) -> tuple[_Int64, _Int64, _Int64]: ...

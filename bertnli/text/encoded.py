@@ -60,15 +60,12 @@ class EncodedTexts:
         max_len: int,
         dropped: int = 0,
     ) -> None:
-        for name, tensor, dtype in (
-            ("ids", ids, torch.int32),
-            ("offsets", offsets, torch.int64),
-            ("first_lens", first_lens, torch.int32),
-        ):
-            if tensor.dtype != dtype or tensor.dim() != 1:
-                raise ValueError(
-                    f"{name} must be a one-dimensional {dtype} tensor, not {tensor.dtype} {tensor.dim()}-d"
-                )
+        tensors = (ids, offsets, first_lens)
+        if ids.dtype != torch.int32 or offsets.dtype != torch.int64 or first_lens.dtype != torch.int32:
+            found = ", ".join(str(t.dtype) for t in tensors)
+            raise ValueError(f"ids, offsets and first_lens must be int32, int64 and int32 tensors; found {found}")
+        if not ids.dim() == offsets.dim() == first_lens.dim() == 1:
+            raise ValueError(f"ids, offsets and first_lens must be 1-d; found {[t.dim() for t in tensors]} dimensions")
         if len(offsets) != len(first_lens) + 1:
             raise ValueError(f"offsets must have {len(first_lens) + 1} elements for {len(first_lens)} sequences")
         if labels is not None and labels.shape[:1] != first_lens.shape and labels.shape != ids.shape:
@@ -161,8 +158,7 @@ class EncodedTexts:
         """
         index = None if index is None else index_array(index)
         max_len = self.max_len if max_len is None else max_len
-        threads = torch.get_num_threads()
-        return as_tensors(_text.gather_padded(*self._arrays(), index, self.pad_id, max_len, threads))
+        return as_tensors(_text.gather_padded(*self._arrays(), index, self.pad_id, max_len))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file that `load` reads."""

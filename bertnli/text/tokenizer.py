@@ -125,7 +125,7 @@ class Tokenizer(ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`encode_pairs(...).to_padded()`: token_ids and segments [N, max_len], valid_lens [N], all int64."""
         arrays = self._encode(premises, hypotheses, max_len, truncation, num_threads)
-        return as_tensors(_text.gather_padded(*arrays, None, self.pad_id, max_len, _threads(num_threads)))
+        return as_tensors(_text.gather_padded(*arrays, None, self.pad_id, max_len))
 
     def encode_file(
         self,

@@ -230,7 +230,7 @@ py::tuple gather_packed_py(const Array<int32_t>& ids, const Array<int64_t>& offs
 }
 
 py::tuple gather_padded_py(const Array<int32_t>& ids, const Array<int64_t>& offsets, const Array<int32_t>& first_lens,
-                           const std::optional<Array<int64_t>>& index, int64_t pad, int64_t max_len, int threads) {
+                           const std::optional<Array<int64_t>>& index, int64_t pad, int64_t max_len) {
   if (max_len < 0) throw py::value_error("max_len must not be negative: " + std::to_string(max_len));
   const auto sequences = select(ids, offsets, first_lens, index);
   const auto width = static_cast<size_t>(max_len);
@@ -246,7 +246,7 @@ py::tuple gather_padded_py(const Array<int32_t>& ids, const Array<int64_t>& offs
   int64_t *i = token_ids.mutable_data(), *s = segments.mutable_data(), *l = valid_lens.mutable_data();
   {
     py::gil_scoped_release free_gil;
-    gather_padded(sequences, width, pad, threads, i, s, l);
+    gather_padded(sequences, width, pad, i, s, l);
   }
   return py::make_tuple(token_ids, segments, valid_lens);
 }
@@ -315,6 +315,5 @@ PYBIND11_MODULE(_text, m) {
   m.def("gather_packed", &gather_packed_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
         py::arg("first_lens").noconvert(), py::arg("index").noconvert());
   m.def("gather_padded", &gather_padded_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
-        py::arg("first_lens").noconvert(), py::arg("index"), py::arg("pad"), py::arg("max_len"),
-        py::arg("num_threads"));
+        py::arg("first_lens").noconvert(), py::arg("index"), py::arg("pad"), py::arg("max_len"));
 }

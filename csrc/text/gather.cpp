@@ -8,8 +8,6 @@
 #include <immintrin.h>
 #endif
 
-#include "parallel.h"
-
 namespace bertnli {
 namespace {
 
@@ -106,21 +104,19 @@ void gather_packed(const std::vector<Sequence>& sequences, int32_t* ids, int32_t
   }
 }
 
-void gather_padded(const std::vector<Sequence>& sequences, size_t max_len, int64_t pad, int threads, int64_t* ids,
-                   int64_t* segments, int64_t* lens) {
+void gather_padded(const std::vector<Sequence>& sequences, size_t max_len, int64_t pad, int64_t* ids, int64_t* segments,
+                   int64_t* lens) {
   constexpr size_t kMostCached = size_t{1} << 22;  // bytes of a result that are worth a place in the caches
-  const size_t n = sequences.size(), parts = part_count(n, threads);
+  const size_t n = sequences.size();
   const bool eights = max_len % 8 == 0 && has_avx512();
   const auto places = reinterpret_cast<uintptr_t>(ids) | reinterpret_cast<uintptr_t>(segments);
   const bool streams = eights && places % 64 == 0 && n * max_len > kMostCached / (2 * sizeof(int64_t));
   const auto write = streams ? write_padded_avx512<true> : eights ? write_padded_avx512<false> : write_padded;
-  run_parts(parts, [&](size_t part) {
-    for (size_t i = n * part / parts; i < n * (part + 1) / parts; ++i) {
-      write(sequences[i], max_len, pad, ids + i * max_len, segments + i * max_len);
-      lens[i] = static_cast<int64_t>(sequences[i].length);
-    }
-    if (streams) finish_streams();
-  });
+  for (size_t i = 0; i < n; ++i) {
+    write(sequences[i], max_len, pad, ids + i * max_len, segments + i * max_len);
+    lens[i] = static_cast<int64_t>(sequences[i].length);
+  }
+  if (streams) finish_streams();
 }
 
 }  // namespace bertnli

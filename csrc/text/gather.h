@@ -29,7 +29,7 @@ std::vector<Sequence> select_sequences(const SequenceStore& store, const int64_t
 void gather_packed(const std::vector<Sequence>& sequences, int32_t* ids, int32_t* segments, int32_t* positions,
                    int32_t* cu_seqlens);
 // Fills ids and segments [sequences, max_len] and lens [sequences]. No sequence may be longer than max_len.
-void gather_padded(const std::vector<Sequence>& sequences, size_t max_len, int64_t pad, int threads, int64_t* ids,
-                   int64_t* segments, int64_t* lens);
+void gather_padded(const std::vector<Sequence>& sequences, size_t max_len, int64_t pad, int64_t* ids, int64_t* segments,
+                   int64_t* lens);
 
 }  // namespace bertnli

@@ -35,7 +35,7 @@ void truncation_equals_popping() {
   }
 }
 
-// Ragged rows gathered into padded ones, with and without threads, AVX-512 and stores past the caches.
+// Ragged rows gathered into padded ones, in small and large results and of widths for AVX-512.
 void padded_equals_ragged() {
   const WordTokenizer tokenizer(pieces(), {5, 2, 3, 1});  // (a pad id other than 0)
   std::vector<std::string> texts[2];
@@ -57,7 +57,7 @@ void padded_equals_ragged() {
       const SequenceStore store{ragged.data(), offsets.data(), first_lens.data(), ragged.size(), n};
       Buffer *ids = take_buffer(n * max_len * 8), *segments = take_buffer(n * max_len * 8);  // (aligned to cache lines)
       auto *to_ids = static_cast<int64_t*>(ids->data), *to_segments = static_cast<int64_t*>(segments->data);
-      gather_padded(select_sequences(store, nullptr, n), max_len, 5, threads, to_ids, to_segments, lens.data());
+      gather_padded(select_sequences(store, nullptr, n), max_len, 5, to_ids, to_segments, lens.data());
       for (size_t i = 0; i < n; ++i) {
         const auto length = static_cast<size_t>(offsets[i + 1] - offsets[i]);
         CHECK(lens[i] == static_cast<int64_t>(length));
