@@ -6,7 +6,7 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BIN    := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inc)
+SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
 .PHONY: demo test sanitize fuzz format clean
 
@@ -24,7 +24,7 @@ fuzz:
 	tests/cpp/run.sh fuzz $(FUZZ_SECONDS)
 
 format: .venv/tested
-	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/cpp/*.cpp benchmarks/*.cpp
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/clang-format -i $(filter %.cpp %.h,$(SOURCES)) tests/cpp/*.cpp benchmarks/*.cpp
 
 .venv/ready:
 	$(PYTHON) -m venv .venv

@@ -29,11 +29,11 @@ def openmp() -> list[str]:
 
 
 def sources(room: str) -> list[str]:
-    return sorted(str(path) for path in Path("csrc", room).glob("*.cpp"))
+    return sorted(str(path) for path in Path("csrc", room).rglob("*.cpp"))
 
 
 def headers(room: str) -> list[str]:
-    return sorted(str(path) for pattern in ("*.h", "*.inc") for path in Path("csrc", room).glob(pattern))
+    return sorted(str(path) for pattern in ("*.h", "*.inc") for path in Path("csrc", room).rglob(pattern))
 
 
 setup(

@@ -34,6 +34,7 @@ from bertnli.inference.predict import evaluate, predict, score
 from bertnli.inference.session import InferenceSession
 from bertnli.model import Model
 from bertnli.ops import varlen_attention
+from bertnli.ops.devices import HAS_TRITON
 from bertnli.tasks.base import Head
 from bertnli.tasks.classification import BERTClassifier, Prediction
 from bertnli.tasks.load import load_encoded, load_examples
@@ -50,6 +51,9 @@ from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
 
 EncodedPairs = EncodedTexts  # the same class: EncodedTexts holds single texts too
+
+if HAS_TRITON:
+    from bertnli import kernels  # noqa: F401  (registers the operators for CUDA)
 
 __version__ = "0.1.0"
 

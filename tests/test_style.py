@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("csrc/*/*", "tests/cpp/*", "benchmarks/*")
+ROOMS = ("csrc/**/*", "tests/cpp/*", "benchmarks/*")
 CPP = sorted(str(p.relative_to(ROOT)) for room in ROOMS for kind in ("cpp", "h") for p in ROOT.glob(f"{room}.{kind}"))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+from bertnli.ops.activation import ACTIVATIONS
 
 # D2L's two sizes, for training from scratch: BERTConfig(vocab_size, **SIZES["bert.small"]).
 SIZES: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """Philox4x32-7, the counter-based generator of every dropout mask, in Triton.
 
-Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The CPU kernels and bertnli/ops.py use the same
-counters, so a mask is the same on every device, bit for bit.
+Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The CPU kernels use the same counters, so a mask is
+the same on CPU and GPU, bit for bit.
 """
 
 from __future__ import annotations

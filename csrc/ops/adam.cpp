@@ -1,16 +1,29 @@
-// Adam and AdamW of many tensors, and of the rows of a table that have a gradient: argument checks and the division of
-// the work among threads.
-#include "tensors.h"
+// Adam and AdamW of many tensors, and of the rows of a table that have a gradient: bertnli::adam_step, adam_rows and
+// adam_catch_up, and bertnli::gradient_norm.
+#include "checks.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 #pragma GCC diagnostic pop
 
 #include <cmath>
 #include <vector>
+
+TORCH_LIBRARY_FRAGMENT(bertnli, m) {
+  m.def("gradient_norm(Tensor[] gradients) -> Tensor");
+  m.def(
+      "adam_step(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+      "Tensor(d!)[] copies, float size, float root, float shrink, float beta1, float beta2, float eps, float l2, "
+      "float scale) -> ()");
+  m.def(
+      "adam_rows(Tensor(a!) parameter, Tensor rows, Tensor gradient, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, "
+      "float size, float root, float shrink, float beta1, float beta2, float eps, float l2, float scale) -> ()");
+  m.def(
+      "adam_catch_up(Tensor(a!) parameter, Tensor? rows, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) last, "
+      "Tensor steps, int steps_felt, float beta1, float beta2, float eps, float l2) -> ()");
+}
 
 namespace bertnli {
 namespace {
@@ -61,11 +74,11 @@ Tensor gradient_norm(TensorList gradients) {
   std::vector<Part> parts;
   for (const Tensor& g : gradients) {
     const Type type = checked_gradient(g);
-    const auto squares = adam_kernels(type, type == Type::f64 ? type : Type::f32).squares;
+    const auto squares = kernels().adam[type][type == Type::f64 ? type : Type::f32].squares;
     for (int64_t begin = 0; begin < g.numel(); begin += kRun)
       parts.push_back({g.const_data_ptr(), begin, std::min(g.numel(), begin + kRun), squares});
   }
-  at::parallel_for(0, int64_t(parts.size()), 4, [&](int64_t begin, int64_t end) {
+  share(int64_t(parts.size()), kPerMove * kRun, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       Part& p = parts[i];
       p.sum = p.squares(p.gradient, p.begin, p.end);
@@ -93,7 +106,7 @@ void adam_step(TensorList parameters, TensorList gradients, TensorList ms, Tenso
     int64_t begin, end;
   };
   std::vector<Adam> calls;
-  std::vector<AdamKernels> kernels;
+  std::vector<AdamKernels> by_tensor;
   std::vector<Part> parts;
   for (size_t i = 0; i < n; i++) {
     const Tensor &p = parameters[i], &g = gradients[i];
@@ -109,25 +122,27 @@ void adam_step(TensorList parameters, TensorList gradients, TensorList ms, Tenso
     a.beta1 = beta1, a.beta2 = beta2, a.eps = eps, a.l2 = l2, a.scale = scale;
     a.steps = &step;
     calls.push_back(a);
-    kernels.push_back(adam_kernels(type, type_of(p, "Adam", "a parameter")));
+    by_tensor.push_back(kernels().adam[type][type_of(p, "Adam", "a parameter")]);
     for (int64_t begin = 0; begin < p.numel(); begin += kRun)
       parts.push_back({i, begin, std::min(p.numel(), begin + kRun)});
   }
-  at::parallel_for(0, int64_t(parts.size()), 2, [&](int64_t begin, int64_t end) {
+  share(int64_t(parts.size()), kPerElement * kRun, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++)
-      kernels[parts[i].tensor].adam(calls[parts[i].tensor], parts[i].begin, parts[i].end);
+      by_tensor[parts[i].tensor].adam(calls[parts[i].tensor], parts[i].begin, parts[i].end);
   });
 }
 
 // ---- rows ----
 
-const int32_t* checked_rows(const Tensor& rows, int64_t count) {
+// A copy: no other thread can change what was checked.
+std::vector<int32_t> checked_rows(const Tensor& rows, int64_t count) {
   TORCH_CHECK(rows.dim() == 1 && rows.scalar_type() == at::kInt && rows.device().is_cpu() && rows.is_contiguous(),
               "rows must be contiguous int32 [n] on the CPU; found ", rows.device(), " ", rows.dtype(), " ",
               rows.sizes());
-  const int32_t* at = rows.const_data_ptr<int32_t>();
-  for (int64_t i = 0; i < rows.size(0); i++)
-    TORCH_CHECK_INDEX(at[i] >= 0 && at[i] < count, "row ", at[i], " lies outside the table's ", count);
+  const int32_t* begin = rows.const_data_ptr<int32_t>();
+  const std::vector<int32_t> at(begin, begin + rows.numel());
+  for (const int32_t row : at)
+    TORCH_CHECK_INDEX(row >= 0 && row < count, "row ", row, " lies outside the table's ", count);
   return at;
 }
 
@@ -142,12 +157,12 @@ void adam_rows(const Tensor& parameter, const Tensor& rows, const Tensor& gradie
               "the gradient must have shape [", count, ", ", width, "]; found ", gradient.sizes());
   const AdamStep step{size, root, shrink};
   Adam a = checked_adam(parameter, m, v, type);
-  const int32_t* at = checked_rows(rows, parameter.size(0));
+  const std::vector<int32_t> at = checked_rows(rows, parameter.size(0));
   a.beta1 = beta1, a.beta2 = beta2, a.eps = eps, a.l2 = l2, a.scale = scale;
   a.steps = &step;
-  const AdamKernels kernels = adam_kernels(type, type_of(parameter, "Adam", "a parameter"));
+  const auto step_row = kernels().adam[type][type_of(parameter, "Adam", "a parameter")].adam;
   const size_t element = parameter.element_size(), gradient_element = gradient.element_size();
-  at::parallel_for(0, count, std::max<int64_t>(1, kRun / std::max<int64_t>(1, width)), [&](int64_t begin, int64_t end) {
+  share(count, kPerElement * double(width), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       Adam row = a;
       const size_t offset = size_t(at[i]) * width * element;
@@ -155,7 +170,7 @@ void adam_rows(const Tensor& parameter, const Tensor& rows, const Tensor& gradie
       row.m = (char*)a.m + offset;
       row.v = (char*)a.v + offset;
       row.gradient = (const char*)gradient.const_data_ptr() + size_t(i) * width * gradient_element;
-      kernels.adam(row, 0, width);
+      step_row(row, 0, width);
     }
   });
 }
@@ -174,26 +189,26 @@ void adam_catch_up(const Tensor& parameter, const std::optional<Tensor>& rows, c
   a.steps = (const AdamStep*)checked(steps, "steps", steps.sizes(), at::kDouble);
   a.beta1 = beta1, a.beta2 = beta2, a.eps = eps, a.l2 = l2;
   a.steps_felt = steps_felt;
-  const AdamKernels kernels = adam_kernels(type, type);
+  const auto skip = kernels().adam[type][type].skipped;
+  TORCH_CHECK(steps_felt >= 0, "steps_felt must not be negative; found ", steps_felt);
   struct Row {
     int64_t row, since;
   };
   std::vector<Row> late;
   const auto take = [&](int64_t row) {
-    TORCH_CHECK(done[row] >= 0 && done[row] <= now, "last says that row ", row, " has done ", done[row], " of ", now,
-                " steps");
-    if (done[row] == now) return;
-    late.push_back({row, done[row]});
+    const int32_t since = done[row];
+    TORCH_CHECK(since >= 0 && since <= now, "last says that row ", row, " has done ", since, " of ", now, " steps");
+    if (since == now) return;
+    late.push_back({row, since});
     done[row] = int32_t(now);
   };
   if (rows.has_value()) {
-    const int32_t* at = checked_rows(*rows, count);
-    for (int64_t i = 0; i < rows->numel(); i++) take(at[i]);
+    for (const int32_t row : checked_rows(*rows, count)) take(row);
   } else {
     for (int64_t row = 0; row < count; row++) take(row);
   }
-  at::parallel_for(0, int64_t(late.size()), 8, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) kernels.skipped(a, late[i].row, width, late[i].since, now);
+  share(int64_t(late.size()), kPerElement * 8.0 * double(width), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) skip(a, late[i].row, width, late[i].since, now);
   });
 }
 

@@ -1,17 +1,13 @@
 #include "chunk.h"
 
-#include "chunk_memory.h"
-
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-parameter"
-#include <ATen/Parallel.h>
-#pragma GCC diagnostic pop
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
 #include <utility>
+
+#include "memory.h"
+#include "parallel.h"
 
 namespace bertnli {
 
@@ -25,11 +21,13 @@ struct Team {
   template <class F>
   void operator()(int64_t count, double cost, const F& work) const {
     if (shared)
-      at::parallel_for(0, count, std::max<int64_t>(1, int64_t(200'000 / std::max(1.0, cost))), work);
+      share(count, cost, work);
     else
       work(0, count);
   }
 };
+
+int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }  // buffers begin a line of the cache
 
 int64_t size_of(Type type) { return type == Type::bf16 ? 2 : 4; }
 
@@ -55,8 +53,10 @@ class ChunkEncoder {
         type_(encoder.kernels.between),
         bytes_(size_of(type_)),
         memory_(buffer_bytes()) {
+    char* next = memory_.data();
     each_buffer([&](auto& pointer, int64_t n) {
-      pointer = static_cast<std::remove_reference_t<decltype(pointer)>>(memory_.take(size_t(n)));
+      pointer = (std::remove_reference_t<decltype(pointer)>)next;
+      next += rounded(n);
     });
   }
 
@@ -98,56 +98,55 @@ class ChunkEncoder {
     take(qkv_, std::max(3 * m_, n_) * width_ * bytes_);
     take(attended_, most * width_ * bytes_);
     take(hidden_, most * widest * bytes_);
-    take(operand_.data, most * step_bytes(encoder_.kernels, std::max(width_, widest)));
-    take(operand_.scale, most * 4), take(operand_.zero, most * 4), take(operand_.sum, most * 4);
+    take(activations_.data, most * step_bytes(encoder_.kernels, std::max(width_, widest)));
+    take(activations_.scale, most * 4), take(activations_.zero, most * 4), take(activations_.sum, most * 4);
     take(cu_, (sequences_ + 1) * 4), take(cu_read_, (sequences_ + 1) * 4);
     if (batch_.absorb) {
       take(absorbed_, n_ * heads_ * width_ * bytes_);
       take(context_, n_ * heads_ * width_ * bytes_);
-      take(absorbed_operand_.data, std::max(m_, n_ * heads_) * step_bytes(encoder_.absorbed_kernels, width_));
+      take(absorbed_activations_.data, std::max(m_, n_ * heads_) * step_bytes(encoder_.absorbed_kernels, width_));
     }
   }
   size_t buffer_bytes() {
     size_t bytes = 0;
-    each_buffer([&](auto&, int64_t n) { bytes += ChunkMemory::rounded(size_t(n)); });
+    each_buffer([&](auto&, int64_t n) { bytes += size_t(rounded(n)); });
     return bytes;
   }
 
   // ---- steps that the layers share ----
 
-  // Rows as an operand of `kernels`: in place where they are one already, else converted into `into`.
-  static Operand operand(const LinearKernels& kernels, const void* x, Type type, int64_t stride, int64_t rows,
-                         int64_t width, Operand into, const Team& team) {
+  // Rows as activations of `kernels`: in place where they are that already, else converted into `into`.
+  static Activations activations(const LinearKernels& kernels, const void* x, Type type, int64_t stride, int64_t rows,
+                                 int64_t width, Activations into, const Team& team) {
     const bool same =
-        kernels.as_is && type == kernels.between && width % kernels.per_step == 0 && stride % kernels.per_step == 0;
+        kernels.no_repack && type == kernels.between && width % kernels.per_step == 0 && stride % kernels.per_step == 0;
     if (same) return {const_cast<void*>(x), stride * size_of(type), nullptr, nullptr, nullptr};
     into.stride = step_bytes(kernels, width);
     team(rows, width * 4, [&](int64_t begin, int64_t end) {
-      Operand part = into;
+      Activations part = into;
       part.data = (char*)into.data + begin * into.stride;
       if (into.scale) part.scale += begin, part.zero += begin, part.sum += begin;
-      kernels.operand((const char*)x + begin * stride * size_of(type), type, stride, end - begin, width, part);
+      kernels.pack_activations((const char*)x + begin * stride * size_of(type), type, stride, end - begin, width, part);
     });
     return into;
   }
-  // Contiguous rows as an operand of the layers' kernels.
-  Operand operand(const void* x, Type type, int64_t rows, int64_t width) const {
-    return operand(encoder_.kernels, x, type, width, rows, width, operand_, team_);
+  // Contiguous rows as activations of the layers' kernels.
+  Activations activations(const void* x, Type type, int64_t rows, int64_t width) const {
+    return activations(encoder_.kernels, x, type, width, rows, width, activations_, team_);
   }
 
-  static void linear(const LinearKernels& kernels, const PrepackedLinear& w, const Operand& x, int64_t rows, void* out,
-                     Type out_type, int64_t out_stride, Then then, const Team& team) {
-    const LinearCall call{w.linear, x, rows, out, out_type, out_stride, then};
+  static void linear(const LinearKernels& kernels, const PrepackedLinear& w, const Activations& x, int64_t rows,
+                     void* out, Type out_type, int64_t out_stride, Activation epilogue, const Team& team) {
+    const LinearCall call{w.linear, x, rows, out, out_type, out_stride, {epilogue}};
     const size_t bytes = kernels.scratch_bytes(w.linear.in, rows);
     const int64_t panels = (w.linear.out + kernels.panel - 1) / kernels.panel;
-    team(panels, rows * w.linear.in * kernels.panel * kernels.cost, [&](int64_t begin, int64_t end) {
-      kernels.linear(call, begin, end, bytes ? scratch_memory(bytes) : nullptr);
-    });
+    team(panels, rows * w.linear.in * kernels.panel * kernels.cost,
+         [&](int64_t begin, int64_t end) { kernels.linear(call, begin, end, Scratch(bytes).data()); });
   }
   // To contiguous rows, by the layers' kernels.
-  void linear(const PrepackedLinear& w, const Operand& x, int64_t rows, void* out, Type out_type,
-              Then then = Then::nothing) const {
-    linear(encoder_.kernels, w, x, rows, out, out_type, w.linear.out, then, team_);
+  void linear(const PrepackedLinear& w, const Activations& x, int64_t rows, void* out, Type out_type,
+              Activation epilogue = Activation::identity) const {
+    linear(encoder_.kernels, w, x, rows, out, out_type, w.linear.out, epilogue, team_);
   }
 
   // x = LayerNorm(x + y + y_bias) in place.
@@ -159,19 +158,20 @@ class ChunkEncoder {
     a.bias = norm.bias.const_data_ptr();
     a.mean = mean_, a.rstd = rstd_;
     a.width = width_, a.eps = encoder_.eps;
-    const RowKernels& kernels = encoder_.row_kernels;
+    const NormKernels& kernels = encoder_.norm_kernels;
     team_(rows, width_ * 8, [&](int64_t begin, int64_t end) {
-      kernels.add_norm(a, begin, end, scratch_memory(kernels.scratch_bytes(width_)));
+      kernels.add_norm(a, begin, end, Scratch(row_scratch_bytes(width_)).data());
     });
   }
 
   void attend(const Attention& a) const {
-    const AttentionKernel& kernel = encoder_.attention_kernel;
-    const size_t bytes = kernel.scratch_bytes(a);
+    const AttentionKernels& kernels = encoder_.attention_kernels;
+    const size_t bytes = kernels.scratch_bytes(a);
     const int64_t cost = a.max_q * a.max_k * (a.heads / a.kv_heads) * (a.d + a.d_v);
     team_(sequences_ * a.kv_heads, cost, [&](int64_t begin, int64_t end) {
-      void* scratch = scratch_memory(bytes);
-      for (int64_t task = begin; task < end; task++) kernel.forward(a, task / a.kv_heads, task % a.kv_heads, scratch);
+      const Scratch scratch(bytes);
+      for (int64_t task = begin; task < end; task++)
+        kernels.forward(a, task / a.kv_heads, task % a.kv_heads, scratch.data());
     });
   }
   Attention attention() const {
@@ -196,7 +196,7 @@ class ChunkEncoder {
 
   // To x.
   void embed() const {
-    const RowKernels& kernels = encoder_.row_kernels;
+    const EmbeddingKernels& kernels = encoder_.embedding_kernels;
     Embed rows = batch_.embed;
     rows.ids += first_token_, rows.segments += first_token_, rows.positions += first_token_;
     rows.out = x_;
@@ -211,13 +211,13 @@ class ChunkEncoder {
     a.out = x_, a.mean = mean_, a.rstd = rstd_;
     a.eps = encoder_.eps;
     team_(m_, width_ * 8, [&](int64_t begin, int64_t end) {
-      kernels.embed_norm(a, begin, end, scratch_memory(kernels.scratch_bytes(width_)));
+      kernels.embed_norm(a, begin, end, Scratch(row_scratch_bytes(width_)).data());
     });
   }
 
   // The attention of all tokens, to attended.
   void attend_all(const PrepackedLayer& layer) const {
-    linear(layer.qkv, operand(x_, Type::f32, m_, width_), m_, qkv_, type_);
+    linear(layer.qkv, activations(x_, Type::f32, m_, width_), m_, qkv_, type_);
     Attention a = attention();
     char* const qkv = (char*)qkv_;
     a.q = {qkv, 3 * width_, d_};
@@ -238,7 +238,7 @@ class ChunkEncoder {
       if (b) a.max_q = std::max<int64_t>(a.max_q, cu_read_[b] - cu_read_[b - 1]);
     }
     gather(x_, read_, width_ * 4);
-    const Operand read = operand(read_, Type::f32, n_, width_);
+    const Activations read = activations(read_, Type::f32, n_, width_);
     linear(encoder_.absorbed.query, read, n_, attended_, type_);  // the queries, for now
     project_heads(encoder_.absorbed.keys, attended_, d_, absorbed_, width_);
     a.kv_heads = 1;
@@ -256,11 +256,12 @@ class ChunkEncoder {
     const Team alone{false};
     team_(heads_, n_ * in * out * kernels.cost, [&](int64_t begin, int64_t end) {
       for (int64_t h = begin; h < end; h++) {
-        Operand part = absorbed_operand_;
+        Activations part = absorbed_activations_;
         part.data = (char*)part.data + h * n_ * step_bytes(kernels, in);
-        const Operand x =
-            operand(kernels, (const char*)from + h * in * bytes_, type_, heads_ * in, n_, in, part, alone);
-        linear(kernels, w[size_t(h)], x, n_, (char*)to + h * out * bytes_, type_, heads_ * out, Then::nothing, alone);
+        const Activations x =
+            activations(kernels, (const char*)from + h * in * bytes_, type_, heads_ * in, n_, in, part, alone);
+        linear(kernels, w[size_t(h)], x, n_, (char*)to + h * out * bytes_, type_, heads_ * out, Activation::identity,
+               alone);
       }
     });
   }
@@ -273,18 +274,18 @@ class ChunkEncoder {
     const Team ordered{team_.shared && width_ % kernels.per_step == 0};
     ordered(m_, width_ * 4, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++)
-        kernels.operand(x_ + t * width_, Type::f32, width_, 1, width_,
-                        {(char*)qkv_ + t * width_ * 2, width_ * 2, nullptr, nullptr, nullptr});
+        kernels.pack_activations(x_ + t * width_, Type::f32, width_, 1, width_,
+                                 {(char*)qkv_ + t * width_ * 2, width_ * 2, nullptr, nullptr, nullptr});
     });
     return qkv_;
   }
 
   // The block's second half: x = LN(x + W_o attended), x = LN(x + FFN(x)).
   void finish(const PrepackedLayer& layer, float* x, int64_t rows) const {
-    linear(layer.out, operand(attended_, type_, rows, width_), rows, y_, Type::f32);
+    linear(layer.out, activations(attended_, type_, rows, width_), rows, y_, Type::f32);
     add_norm(x, layer.out_bias, layer.norm1, rows);
-    linear(layer.dense1, operand(x, Type::f32, rows, width_), rows, hidden_, type_, encoder_.activation);
-    linear(layer.dense2, operand(hidden_, type_, rows, layer.inner()), rows, y_, Type::f32);
+    linear(layer.dense1, activations(x, Type::f32, rows, width_), rows, hidden_, type_, encoder_.activation);
+    linear(layer.dense2, activations(hidden_, type_, rows, layer.inner()), rows, y_, Type::f32);
     add_norm(x, layer.dense2_bias, layer.norm2, rows);
   }
 
@@ -298,12 +299,12 @@ class ChunkEncoder {
   int64_t longest_ = 0;
 
   // Buffers; all but those of float are of `type_`.
-  float *x_, *y_, *read_, *mean_, *rstd_;   // [m, H], [max(m, n), H], [n, H], [max(m, n)] twice
-  void *qkv_, *attended_, *hidden_;         // [m, 3H], [max(m, n), H], [max(m, n), widest]
-  void *absorbed_, *context_;               // [n, heads, H] each
-  Operand operand_{}, absorbed_operand_{};  // of max(m, n) rows
-  int32_t *cu_, *cu_read_;                  // [sequences + 1]: where each begins among m and n
-  ChunkMemory memory_;
+  float *x_, *y_, *read_, *mean_, *rstd_;               // [m, H], [max(m, n), H], [n, H], [max(m, n)] twice
+  void *qkv_, *attended_, *hidden_;                     // [m, 3H], [max(m, n), H], [max(m, n), widest]
+  void *absorbed_, *context_;                           // [n, heads, H] each
+  Activations activations_{}, absorbed_activations_{};  // of max(m, n) rows
+  int32_t *cu_, *cu_read_;                              // [sequences + 1]: where each begins among m and n
+  const Scratch memory_;
 };
 
 }  // namespace

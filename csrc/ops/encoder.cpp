@@ -2,19 +2,17 @@
 // rows stay in the thread's caches; a batch too small for that is one chunk, whose every step all threads share.
 #include "encoder.h"
 
+#include "checks.h"
 #include "chunk.h"
-#include "tensors.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #pragma GCC diagnostic pop
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 
 namespace bertnli {
@@ -91,7 +89,7 @@ Tensor dense(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const Tensor y = at::empty({rows, out}, at::kFloat), w = weight.contiguous(), b = bias.contiguous();
   const float *from = x.const_data_ptr<float>(), *ws = w.const_data_ptr<float>(), *bs = b.const_data_ptr<float>();
   float* to = y.data_ptr<float>();
-  at::parallel_for(0, out, 1 + 100'000 / (1 + rows * in), [&](int64_t begin, int64_t end) {
+  share(out, 2.0 * double(rows * in), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; o++)
       for (int64_t r = 0; r < rows; r++) to[r * out + o] = dot(from + r * in, ws + o * in, in) + bs[o];
   });
@@ -109,9 +107,9 @@ Tensor FusedEncoder::features(const Tensor& ids, const Tensor& segments, const T
   e.segment = encoder_.segment.const_data_ptr();
   e.position = encoder_.position.const_data_ptr();
   e.width = encoder_.width;
-  const Tensor cu_tensor = checked_cu_seqlens(cu_seqlens, "cu_seqlens", e.tokens, e.tokens, "the number of tokens");
-  const int32_t* const cu = cu_tensor.const_data_ptr<int32_t>();
-  const int64_t batch = cu_tensor.size(0) - 1;
+  const auto checked = checked_cu_seqlens(cu_seqlens, "cu_seqlens", e.tokens, e.tokens, "the number of tokens");
+  const int32_t* const cu = checked.data();
+  const int64_t batch = int64_t(checked.size()) - 1;
   std::optional<std::vector<int64_t>> index;
   if (first)
     index = first_tokens(cu, batch);
@@ -124,19 +122,15 @@ Tensor FusedEncoder::features(const Tensor& ids, const Tensor& segments, const T
   const Batch call{e, cu, index ? index->data() : nullptr, out.data_ptr<float>(), index && read <= batch};
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   const int64_t wanted = std::clamp<int64_t>(e.tokens / (3 * threads), 64, encoder_.kernels.tokens);
-  std::vector<Chunk> chunks = split(cu, batch, index ? &*index : nullptr, wanted);
+  const std::vector<Chunk> chunks = split(cu, batch, index ? &*index : nullptr, wanted);
   if (threads > 1 && int64_t(chunks.size()) < 2 * threads) {
     encode(encoder_, call, {0, batch, 0, read}, true);
     return out;
   }
-  // Longest first, each thread taking the next: no thread is left with a long chunk at the end.
-  std::stable_sort(chunks.begin(), chunks.end(),
-                   [&](const Chunk& x, const Chunk& y) { return cu[x.end] - cu[x.begin] > cu[y.end] - cu[y.begin]; });
-  std::atomic<size_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < chunks.size();)
-      encode(encoder_, call, chunks[i], false);
-  });
+  const double per_token = double(encoder_.width * encoder_.widest);  // of one product of a layer
+  share_longest_first(
+      int64_t(chunks.size()), [&](int64_t i) { return per_token * (cu[chunks[i].end] - cu[chunks[i].begin]); },
+      [&](int64_t i) { encode(encoder_, call, chunks[i], false); });
   return out;
 }
 

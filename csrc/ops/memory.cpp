@@ -1,6 +1,8 @@
 // The memory of a training run's tensors. A step allocates what the step before it has freed; the C library gives large
 // blocks back to the system meanwhile, and a fresh page, cleared and entered in the page table at its first touch,
 // costs more time than most operators spend on it.
+#include "memory.h"
+
 #include <c10/core/CPUAllocator.h>
 
 #if defined(__linux__)
@@ -11,11 +13,52 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <utility>
+#include <vector>
 
 namespace bertnli {
+
+// ---- scratch ----
+
+namespace {
+
+struct Block {
+  std::unique_ptr<char[]> memory;
+  size_t size = 0;
+};
+// A block for each depth of nesting.
+struct Stack {
+  std::vector<Block> blocks;
+  size_t depth = 0;
+};
+thread_local Stack stack;
+constexpr size_t kLargestKept = size_t(32) << 20;
+
+}  // namespace
+
+Scratch::Scratch(size_t bytes) {
+  Stack& s = stack;
+  if (s.depth == s.blocks.size()) s.blocks.emplace_back();
+  Block& block = s.blocks[s.depth];
+  if (block.size < bytes + 64) {
+    block = {};  // first, so that both need not fit
+    block.memory.reset(new char[bytes + 64]);
+    block.size = bytes + 64;
+  }
+  s.depth++;
+  data_ = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(block.memory.get()) + 63) / 64 * 64);
+}
+
+Scratch::~Scratch() {
+  Block& block = stack.blocks[--stack.depth];
+  if (block.size > kLargestKept) block = {};
+}
+
+// ---- tensors ----
+
 namespace {
 
 // Hands out one range of addresses, as large as the machine's memory, in huge pages where the system has them. Freed
@@ -150,7 +193,6 @@ void Kept::after_fork() { kept().mutex_.unlock(); }
 
 }  // namespace
 
-// From the first `on` of a thread to its last `off`, the memory of CPU tensors that it makes comes from here.
 void keep_memory(bool on) { on ? kept().begin() : kept().end(); }
 void give_back_memory() { kept().give_back(); }
 

@@ -1,8 +1,10 @@
 #include "prepacked.h"
 
+#include "checks.h"
+#include "kernels/dispatch.h"
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -15,8 +17,6 @@
 namespace bertnli {
 
 using at::Tensor;
-
-std::string cpu_isa();
 
 namespace {
 
@@ -32,10 +32,10 @@ PrepackedLinear prepack(const LinearKernels& kernels, const Tensor& weight, cons
   char* to = (char*)p.panels.data_ptr();
   float* scale = p.scale.data_ptr<float>();
   int32_t* sum = p.sum.data_ptr<int32_t>();
-  at::parallel_for(0, panels, std::max<int64_t>(1, 65536 / (panel * in)), [&](int64_t begin, int64_t end) {
-    kernels.pack(from + begin * panel * weight.stride(0), weight.stride(0), weight.stride(1),
-                 std::min(out, end * panel) - begin * panel, in, to + begin * panel_bytes, scale + begin * panel,
-                 sum + begin * panel);
+  share(panels, kPerMove * double(panel * in), [&](int64_t begin, int64_t end) {
+    kernels.pack_weights(from + begin * panel * weight.stride(0), weight.stride(0), weight.stride(1),
+                         std::min(out, end * panel) - begin * panel, in, to + begin * panel_bytes,
+                         scale + begin * panel, sum + begin * panel);
   });
   if (bias.defined()) {
     p.bias = at::zeros({panels * panel}, at::kFloat);
@@ -80,26 +80,20 @@ Precision precision_of(const std::string& name) {
   return Precision::int8;
 }
 
-Then activation_of(const std::string& name) {
-  if (name == "relu") return Then::relu;
-  if (name == "gelu") return Then::gelu;
-  TORCH_CHECK_VALUE(name == "gelu_tanh", "activation must be relu, gelu or gelu_tanh; found '", name, "'");
-  return Then::gelu_tanh;
-}
-
 }  // namespace
 
 PrepackedEncoder::PrepackedEncoder(const std::vector<Tensor>& tensors, int64_t heads_, double eps_,
                                    const std::string& activation_, const std::string& precision)
     : heads(heads_),
       eps(eps_),
-      activation(activation_of(activation_)),
-      row_kernels(bertnli::row_kernels(Type::f32, Type::f32)) {
+      activation(activation_named(activation_)),
+      norm_kernels(bertnli::kernels().norm[Type::f32][Type::f32]),
+      embedding_kernels(bertnli::kernels().embedding[Type::f32][Type::f32]) {
   const at::NoGradGuard no_gradients;
   const Precision p = precision_of(precision);
-  kernels = linear_kernels(p);
-  absorbed_kernels = linear_kernels(p == Precision::int8 ? Precision::bf16 : p);
-  attention_kernel = bertnli::attention_kernel(kernels.between);
+  kernels = bertnli::kernels().linear[p];
+  absorbed_kernels = bertnli::kernels().linear[p == Precision::int8 ? Precision::bf16 : p];
+  attention_kernels = bertnli::kernels().attention[kernels.between];
 
   Parameters all(tensors);
   token = all.take("token_embedding", {-1, -1});

@@ -1,6 +1,6 @@
 // The weights of an encoder for inference, prepacked once into the order in which the kernels read them.
 #pragma once
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
@@ -15,7 +15,7 @@
 namespace bertnli {
 
 struct PrepackedLinear {
-  Linear linear;
+  Weights linear;
   at::Tensor panels, scale, bias, sum;  // own what `linear` points to
 };
 
@@ -45,10 +45,11 @@ struct PrepackedEncoder {
 
   int64_t heads, width = 0, widest = 1;  // widest: of the feed-forward layers
   double eps;                            // of every LayerNorm
-  Then activation;
+  Activation activation;
   LinearKernels kernels, absorbed_kernels;  // absorbed_kernels: bf16 where `kernels` are int8
-  RowKernels row_kernels;
-  AttentionKernel attention_kernel;
+  NormKernels norm_kernels;
+  EmbeddingKernels embedding_kernels;
+  AttentionKernels attention_kernels;
   at::Tensor token, segment, position;  // [rows, H], the parameters' own memory
   NormWeights embedding_norm;           // undefined where the encoder has none
   std::vector<PrepackedLayer> layers;

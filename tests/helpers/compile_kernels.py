@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from bertnli.kernels import attention, rows
+from bertnli.kernels import activation, attention, embedding, norm
 
 TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64",
@@ -79,15 +79,15 @@ def main() -> None:
     attend(12, 12, 32, 64, fp32)
     x, row, seed = torch.zeros(64, 768), torch.zeros(768), torch.tensor([1, 2])
     rest = (0.1, seed)
-    results = rows.add_norm(x, x.bfloat16(), row, row, row, 1e-5, *rest)
-    rows.add_norm_backward(results[0], x, x.bfloat16(), row, row, row, *results[1:], *rest)
-    rows.bias_act(x.bfloat16(), row, "gelu")
-    rows.bias_act_backward(x.bfloat16(), x.bfloat16(), row, "gelu")
+    results = norm.add_norm(x, x.bfloat16(), row, row, row, 1e-5, *rest)
+    norm.add_norm_backward(results[0], x, x.bfloat16(), row, row, row, *results[1:], *rest)
+    activation.bias_act(x.bfloat16(), row, "gelu")
+    activation.bias_act_backward(x.bfloat16(), x.bfloat16(), row, "gelu")
     ids = torch.zeros(64, dtype=torch.int32)
-    rows.embed(x, x, x, ids, ids, ids)
-    rows.embed_backward(x, ids, ids, ids, 64, 2, 512, True, True, True)
-    _, *statistics = rows.embed_norm(x, x, x, ids, ids, ids, row, row, 1e-12, *rest, bf16)
-    rows.embed_norm_backward(x.bfloat16(), x, x, x, ids, ids, ids, row, row, *statistics, *rest)
+    embedding.embed(x, x, x, ids, ids, ids)
+    embedding.embed_backward(x, ids, ids, ids, 64, 2, 512, True, True, True)
+    _, *statistics = embedding.embed_norm(x, x, x, ids, ids, ids, row, row, 1e-12, *rest, bf16)
+    embedding.embed_norm_backward(x.bfloat16(), x, x, x, ids, ids, ids, row, row, *statistics, *rest)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from bertnli import ops
+from helpers.isa import ISAS
+
+WIDTHS = [1, 3, 16, 37, 64, 384]
+
+DTYPES = [
+    *((isa, dtype) for isa in ISAS for dtype in (torch.float32, torch.bfloat16)),
+    ("plain", torch.float64),
+]
+
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed + sum(shape))
@@ -89,3 +99,41 @@ def plain_embed(ids: list[Tensor]) -> Callable[..., Tensor]:
         return sum((F.embedding(i, t) for i, t in zip(ids, tables, strict=True)), start=torch.zeros(()).to(tables[0]))
 
     return run
+
+
+def assert_as_exact_as_pytorch(
+    ours: Callable[..., Tensor], theirs: Callable[..., Tensor], inputs: list[Tensor], dout: Tensor
+) -> None:
+    """Our error against float64 is at most twice that of PyTorch in the same dtype, outputs and gradients."""
+    exact = with_gradients(theirs, [x.double() for x in inputs], dout.double())
+    results = zip(with_gradients(ours, inputs, dout), with_gradients(theirs, inputs, dout), exact, strict=True)
+    for i, (a, b, reference) in enumerate(results):
+        assert a.shape == reference.shape
+        assert a.dtype == b.dtype
+        # PyTorch's float64 is the reference itself; one unit of bfloat16 is more than a difference of rounding
+        units = {torch.float32: 4, torch.bfloat16: 0.5, torch.float64: 1000}[a.dtype]
+        floor = torch.finfo(a.dtype).eps * units * float(reference.abs().max())
+        if a.dtype == torch.float64:
+            floor = max(floor, 1e-12)  # where the true value is 0, as the gradient of a row of one column
+        error, their_error = (float((x.double() - reference).abs().max()) for x in (a, b))
+        assert error <= 2 * their_error + floor, f"result {i}: {error} against {their_error} of PyTorch"
+
+
+def cases(dtype: torch.dtype, rows: int, width: int) -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
+    inputs, _ = add_norm_inputs(rows, width, dtype)
+    tables, ids, _ = embed_inputs(width, dtype, rows)
+    seed = torch.tensor([5, 6])
+    return {
+        "add_norm": (lambda x, y, w, b, v: ops.add_norm(x, y, w, b, 1e-5, 0.3, y_bias=v, seed=seed), inputs),
+        "no_dropout": (lambda x, y, w, b: ops.add_norm(x, y, w, b), inputs[:4]),
+        "linear": (torch.ops.bertnli.linear, [inputs[0], random(width, width, dtype=dtype), inputs[3]]),
+        "relu": (lambda x, b: ops.bias_act(x, b, "relu"), [inputs[0], inputs[3]]),
+        "gelu": (lambda x, b: ops.bias_act(x, b, "gelu"), [inputs[0], inputs[3]]),
+        "gelu_tanh": (lambda x, b: ops.bias_act(x, b, "gelu_tanh"), [inputs[0], inputs[3]]),
+        "embed": (lambda *t: ops.embed(*t, *ids), tables),
+        "take": (lambda table: ops.take(table, ids[0]), tables[:1]),
+        "embed_norm": (lambda *t: ops.embed_norm(*t[:3], *ids, *t[3:], 1e-5, 0.3, seed=seed), [*tables, *inputs[2:4]]),
+    }
+
+
+CASES = list(cases(torch.float32, 1, 1))
