@@ -1,6 +1,12 @@
+"""Files of labelled pairs: read as D2L and Python's json module read them; errors name file and line."""
+
+from __future__ import annotations
+
 import json
 import pickle
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +14,7 @@ import torch
 from helpers import d2l_oracle
 
 from bertnli import _text
-from bertnli.data.snli import SNLI_LABELS, read_pairs, read_snli
+from bertnli.data.snli import SNLI_LABELS, Columns, read_pairs, read_snli
 from bertnli.data.texts import Texts
 from bertnli.text.wordpiece import WordPieceTokenizer
 
@@ -19,11 +25,17 @@ COLUMNS = [
 HEADER = "\t".join(COLUMNS)
 
 
-def row(label="neutral", parse1="( A dog )", parse2="( A ( cat . ) )", text1="A dog", text2="A cat."):
+def row(
+    label: str = "neutral",
+    parse1: str = "( A dog )",
+    parse2: str = "( A ( cat . ) )",
+    text1: str = "A dog",
+    text2: str = "A cat.",
+) -> str:
     return "\t".join([label, parse1, parse2, "(ROOT)", "(ROOT)", text1, text2, "", "1", label, "", "", "", ""])
 
 
-def write(path, text):
+def write(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
@@ -35,15 +47,14 @@ SAMPLE = "snli_1.0/official_sample_10_rows"
     ("folder", "split"),
     [("snli_1.0", "train"), ("snli_1.0", "dev"), ("snli_1.0", "test"), (SAMPLE, "dev"), (SAMPLE, "test")],
 )
-def test_real_files_equal_the_book(data_dir, folder, split):
-    folder = data_dir / folder
-    premises, hypotheses, labels = read_snli(folder, split=split)
-    expected = d2l_oracle.read_snli(folder / f"snli_1.0_{split}.txt")
+def test_real_files_equal_d2l(data_dir: Path, folder: str, split: Any) -> None:
+    premises, hypotheses, labels = read_snli(data_dir / folder, split=split)
+    expected = d2l_oracle.read_snli(data_dir / folder / f"snli_1.0_{split}.txt")
     assert (list(premises), list(hypotheses), labels) == expected
     assert len(labels) > 5
 
 
-def test_is_train_names_the_split(data_dir):
+def test_is_train_names_the_split(data_dir: Path) -> None:
     folder = data_dir / "snli_1.0"
     assert read_snli(folder, True) == read_snli(folder, split="train")
     assert read_snli(folder, is_train=False) == read_snli(folder / "snli_1.0_test.txt")
@@ -51,7 +62,7 @@ def test_is_train_names_the_split(data_dir):
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 @pytest.mark.parametrize("columns", ["parse", "text"])
-def test_json_lines_equal_txt(data_dir, split, columns):
+def test_json_lines_equal_txt(data_dir: Path, split: Any, columns: Columns) -> None:
     folder = data_dir / "snli_1.0" / "official_sample_10_rows"
     a = read_snli(folder / f"snli_1.0_{split}.txt", columns=columns)
     b = read_snli(folder / f"snli_1.0_{split}.jsonl", columns=columns)
@@ -63,13 +74,13 @@ def test_json_lines_equal_txt(data_dir, split, columns):
     assert [list(x) for x in a] == [list(x) for x in b]
 
 
-def test_folder_with_json_lines_only(data_dir):
+def test_folder_with_json_lines_only(data_dir: Path) -> None:
     folder = data_dir / "snli_1.0" / "official_sample_10_rows"
     assert not (folder / "snli_1.0_train.txt").exists()
     assert read_snli(folder, split="train") == read_snli(folder / "snli_1.0_train.jsonl")
 
 
-def test_ocnli(data_dir):
+def test_ocnli(data_dir: Path) -> None:
     path = data_dir / "ocnli" / "dev.json"
     data = read_pairs(path, columns="text")
     with open(path, encoding="utf-8") as file:
@@ -84,7 +95,7 @@ def test_ocnli(data_dir):
 SPACES = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
-def test_extract_text_equals_the_regular_expressions():
+def test_extract_text_equals_the_regular_expressions() -> None:
     rng = random.Random(0)
     alphabet = [*SPACES, "(", ")", "(", ")", " ", "  ", "a", "Zz", "é", "中", "\u200b", "\u180e", "\0"]
     for _ in range(20_000):
@@ -92,7 +103,7 @@ def test_extract_text_equals_the_regular_expressions():
         assert _text.extract_text(s) == d2l_oracle.extract_text(s), ascii(s)
 
 
-def test_extract_text_in_blocks():
+def test_extract_text_in_blocks() -> None:
     # Long ASCII runs take another path than what is around them.
     rng = random.Random(9)
     pieces = ["( ", " ) ", "(", ")", " ", "  ", "word", "a", "hyphen-ated", "x" * 17, "\xa0", "\t", "é", "中文"]
@@ -102,7 +113,7 @@ def test_extract_text_in_blocks():
         assert _text.extract_text(s) == d2l_oracle.extract_text(s), ascii(s)
 
 
-def test_every_character_as_white_space():
+def test_every_character_as_white_space() -> None:
     for c in map(chr, (*range(0xD800), *range(0xE000, 0x11000))):
         assert _text.extract_text(f"a{c}{c}b{c}") == d2l_oracle.extract_text(f"a{c}{c}b{c}"), hex(ord(c))
 
@@ -110,7 +121,7 @@ def test_every_character_as_white_space():
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("last", [True, False])
-def test_line_ends(tmp_path, newline, bom, last):
+def test_line_ends(tmp_path: Path, newline: str, bom: bytes, last: bool) -> None:
     lines = [HEADER, row(text1="one\0two"), "", row("-"), row("entailment", parse1="( é )")]
     path = write(tmp_path / "snli_1.0_train.txt", bom + (newline.join(lines) + newline * last).encode())
     data = read_pairs(path)
@@ -119,7 +130,7 @@ def test_line_ends(tmp_path, newline, bom, last):
     assert read_pairs(path, columns="text").first[0] == "one\0two"
 
 
-def test_mixed_line_ends_as_python_reads_them(tmp_path):
+def test_mixed_line_ends_as_python_reads_them(tmp_path: Path) -> None:
     rng = random.Random(1)
     for _ in range(200):
         lines = [HEADER] + [row(rng.choice([*d2l_oracle.LABELS, "-"]), f"( w{i} )") for i in range(rng.randint(0, 9))]
@@ -129,7 +140,7 @@ def test_mixed_line_ends_as_python_reads_them(tmp_path):
         assert (list(premises), list(hypotheses), labels) == d2l_oracle.read_snli(path)
 
 
-def test_other_headers(tmp_path):
+def test_other_headers(tmp_path: Path) -> None:
     tsv = write(tmp_path / "a.tsv", "premise\tlabel\thypothesis\np1\t1\th1\n p  2 \tneutral\th2\nx\t-1\ty\n")
     data = read_pairs(tsv, columns="text", label_names=SNLI_LABELS)
     assert data.first == ["p1", " p  2 "]
@@ -139,7 +150,7 @@ def test_other_headers(tmp_path):
     assert read_pairs(jsonl, columns="text", label_names=("no", "yes")).labels == [1]
 
 
-def test_classes_called_by_numbers_have_no_indices(tmp_path):
+def test_classes_called_by_numbers_have_no_indices(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "premise\tlabel\thypothesis\np\t2\th\nq\t1\th\n")
     assert read_pairs(path, columns="text", label_names=("1", "2")).labels == [1, 0]
     with pytest.raises(ValueError, match=r"a\.tsv:3: unknown label '1'; the known ones are 2, 3, none"):
@@ -147,7 +158,7 @@ def test_classes_called_by_numbers_have_no_indices(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
-def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path, name):
+def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path: Path, name: str) -> None:
     rows = [("p", "h", -1), ("p", "h", "neutral"), ("p", "h", 1), ("q", "h", 0)]
     lines = [f"{premise}\t{label}\t{hypothesis}" for premise, hypothesis, label in rows]
     if name.endswith("jsonl"):
@@ -167,7 +178,7 @@ def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path, name):
         assert found.dropped == 1
 
 
-def test_the_annotators_columns_may_be_missing(tmp_path):
+def test_the_annotators_columns_may_be_missing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", HEADER + "\n" + "\t".join(row().split("\t")[:9]) + "\n")
     assert len(read_pairs(path)) == 1
 
@@ -182,14 +193,14 @@ def test_the_annotators_columns_may_be_missing(tmp_path):
         (row().encode() + b"\n" + row().encode() + b"\xff", r"x\.txt:3: expected UTF-8 text.* position"),
     ],
 )
-def test_broken_rows(tmp_path, body, message):
+def test_broken_rows(tmp_path: Path, body: str | bytes, message: str) -> None:
     body = body if isinstance(body, bytes) else body.encode()
     path = write(tmp_path / "x.txt", HEADER.encode() + b"\n" + body)
     with pytest.raises(ValueError, match=message):
         read_pairs(path)
 
 
-def test_labels_of_any_length_anywhere_in_a_row(tmp_path):
+def test_labels_of_any_length_anywhere_in_a_row(tmp_path: Path) -> None:
     rng = random.Random(5)
     for trial in range(60):
         names = list({"".join(rng.choices("ab\u00e9", k=rng.randint(1, 20))) for _ in range(rng.randint(1, 5))})
@@ -200,7 +211,7 @@ def test_labels_of_any_length_anywhere_in_a_row(tmp_path):
         assert data.labels == [names.index(r["label"]) for r in rows if r["label"] != "-"]
 
 
-def test_read_snli_drops_unknown_labels_as_the_book(tmp_path):
+def test_read_snli_drops_unknown_labels_as_d2l(tmp_path: Path) -> None:
     path = write(tmp_path / "x.txt", "\n".join([HEADER, row("Neutral"), row("1"), row("entailment"), row("")]))
     assert read_snli(path)[2] == d2l_oracle.read_snli(path)[2] == [0]
 
@@ -223,13 +234,13 @@ def test_read_snli_drops_unknown_labels_as_the_book(tmp_path):
         ('{"a": ' + "[" * 300, "nested too deeply"),
     ],
 )
-def test_broken_json(tmp_path, line, message):
+def test_broken_json(tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path / "x.jsonl", line + "\n")
     with pytest.raises(ValueError, match=message):
         read_pairs(path, columns="text")
 
 
-def test_json_strings_equal_pythons(tmp_path):
+def test_json_strings_equal_pythons(tmp_path: Path) -> None:
     rng = random.Random(2)
     alphabet = ['"', "\\", "/", "\n", "\t", "\b", "\0", "a", "é", "\u2028", "中", "😀", "\U0010ffff", "\x7f", "\r"]
     texts = ["".join(rng.choices(alphabet, k=rng.randint(0, 12))) for _ in range(2000)]
@@ -243,7 +254,7 @@ def test_json_strings_equal_pythons(tmp_path):
     assert data.second == [t[::-1] for t in texts]
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"snli_1\.0_dev\.txt and .*snli_1\.0_dev\.jsonl"):
         read_snli(tmp_path, split="dev")
     with pytest.raises(FileNotFoundError, match="nothing"):
@@ -261,7 +272,7 @@ def test_files_that_are_not_there(tmp_path):
         read_pairs(tmp_path / "x.tsv", columns="raw")
 
 
-def test_threads_give_the_same(tmp_path):
+def test_threads_give_the_same(tmp_path: Path) -> None:
     rng = random.Random(3)
     lines = [row(rng.choice(["neutral", "-", "entailment"]), f"( {'wé' * rng.randint(0, 200)} )") for _ in range(6000)]
     path = write(tmp_path / "x.txt", "\n".join([HEADER, *lines]))
@@ -281,7 +292,7 @@ def test_threads_give_the_same(tmp_path):
         torch.set_num_threads(before)
 
 
-def test_texts():
+def test_texts() -> None:
     words = ["a", "", "é中", "last"]
     texts = Texts.of(words)
     assert list(texts) == words
