@@ -226,7 +226,7 @@ def test_bad_data() -> None:
             score(classifier(), data, batch_size=batch_size)
     torch.manual_seed(0)
     short = BERTClassifier(BERTModel(BERTConfig(VOCAB, **{**SIZES, "max_len": 10})))
-    with pytest.raises(ValueError, match=r"train has a row of .* max_len is 10"):
+    with pytest.raises(ValueError, match=r"train has a sequence of .* max_len is 10"):
         fit(short, data)
     with pytest.raises(ValueError, match="labels from 0 to 3; the model has 3"):
         fit(classifier(), pairs(classes=4))
