@@ -80,8 +80,7 @@ def fit(
 
 
 class _Run:
-    """One call of `fit`: what it was given, and what it has so far: `history`, and `best`, the weights of the best
-    epoch."""
+    """One call of `fit`. `history` and `best`, the weights of the best epoch, are its results so far."""
 
     def __init__(
         self,
@@ -94,13 +93,14 @@ class _Run:
     ) -> None:
         self.model, self.objective, self.options, self.state_file = model, objective, options, state_file
         self.train_data, self.dev_data, self.lengths = train, dev, train.lengths
-        self.key = run_key(model, objective, options, train, None if dev is None else encoded_texts(dev, "dev"))
+        dev_texts = None if dev is None else encoded_texts(dev, "dev")
+        self.key = {} if state_file is None else run_key(model, objective, options, train, dev_texts)
         self.rank, self.num_processes = rank_and_size()
         self.history = History()
         self.best: dict[str, Tensor] | None = None
 
     def train(self, progress: bool, on_epoch: Callable[[Epoch], None] | None) -> None:
-        """Train for all epochs that the state file does not have yet."""
+        """Train for all epochs, or for those that the state file does not have yet."""
         model, options = self.model, self.options
         device = model.encoder.pos_embedding.device
         graphs = use_cuda_graphs(options.cuda_graphs, model, device, self.num_processes, options.accumulate)
@@ -133,8 +133,8 @@ class _Run:
                 on_epoch(history.epochs[-1])
 
     def shuffled(self, epoch: int) -> list[Tensor]:
-        """The examples of each step of an epoch, int64. Seeds torch's generator, so that a continued run draws the same
-        numbers as an uninterrupted one."""
+        """The examples of each step of an epoch, int64. Seeds torch, so that a continued run draws the same numbers as
+        an uninterrupted one."""
         options = self.options
         torch.manual_seed(options.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.train_data))
@@ -184,7 +184,7 @@ class _Run:
         return figures
 
     def resume(self, optimizer: TrainingOptimizer) -> None:
-        """Take up the state in the state file, if there is one."""
+        """Continue from the state file, if there is one."""
         if (file := self.state_file) is not None:
             state = broadcast_from_rank_0(lambda: read_state(file, self.key))
             if state is not None:

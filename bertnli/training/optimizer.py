@@ -71,7 +71,7 @@ class TrainingOptimizer:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that any TrainingOptimizer of a run with the same options has left."""
+        """Load the state of any TrainingOptimizer of a run with the same options."""
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
@@ -131,14 +131,16 @@ def make_optimizer(
 
     capturable  steps are captured as CUDA graphs: the learning rate is a tensor on the device
     """
-    norms = {p for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
     named = [*model.named_parameters(), *objective.named_parameters()]
-    trained = {parameter: name for name, parameter in named if parameter.requires_grad}
-    spared = [p for p, name in trained.items() if p in norms or name.endswith(".bias")]
-    decayed = [p for p in trained if p not in set(spared)]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    parameters = [p for _, p in named if p.requires_grad]
+    spared = {p for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()}
+    spared |= {p for name, p in named if name.endswith(".bias")}
+    groups = [
+        {"params": [p for p in parameters if p not in spared], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p in spared], "weight_decay": 0.0},
+    ]
     groups = [g for g in groups if g["params"]]
-    parameters, device = list(trained), model.encoder.pos_embedding.device
+    device = model.encoder.pos_embedding.device
     if device.type == "cpu" and rank_and_size()[1] == 1:
         decoupled, clip = options.optimizer == "adamw", options.max_grad_norm or None
         adam = Adam(groups, lr=options.lr, decoupled=decoupled, max_grad_norm=clip)
@@ -152,8 +154,8 @@ def make_optimizer(
 
 
 def linear_schedule(num_steps: int, warmup: float) -> Callable[[int], float]:
-    """The factor of the learning rate by the number of the step, from 0: it rises linearly over the first `warmup` of
-    the steps, a share, then falls linearly to 0."""
+    """A function from a step's number, from 0, to the factor of the learning rate, which rises linearly in the share
+    `warmup` of the steps and then falls linearly to 0."""
     rise = int(num_steps * warmup)
 
     def factor(step: int) -> float:

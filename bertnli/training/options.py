@@ -14,22 +14,29 @@ OPTIMIZERS = ("adamw", "adam")
 
 
 def parse_freeze(text: str) -> str | int | None:
-    """The value of `freeze` that a word on the command line stands for."""
+    """The value of `freeze` for a word of the command line."""
     return None if text == "none" else int(text) if text.isdigit() else text
 
 
 def _option(default: Any, of: Callable[[str], Any], text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with what a command-line flag needs: its help, its choices, and what makes its value of a string."""
+    """A field with its default and what a command-line flag needs: type, help and choices."""
     return field(default=default, metadata={"help": text, "choices": choices, "type": of})
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What `fit` does with a model and its data. Each field's meaning and unit is `metadata["help"]` of the field.
+    """How `fit` trains. The meaning, unit and default of each field are in its `metadata["help"]`; in addition:
 
-    batch_size and batch_tokens exclude each other. `freeze` is None, "embeddings", "encoder" or a number of layers.
-    `cuda_graphs=None` uses CUDA graphs where they are possible and the head is one of this package; True raises where
-    they are not possible.
+    batch_size   excludes `batch_tokens`, with which the time and memory of a forward pass hardly vary
+    accumulate   a step minimises the mean loss over the targets of all its batches
+    warmup       afterwards the learning rate falls linearly to 0
+    freeze       None, "embeddings", "encoder" or a number of layers. Frozen modules run in eval mode without a backward
+                 pass. A wholly frozen encoder runs once, and its vectors are kept if they take at most 2 GiB
+    precision    bf16 keeps weights, statistics and sums in float32
+    cuda_graphs  needs one process on a GPU and accumulate=1; the activations of a step are in memory twice. None uses
+                 graphs where they are possible and the head is one of this package. True raises ValueError where they
+                 are not possible; the loss of a custom head must ignore padding, see `Head.ignored`
+    keep_best    the dev score is the head's `metric`; of equal epochs the first is kept
 
     Raises ValueError for a value out of its range.
     """

@@ -1,6 +1,6 @@
 """One optimizer step of training: the objective, and two ways to launch a step.
 
-result = step(examples)      examples: int64 [n], indices into the training data
+A step is called with the indices of its examples in the training data, int64 [n], and returns a StepResult.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class EagerStep:
         self.rank, self.num_processes = rank_and_size()
         self.bound: Any = _BoundObjective(model, objective)
         if self.num_processes > 1:
-            # The embedding of positions has no gradient with train_positions=False.
+            # With train_positions=False the position embeddings have no gradient.
             unused = not model.config.train_positions
             self.bound = DistributedDataParallel(self.bound, find_unused_parameters=unused)
 
