@@ -1,5 +1,6 @@
 # make demo    install into .venv, build the extensions, run the main job on a generated corpus
 # make test    the same, with the test tools, then the whole suite
+# make test-fast   the quick tests alone: under two minutes once everything is built
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer
 # make fuzz    its two libFuzzer targets, for FUZZ_SECONDS in all (needs clang)
 
@@ -8,13 +9,16 @@ TORCH  ?= torch==2.13.0
 BIN    := .venv/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test sanitize fuzz format clean
+.PHONY: demo test test-fast sanitize fuzz format clean
 
 demo: .venv/built
 	$(BIN)/python -m bertnli demo
 
 test: .venv/tested
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: .venv/tested
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 sanitize:
 	tests/cpp/run.sh
