@@ -14,25 +14,46 @@ from bertnli.cli import main
 from bertnli.tasks.base import HEADS
 
 
-def test_applications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """In this process, where no pipe is needed, for it is many commands."""
-    page = (ROOT / "docs" / "applications.md").read_text(encoding="utf-8")
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, now the current one, in which `bertnli demo` has run, small."""
     monkeypatch.chdir(tmp_path)
-    assert all(f"`{task}`" in page for task in HEADS)
     assert main(["demo", "--output", "runs/demo", "--pairs", "300", "--epochs", "1", "--quiet"]) == 0
+    return tmp_path
+
+
+def run_page(name: str, place: Path) -> None:
+    """Run the page's blocks in this process (there are many), commands with a pipe in another."""
+    for kind, text in re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL):
+        if kind == "python":
+            exec(compile(text, f"docs/{name}", "exec"), {"__name__": "snippet"})
+        for line in text.splitlines() if kind == "sh" else ():
+            if "|" in line:
+                assert shell(place, line).strip()
+            else:
+                assert main(shlex.split(line)[1:]) == 0, line
+
+
+@pytest.mark.parametrize("name", ["guide.md", "d2l.md"])
+def test_page(name: str, place: Path) -> None:
+    run_page(name, place)
+
+
+def test_applications(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "applications.md").read_text(encoding="utf-8")
+    assert all(f"`{task}`" in page for task in HEADS)
     try:
-        for kind, text in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL):
-            capsys.readouterr()
-            if kind == "python":
-                exec(compile(text, "docs/applications.md", "exec"), {"__name__": "snippet"})
-            for line in text.splitlines() if kind == "sh" else ():
-                if "|" in line:
-                    assert shell(tmp_path, line).strip()
-                else:
-                    assert main(shlex.split(line)[1:]) == 0, line
-        figures, prediction = capsys.readouterr().out.splitlines()
+        run_page("applications.md", place)
+        figures, prediction = capsys.readouterr().out.splitlines()[-2:]
     finally:
         HEADS.pop("relation", None)
     evaluated, trained = figures.split()
     assert float(evaluated) == float(trained)  # what was saved is what was trained
     assert re.fullmatch(r"\[\{'kind': \d, 'score': .*\}\]", prediction)
+
+
+def test_links() -> None:
+    """Every relative link of every page leads to a file."""
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
