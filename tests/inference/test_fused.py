@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -153,3 +155,28 @@ def test_bad_input_is_refused() -> None:
         features(model, make_batch([9]), "fp32", torch.tensor([3, 2]))
     with pytest.raises(IndexError, match="rows must lie between"):
         features(model, make_batch([9]), "fp32", torch.tensor([9]))
+
+
+def test_a_thread_that_writes_to_the_inputs_does_no_harm() -> None:
+    """What is checked are copies, which are then used: a call gives outputs or an error."""
+    model, batch = make_head(), make_encoded([20] * 100).batch(range(100))
+    index = torch.arange(0, 2000, 7)
+    model.token_index = lambda batch: index  # type: ignore[method-assign]
+    session, done = InferenceSession(model), threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            for tensor in (batch.input_ids, batch.positions, batch.cu_seqlens, index):
+                array = tensor.numpy()
+                good, array[50] = array[50], 1 << 30
+                array[50] = good
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    finished = 0
+    for _ in range(200):
+        with suppress(ValueError, IndexError, RuntimeError):
+            finished += session(batch).shape == (len(index), 3)
+    done.set()
+    thread.join()
+    assert finished
