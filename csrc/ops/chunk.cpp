@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <type_traits>
 #include <utility>
 
 #include "memory.h"
@@ -28,7 +27,6 @@ struct Team {
 };
 
 int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }  // buffers begin a line of the cache
-
 int64_t size_of(Type type) { return type == Type::bf16 ? 2 : 4; }
 
 int64_t step_bytes(const LinearKernels& kernels, int64_t width) {
@@ -39,23 +37,10 @@ int64_t step_bytes(const LinearKernels& kernels, int64_t width) {
 class ChunkEncoder {
  public:
   ChunkEncoder(const PrepackedEncoder& encoder, const Batch& batch, const Chunk& chunk, Team team)
-      : encoder_(encoder),
-        batch_(batch),
-        chunk_(chunk),
-        team_(team),
-        width_(encoder.width),
-        heads_(encoder.heads),
-        d_(width_ / heads_),
-        first_token_(batch.cu_seqlens[chunk.begin]),
-        m_(batch.cu_seqlens[chunk.end] - first_token_),
-        n_(chunk.read_end - chunk.read_begin),
-        sequences_(chunk.end - chunk.begin),
-        type_(encoder.kernels.between),
-        bytes_(size_of(type_)),
-        memory_(buffer_bytes()) {
+      : encoder_(encoder), batch_(batch), chunk_(chunk), team_(team) {
     char* next = memory_.data();
-    each_buffer([&](auto& pointer, int64_t n) {
-      pointer = (std::remove_reference_t<decltype(pointer)>)next;
+    each_buffer([&]<class T>(T*& pointer, int64_t n) {
+      pointer = (T*)next;
       next += rounded(n);
     });
   }
@@ -108,9 +93,9 @@ class ChunkEncoder {
     }
   }
   size_t buffer_bytes() {
-    size_t bytes = 0;
-    each_buffer([&](auto&, int64_t n) { bytes += size_t(rounded(n)); });
-    return bytes;
+    int64_t bytes = 0;
+    each_buffer([&](auto&, int64_t n) { bytes += rounded(n); });
+    return size_t(bytes);
   }
 
   // ---- steps that the layers share ----
@@ -130,10 +115,6 @@ class ChunkEncoder {
     });
     return into;
   }
-  // Contiguous rows as activations of the layers' kernels.
-  Activations activations(const void* x, Type type, int64_t rows, int64_t width) const {
-    return activations(encoder_.kernels, x, type, width, rows, width, activations_, team_);
-  }
 
   static void linear(const LinearKernels& kernels, const PrepackedLinear& w, const Activations& x, int64_t rows,
                      void* out, Type out_type, int64_t out_stride, Activation epilogue, const Team& team) {
@@ -143,10 +124,13 @@ class ChunkEncoder {
     team(panels, rows * w.linear.in * kernels.panel * kernels.cost,
          [&](int64_t begin, int64_t end) { kernels.linear(call, begin, end, Scratch(bytes).data()); });
   }
-  // To contiguous rows, by the layers' kernels.
-  void linear(const PrepackedLinear& w, const Activations& x, int64_t rows, void* out, Type out_type,
+  // From contiguous rows to contiguous rows, by the layers' kernels.
+  void linear(const PrepackedLinear& w, const void* x, Type x_type, int64_t rows, void* out, Type out_type,
               Activation epilogue = Activation::identity) const {
-    linear(encoder_.kernels, w, x, rows, out, out_type, w.linear.out, epilogue, team_);
+    const LinearKernels& kernels = encoder_.kernels;
+    const int64_t in = w.linear.in;
+    const Activations packed = activations(kernels, x, x_type, in, rows, in, activations_, team_);
+    linear(kernels, w, packed, rows, out, out_type, w.linear.out, epilogue, team_);
   }
 
   // x = LayerNorm(x + y + y_bias) in place.
@@ -158,9 +142,8 @@ class ChunkEncoder {
     a.bias = norm.bias.const_data_ptr();
     a.mean = mean_, a.rstd = rstd_;
     a.width = width_, a.eps = encoder_.eps;
-    const NormKernels& kernels = encoder_.norm_kernels;
     team_(rows, width_ * 8, [&](int64_t begin, int64_t end) {
-      kernels.add_norm(a, begin, end, Scratch(row_scratch_bytes(width_)).data());
+      encoder_.norm_kernels.add_norm(a, begin, end, Scratch(row_scratch_bytes(width_)).data());
     });
   }
 
@@ -186,10 +169,9 @@ class ChunkEncoder {
 
   // The rows of the tokens that are read, `bytes` each.
   void gather(const void* from, void* to, int64_t bytes) const {
+    const int64_t* const index = batch_.token_index + chunk_.read_begin;
     for (int64_t r = 0; r < n_; r++)
-      std::memcpy((char*)to + r * bytes,
-                  (const char*)from + (batch_.token_index[chunk_.read_begin + r] - first_token_) * bytes,
-                  size_t(bytes));
+      std::memcpy((char*)to + r * bytes, (const char*)from + (index[r] - first_token_) * bytes, size_t(bytes));
   }
 
   // ---- the layers ----
@@ -217,7 +199,7 @@ class ChunkEncoder {
 
   // The attention of all tokens, to attended.
   void attend_all(const PrepackedLayer& layer) const {
-    linear(layer.qkv, activations(x_, Type::f32, m_, width_), m_, qkv_, type_);
+    linear(layer.qkv, x_, Type::f32, m_, qkv_, type_);
     Attention a = attention();
     char* const qkv = (char*)qkv_;
     a.q = {qkv, 3 * width_, d_};
@@ -238,8 +220,7 @@ class ChunkEncoder {
       if (b) a.max_q = std::max<int64_t>(a.max_q, cu_read_[b] - cu_read_[b - 1]);
     }
     gather(x_, read_, width_ * 4);
-    const Activations read = activations(read_, Type::f32, n_, width_);
-    linear(encoder_.absorbed.query, read, n_, attended_, type_);  // the queries, for now
+    linear(encoder_.absorbed.query, read_, Type::f32, n_, attended_, type_);  // the queries, for now
     project_heads(encoder_.absorbed.keys, attended_, d_, absorbed_, width_);
     a.kv_heads = 1;
     a.d = a.d_v = width_;
@@ -282,10 +263,10 @@ class ChunkEncoder {
 
   // The block's second half: x = LN(x + W_o attended), x = LN(x + FFN(x)).
   void finish(const PrepackedLayer& layer, float* x, int64_t rows) const {
-    linear(layer.out, activations(attended_, type_, rows, width_), rows, y_, Type::f32);
+    linear(layer.out, attended_, type_, rows, y_, Type::f32);
     add_norm(x, layer.out_bias, layer.norm1, rows);
-    linear(layer.dense1, activations(x, Type::f32, rows, width_), rows, hidden_, type_, encoder_.activation);
-    linear(layer.dense2, activations(hidden_, type_, rows, layer.inner()), rows, y_, Type::f32);
+    linear(layer.dense1, x, Type::f32, rows, hidden_, type_, encoder_.activation);
+    linear(layer.dense2, hidden_, type_, rows, y_, Type::f32);
     add_norm(x, layer.dense2_bias, layer.norm2, rows);
   }
 
@@ -293,9 +274,11 @@ class ChunkEncoder {
   const Batch& batch_;
   const Chunk chunk_;
   const Team team_;
-  const int64_t width_, heads_, d_, first_token_, m_, n_, sequences_;
-  const Type type_;      // of what attention reads and writes, and of the feed-forward layer's inside
-  const int64_t bytes_;  // of an element of that type
+  const int64_t width_ = encoder_.width, heads_ = encoder_.heads, d_ = width_ / heads_;
+  const int64_t first_token_ = batch_.cu_seqlens[chunk_.begin], m_ = batch_.cu_seqlens[chunk_.end] - first_token_;
+  const int64_t n_ = chunk_.read_end - chunk_.read_begin, sequences_ = chunk_.end - chunk_.begin;
+  const Type type_ = encoder_.kernels.between;  // of what attention reads and writes, and inside feed-forward layers
+  const int64_t bytes_ = size_of(type_);        // of an element of that type
   int64_t longest_ = 0;
 
   // Buffers; all but those of float are of `type_`.
@@ -304,7 +287,7 @@ class ChunkEncoder {
   void *absorbed_, *context_;                           // [n, heads, H] each
   Activations activations_{}, absorbed_activations_{};  // of max(m, n) rows
   int32_t *cu_, *cu_read_;                              // [sequences + 1]: where each begins among m and n
-  const Scratch memory_;
+  const Scratch memory_{buffer_bytes()};
 };
 
 }  // namespace

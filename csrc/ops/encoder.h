@@ -19,12 +19,12 @@ class FusedEncoder {
   bool is_current() const { return state_.is_current(); }
 
   // Token ids, segments and positions int32 [T] of sequences that begin at cu_seqlens, int32 [B+1]. The tokens that are
-  // read: the first of each sequence if `first`, else token_index, ascending int64 [R], else all. Returns float32
-  // [B, R or T, H].
+  // read: the first of each sequence if `first`, else token_index, ascending int64 [R], else all. Returns their
+  // vectors, float32 [B, H], [R, H] or [T, H].
   at::Tensor features(const at::Tensor& ids, const at::Tensor& segments, const at::Tensor& positions,
                       const at::Tensor& cu_seqlens, const std::optional<at::Tensor>& token_index, bool first) const;
 
-  // A head's outputs, float32 [B, R or T, outputs], of the same. `head`: weight and bias of the output layer, [outputs,
+  // A head's outputs of the same vectors, float32 [.., outputs]. `head`: weight and bias of the output layer, [outputs,
   // H] and [outputs], after those of a hidden layer with tanh if there is one. They are used as they are at the call.
   at::Tensor outputs(const at::Tensor& ids, const at::Tensor& segments, const at::Tensor& positions,
                      const at::Tensor& cu_seqlens, const std::optional<at::Tensor>& token_index, bool first,

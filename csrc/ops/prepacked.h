@@ -27,7 +27,6 @@ struct PrepackedLayer {
   PrepackedLinear qkv, out, dense1, dense2;
   at::Tensor out_bias, dense2_bias;  // [H], added with the residual
   NormWeights norm1, norm2;
-  int64_t inner() const { return dense1.linear.out; }  // width of the feed-forward layer
 };
 
 // The last layer's attention where few tokens are read: each head's query is absorbed into its key weights
