@@ -1,21 +1,22 @@
 """bertnli: fine-tune and run BERT on sentence pairs, fast.
 
-Text becomes packed tokens once, in C++, and nothing is ever padded again:
+Text becomes packed tokens once, in C++, and nothing is ever padded again. The rooms are the stages; each imports only
+from those before it:
 
-    reader -> tokenizer -> pairs -> batching -> model, heads -> train, inference
+    data -> text -> ops, kernels -> encoder -> tasks -> runtime -> inference -> training -> distillation -> checkpoint
 
-`from bertnli import d2l` has the names of the book *Dive into Deep Learning*.
+`Model` holds a head and its tokenizer. `from bertnli import d2l` has the names of *Dive into Deep Learning*.
 """
 
 import torch
 
 from bertnli import _text
 
-_found = torch.__version__.split("+")[0]
-if _text.torch_version != _found:
+_torch_version = torch.__version__.split("+")[0]
+if _text.torch_version != _torch_version:
     raise ImportError(
-        f"bertnli was built for torch {_text.torch_version}, but torch {_found} is installed; reinstall it from its "
-        "source with: pip install --no-build-isolation --force-reinstall --no-deps ."
+        f"bertnli was built for torch {_text.torch_version}, but torch {_torch_version} is installed; reinstall it "
+        "from its source with: pip install --no-build-isolation --force-reinstall --no-deps ."
     )
 
 # After the check: with a wrong torch these would fail with an undefined symbol.

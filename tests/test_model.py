@@ -105,7 +105,8 @@ def test_predict_of_the_other_tasks() -> None:
 def test_score_and_rank() -> None:
     model, regressor = tiny("classification", *LABELS), tiny("regression")
     scores = model.score(PAIRS)
-    assert (scores.shape, scores.dtype) == ((4, 3), np.float32)
+    assert scores.shape == (4, 3)
+    assert scores.dtype == np.float32
     assert scores.tolist() == [list(p.probabilities.values()) for p in model.predict(PAIRS)]
     assert model.score(PAIRS, label="neutral").tolist() == scores[:, 2].tolist()
     assert model.score([]).shape == (0, 3)
@@ -169,7 +170,7 @@ def test_indices_of_a_dataset_are_of_its_names() -> None:
         features: ClassVar[Any] = {"label": ClassLabel(["entailment", "neutral", "contradiction"])}
 
     data = Dataset(premise=["red", "blue", "one"], hypothesis=["one", "two", "two"], label=[1, 2, -1])
-    examples = to_examples(data, tiny("classification", *LABELS).head)
+    examples: Any = to_examples(data, tiny("classification", *LABELS).head)
     assert examples.labels == [LABELS.index("neutral"), LABELS.index("contradiction")]
     assert examples.dropped == 1
 
@@ -177,13 +178,16 @@ def test_indices_of_a_dataset_are_of_its_names() -> None:
 def test_labelled_data_of_the_other_tasks() -> None:
     tagger, qa, regressor = tiny("tagging", "O", "B-x"), tiny("qa", columns=2), tiny("regression")
     words, tags = [["red", "one"], ["blue"]], [["B-x", "O"], ["O"]]
-    for data in ({"words": words, "tags": tags}, list(zip(words, [[1, 0], [0]], strict=True))):
+    tables: list[Any] = [{"words": words, "tags": tags}, list(zip(words, [[1, 0], [0]], strict=True))]
+    for data in tables:
         assert tagger.evaluate(data)["words"] == 3
-        assert to_examples(data, tagger.head).tags == [[1, 0], [0]]
+        sentences: Any = to_examples(data, tagger.head)
+        assert sentences.tags == [[1, 0], [0]]
     answers = [{"text": ["red"], "answer_start": [4]}, {"text": [], "answer_start": []}]
-    data = {"question": ["which ?", "which ?"], "context": ["one red", "two"], "answers": answers}
-    assert to_examples(data, qa.head).answers == [[(4, "red")], []]
-    assert qa.evaluate(data)["examples"] == 2
+    questions = {"question": ["which ?", "which ?"], "context": ["one red", "two"], "answers": answers}
+    examples: Any = to_examples(questions, qa.head)
+    assert examples.answers == [[(4, "red")], []]
+    assert qa.evaluate(questions)["examples"] == 2
     examples = to_examples([("red", 1), ("blue", -1.5)], regressor.head)
     assert (examples.labels, examples.label_names) == ([1.0, -1.5], ())
 
@@ -191,7 +195,7 @@ def test_labelled_data_of_the_other_tasks() -> None:
 def test_paths_are_read_as_the_command_reads_them(tmp_path: Path) -> None:
     (reading, name, *_) = task_jobs(tmp_path)["classification"]
     model = tiny("classification", "a", "b")
-    columns = dict(text_columns=["text"], label_column="kind")
+    columns: dict[str, Any] = dict(text_columns=["text"], label_column="kind")
     assert reading == ["--text-columns", "text", "--label-column", "kind"]
     encoded = bertnli.load_encoded(tmp_path / name, model.head, model.tokenizer, **columns)
     assert model.evaluate(tmp_path / name, **columns) == bertnli.evaluate(model.head, encoded)

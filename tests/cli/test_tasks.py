@@ -140,10 +140,10 @@ def test_bad_input_is_one_line_and_status_2(
     assert status == 2
     assert "not UTF-8" in err
     predict = ["predict", "--model", trained, "--input", bad]
-    for arguments in (
+    for command in (
         ["train"], ["predict"], ["nothing"], [*train, "--train", corpus, "--model", "x"],
         [*predict, "--batch-size", "0"], [*predict, "--batch-size", "-1"], [*train, "--train", corpus, "--limit", "-3"],
     ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
+            main([str(a) for a in command])
         assert stop.value.code == 2

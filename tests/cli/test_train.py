@@ -110,8 +110,8 @@ def test_what_a_first_run_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert (status, message in err) == (2, True), err
     assert not (tmp_path / "x" / "model.safetensors").exists()
     (tmp_path / "x" / "training_state.pt").unlink()
-    for options in (["--task", "classification"], ["--label-column", "kind", "--max-len", 4]):
-        status, out, err = run(*train, *options, capsys=capsys)
+    for more in (["--task", "classification"], ["--label-column", "kind", "--max-len", 4]):
+        status, out, err = run(*train, *more, capsys=capsys)
         assert status == 0, err
     assert "classes: a, b\n1 examples have 4 tokens, the most that --max-len allows" in out
 

@@ -19,7 +19,7 @@ from bertnli.text.wordpiece import WordPieceTokenizer
 
 
 @pytest.mark.parametrize(("split", "max_len"), [("train", 128), ("dev", 24), ("test", 15)])
-def test_dataset_equals_the_book_on_real_files(
+def test_dataset_equals_d2l_on_real_files(
     data_dir: Path, capsys: pytest.CaptureFixture[str], split: Literal["train", "dev", "test"], max_len: int
 ) -> None:
     data = read_snli(data_dir / "snli_1.0", split=split)
@@ -93,9 +93,9 @@ def test_stock_loader_gives_the_books_batches(workers: str | None) -> None:
         sampler = RandomSampler(source, generator=torch.Generator().manual_seed(5))
         return list(DataLoader(source, batch_size=16, sampler=sampler, **more))
 
-    ours, book = batches(dataset, **options), batches(items)
-    assert len(ours) == len(book) == 5
-    for a, b in zip(ours, book, strict=True):
+    gathered, collated = batches(dataset, **options), batches(items)
+    assert len(gathered) == len(collated) == 5
+    for a, b in zip(gathered, collated, strict=True):
         assert_same_tree(a, b)
 
 

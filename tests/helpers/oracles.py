@@ -1,7 +1,7 @@
-"""The book's BERT in plain PyTorch, padded and slow: what the packed encoder is checked against.
+"""D2L's BERT in plain PyTorch, padded and slow: what the packed encoder is checked against.
 
 Two forms of the same equations. The functions take a state dict with D2L's names, in any floating dtype, and have no
-dropout: they are the oracle of values and gradients. `PlainD2LClassifier` has the book's modules as the book has them,
+dropout: they are the oracle of values and gradients. `PlainD2LClassifier` has D2L's modules as D2L has them,
 dropout included: it is the baseline of training runs and timings.
 
 Shapes: B sequences padded to L positions, H hidden units, F units in the FFN, h heads of d = H / h.
@@ -89,7 +89,7 @@ def d2l_pooled(state: State, encoded: Tensor) -> Tensor:
 
 
 def d2l_mlm(state: State, encoded: Tensor, pred_positions: Tensor) -> Tensor:
-    """Logits [B, P, vocabulary] of the masked positions [B, P] of hidden states [B, L, H] (the book's head: ReLU)."""
+    """Logits [B, P, vocabulary] of the masked positions [B, P] of hidden states [B, L, H] (D2L's head: ReLU)."""
     rows = torch.arange(len(encoded), device=encoded.device)[:, None]
     x = encoded[rows, pred_positions]  # (B, P, H)
     x = torch.relu(x @ state["mlm.mlp.0.weight"].T + state["mlm.mlp.0.bias"])
@@ -98,7 +98,7 @@ def d2l_mlm(state: State, encoded: Tensor, pred_positions: Tensor) -> Tensor:
 
 
 def d2l_nsp(state: State, encoded: Tensor) -> Tensor:
-    """Logits [B, 2] of next-sentence prediction from hidden states [B, L, H], through `hidden.0` as in the book."""
+    """Logits [B, 2] of next-sentence prediction from hidden states [B, L, H], through `hidden.0` as in D2L."""
     return d2l_pooled(state, encoded) @ state["nsp.output.weight"].T + state["nsp.output.bias"]
 
 
@@ -114,7 +114,7 @@ def random_state(
     dtype: torch.dtype = torch.float64,
     original: bool = False,
 ) -> State:
-    """A state dict with every key of the book's BERTModel and the classifier's `output`, no value at its default.
+    """A state dict with every key of D2L's BERTModel and the classifier's `output`, no value at its default.
 
     The values do not depend on `dtype`, but for rounding.
     """
@@ -261,7 +261,7 @@ class PlainEncoder(nn.Module):
             self.embedding_dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, segments: Tensor, valid_lens: Tensor | None) -> Tensor:
-        # The book adds `pos_embedding.data`, so that its position embeddings never learn.
+        # D2L adds `pos_embedding.data`, so that its position embeddings never learn.
         positions = self.pos_embedding if self.train_positions else self.pos_embedding.detach()
         x = self.token_embedding(tokens) + self.segment_embedding(segments) + positions[:, : tokens.shape[1]]
         if hasattr(self, "embedding_norm"):
@@ -272,11 +272,11 @@ class PlainEncoder(nn.Module):
 
 
 class PlainD2LClassifier(nn.Module):
-    """The book's BERTClassifier, padded: `forward((tokens, segments, valid_lens))` gives logits [B, num_labels].
+    """D2L's BERTClassifier, padded: `forward((tokens, segments, valid_lens))` gives logits [B, num_labels].
 
-    Parameters bear D2L's names and start as PyTorch's modules start them. Dropout is where the book has it (attention
+    Parameters bear D2L's names and start as PyTorch's modules start them. Dropout is where D2L has it (attention
     weights, output of each sublayer); the original variant adds it after the embedding norm and before the output
-    layer, as transformers does. `train_positions=False` is the book's own behaviour.
+    layer, as transformers does. `train_positions=False` is D2L's own behaviour.
     """
 
     def __init__(

@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 from helpers.dropout import attention_mask, row_mask
-from scipy.stats import pearsonr
 from torch import Tensor
 
 from bertnli import (
@@ -36,6 +35,7 @@ from bertnli import (
     score,
 )
 from bertnli.checkpoint.huggingface import from_huggingface
+from bertnli.tasks.regression import regression_metrics
 from bertnli.text.encoded import encoded_texts
 
 PIECES = [*WordPieceTokenizer.SPECIAL, *(f"w{i}" for i in range(35))]
@@ -291,19 +291,12 @@ def test_checkpoints_keep_the_head(task: str, tmp_path: Path) -> None:
 
 def test_figures_of_regression() -> None:
     model, data = model_of("regression").float(), data_of("regression")
-    outputs, labels = score(model, data, batch_size=7).squeeze(1).double(), data.labels
+    outputs, labels = score(model, data, batch_size=7), data.labels
     assert labels is not None
     figures = evaluate(model, data, batch_size=7)
-    assert figures["pearson"] == pytest.approx(pearsonr(outputs, labels.double()).statistic)
-    ranks = [np.argsort(np.argsort(x)) for x in (outputs.numpy(), labels.numpy() + np.arange(len(data)) * 1e-6)]
-    distinct = evaluate(model, EncodedTexts(data.ids, data.offsets, data.first_lens,
-                        labels + torch.arange(len(data)) * 1e-6, pad_id=0, max_len=20))  # fmt: skip
-    assert distinct["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
-    assert figures["mse"] == pytest.approx(figures["loss"]) == pytest.approx(float((outputs - labels).square().mean()))
-    assert figures["mae"] == pytest.approx(float((outputs - labels).abs().mean()))
-    assert model.predictions(outputs[:, None], data) == outputs.tolist()
-    constant = EncodedTexts(data.ids, data.offsets, data.first_lens, torch.ones(len(data)), pad_id=0, max_len=20)
-    assert evaluate(model, constant)["pearson"] == 0
+    assert figures.items() >= regression_metrics(outputs, labels[:, None]).items()
+    assert figures["mse"] == pytest.approx(figures["loss"])
+    assert model.predictions(outputs, data) == outputs[:, 0].tolist()
 
 
 def test_several_numbers_a_row() -> None:
