@@ -144,7 +144,7 @@ class EncodedTexts:
     def _labels_of(self, index: Tensor) -> Tensor:
         assert self.labels is not None
         if not self._labels_tokens:
-            return self.labels[index]
+            return self.labels.index_select(0, index)  # faster than indexing
         begins = self.offsets[index]
         return self.labels[ragged_index(begins, self.offsets[index + 1] - begins)]
 
