@@ -62,7 +62,7 @@ def demo(args: Namespace) -> None:
         model.encode(tokenizer, data["train"]),
         model.encode(tokenizer, data["dev"]),
         epochs=args.epochs,
-        batch_size=32,
+        batch_size=16,
         lr=5e-4,
         seed=args.seed,
         progress=not args.quiet,
