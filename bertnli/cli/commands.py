@@ -68,7 +68,7 @@ def demo(args: Namespace) -> None:
         progress=not args.quiet,
         on_epoch=print_epoch,
     )
-    _save(model, args.output, tokenizer, history)
+    files = _save(model, args.output, tokenizer, history)
     test = data["test"]
     figures = inference.evaluate(model, model.encode(tokenizer, test))
     chance = 1 / len(SNLI_LABELS)
@@ -82,7 +82,7 @@ def demo(args: Namespace) -> None:
     for i, premise, hypothesis, p in zip(chosen, premises, hypotheses, predictions, strict=True):
         print(f"  {premise}\n  {hypothesis}")
         print(f"    -> {p.label} ({p.probabilities[p.label]:.2f}); the corpus says {SNLI_LABELS[test.labels[i]]}")
-    print(f"checkpoint and curves: {args.output}")
+    print(f"{files}: {args.output}")
 
 
 # ---- train ----------------------------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def _save(model: Head, folder: Path, tokenizer: Tokenizer, history: History) -> 
     with atomic_path(folder / "metrics.jsonl") as path:
         path.write_text("".join(json.dumps(vars(e)) + "\n" for e in history.epochs), encoding="utf-8")
     drawn = save_curves(history, folder / "curves.png")
-    return f"checkpoint and metrics.jsonl{' and curves.png' if drawn else ''}"
+    return "checkpoint, metrics.jsonl and curves.png" if drawn else "checkpoint and metrics.jsonl"
 
 
 def _num_parameters(model: Head) -> int:
