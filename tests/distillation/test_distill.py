@@ -1,4 +1,4 @@
-"""Distillation: its loss, and that a student learns from what has no labels."""
+"""Distillation: its loss, and learning from unlabelled examples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bertnli.text.encoded import encoded_texts
 
 
 def divergence(target: torch.Tensor, score: torch.Tensor, temperature: float) -> float:
-    """Kullback and Leibler's, of the probabilities at the temperature, times its square."""
+    """The Kullback-Leibler divergence of the probabilities at the temperature, times its square."""
     p, q = (target / temperature).softmax(-1), (score / temperature).softmax(-1)
     return temperature**2 * float((p * (p / q).log()).sum())
 
@@ -36,7 +36,7 @@ def divergence(target: torch.Tensor, score: torch.Tensor, temperature: float) ->
 @pytest.mark.parametrize("task", TASKS)
 @torch.no_grad()
 def test_the_loss(task: str) -> None:
-    """Of each example by itself: its own loss where it has a label, the outputs' distance, the vectors'."""
+    """The loss of a batch is the sum over its examples of the label's loss and the distances of outputs and vectors."""
     torch.manual_seed(1)
     make, without = TASKS[task]
     big, full, data, more = teacher(task).eval(), WordPieceTokenizer(PIECES), make(6), make(4, 9)
@@ -56,8 +56,8 @@ def test_the_loss(task: str) -> None:
     ((_, examples, _, _), arguments) = calls[0]
     objective = arguments["objective"]
     found = {}
-    student.encoder.blks[0].register_forward_hook(lambda _, args, out: found.update(mine=out))
-    big.encoder.blks[1].register_forward_hook(lambda _, args, out: found.update(theirs=out))
+    student.encoder.blks[0].register_forward_hook(lambda _, args, out: found.update(student=out))
+    big.encoder.blks[1].register_forward_hook(lambda _, args, out: found.update(teacher=out))
     total, apart, units, read = 0.0, 0.0, 0, 0
     for i in range(10):
         one = (data if i < 6 else more)[i % 6 : i % 6 + 1]
@@ -75,7 +75,7 @@ def test_the_loss(task: str) -> None:
         else:
             total += 0.7 * divergence(target, own, 3.0)
         last = objective.project[0](student.features(batch)) - big.features(batch)
-        inner = objective.project[1](found["mine"][rows]) - found["theirs"][rows]
+        inner = objective.project[1](found["student"][rows]) - found["teacher"][rows]
         apart += float(torch.cat([last, inner], 1).square().mean(1).sum())
         read += len(rows)
     total += 0.2 * apart / read * units
@@ -84,8 +84,8 @@ def test_the_loss(task: str) -> None:
     assert float(objective(student, batch)[0]) == pytest.approx(total, rel=1e-5)
 
 
-def test_without_a_teacher_it_is_fit() -> None:
-    """With weight on the labels alone, a student is trained as it would be without a teacher."""
+def test_with_the_hard_loss_alone_it_is_fit() -> None:
+    """With soft=hidden=0 a student is trained as without a teacher."""
     big, full, data = teacher(), WordPieceTokenizer(PIECES), texts(80)
     students = []
     for _ in range(2):
@@ -100,8 +100,8 @@ def test_without_a_teacher_it_is_fit() -> None:
     assert history.epochs[-1].metric == "accuracy"
 
 
-def test_it_learns_from_what_has_no_labels() -> None:
-    """On new texts the student is nearer to the teacher for what that said of unlabelled ones; the teacher stays."""
+def test_a_student_learns_from_unlabelled_examples() -> None:
+    """Unlabelled examples bring the student nearer to the teacher on new texts. The teacher does not change."""
     big, full = teacher(), WordPieceTokenizer(PIECES)
     data, dev = texts(500, 1), texts(200, 2)
     fit(big, big.encode(full, data), epochs=4, lr=1e-3, batch_size=16, progress=False)
@@ -122,7 +122,7 @@ def test_it_learns_from_what_has_no_labels() -> None:
 
 @pytest.mark.parametrize("task", ["tagging", "qa"])
 def test_students_of_tokens(task: str) -> None:
-    """Taggers and finders of answers too come nearer to their teacher by what it says of unlabelled examples."""
+    """Unlabelled examples help taggers and question answering too."""
     make, without = TASKS[task]
     big, full = teacher(task), WordPieceTokenizer(PIECES)
     data, dev = make(300, 1), make(100, 2)
@@ -139,8 +139,8 @@ def test_students_of_tokens(task: str) -> None:
     assert distances[1] < 0.8 * distances[0], distances
 
 
-def test_heads_of_ones_own_see_labels_alone() -> None:
-    """Their losses are not asked to ignore anything."""
+def test_custom_heads_see_only_labels() -> None:
+    """The loss of a custom head need not ignore a label."""
 
     class Huber(BERTRegressor):
         def loss(self, outputs: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -155,8 +155,8 @@ def test_heads_of_ones_own_see_labels_alone() -> None:
     assert all(loss > 0 for loss in history.losses)  # no NaN
 
 
-def test_what_lies_on_the_cpu_is_learnt_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the teacher says too much for a GPU."""
+def test_targets_on_the_cpu_give_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets beyond the limit of device memory stay on the CPU."""
     big, full, data = teacher(), WordPieceTokenizer(PIECES), texts(30)
     more = TextData.of(data.second or [], data.first)
     losses = []
@@ -213,8 +213,8 @@ def test_bad_arguments() -> None:
         distill(finder, full, make_student(finder, ids, num_hiddens=32), small, replace(asked, questions=["red"] * 8))
 
 
-def test_a_run_is_continued_only_as_it_was_begun(tmp_path: Path) -> None:
-    """The weights of its loss, the teacher and the labels are the same."""
+def test_a_run_is_continued_only_with_equal_settings(tmp_path: Path) -> None:
+    """The settings are the weights of the loss, the teacher and the labels."""
     full, data = WordPieceTokenizer(PIECES), texts(20)
     other = teacher()
     with torch.no_grad():

@@ -41,7 +41,7 @@ def test_pruned_tokenizers() -> None:
 
 
 def test_a_student_of_teacher_layers_begins_as_the_teacher() -> None:
-    """With all its layers and tokens it is the teacher; with some, those layers."""
+    """With all layers and tokens the student equals the teacher; with some, it has those layers."""
     big = teacher().eval()
     full = WordPieceTokenizer(PIECES)
     same = make_student(big, torch.arange(len(PIECES)), num_hiddens=64, layers=[0, 1, 2], max_len=32).eval()
@@ -69,8 +69,8 @@ def test_a_student_of_teacher_layers_begins_as_the_teacher() -> None:
             make_student(big, ids, **{"num_hiddens": 64, "layers": [1], "sample": rows, **asked})
 
 
-def test_narrow_layers_of_a_teacher_that_is_no_richer() -> None:
-    """A teacher that says everything twice has a student of half its width that says the same."""
+def test_narrow_layers_of_a_redundant_teacher() -> None:
+    """A teacher whose vectors hold everything twice has an equal student of half its width."""
     torch.manual_seed(0)
     full, data = WordPieceTokenizer(PIECES), texts(300)
     sizes: dict[str, Any] = dict(ffn_num_hiddens=24, num_layers=2, max_len=32)
@@ -106,7 +106,7 @@ def test_narrow_layers_of_a_teacher_that_is_no_richer() -> None:
 
 
 def test_narrow_embeddings_keep_the_teachers_geometry() -> None:
-    """In as many dimensions as the embeddings really have, distances are the teacher's, but for one factor."""
+    """The student's width suffices for the rank of the embeddings: distances are the teacher's times one factor."""
     big = teacher()
     with torch.no_grad():
         table = big.encoder.token_embedding.weight

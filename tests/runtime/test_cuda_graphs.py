@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs: batches padded for them count the same, and so do steps that are repeated.
+"""CUDA graphs: padded batches and replayed steps give the results of eager steps.
 
 Without a GPU a repeated step is the function called again on the same input tensors; the capture itself needs one.
 """
@@ -45,7 +45,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 
 class AllTokens(BERTTagger):
-    """On every device what a tagger does in training on a GPU."""
+    """Reads all tokens in training, as a tagger on a GPU does."""
 
     def token_index(self, batch: PackedBatch) -> Tensor | None:
         return None if self.training else super().token_index(batch)
@@ -73,7 +73,7 @@ def data_for(head: type[Head], count: int = 90) -> EncodedTexts:
 
 
 def results(net: Head, batch: PackedBatch) -> list[Tensor]:
-    """The loss, how many are right, and all gradients, under one seed."""
+    """The loss, num_correct and all gradients with one seed."""
     net.zero_grad()
     torch.manual_seed(5)
     outputs = net(batch)
@@ -86,7 +86,7 @@ def results(net: Head, batch: PackedBatch) -> list[Tensor]:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("original", [False, True])
 @pytest.mark.parametrize("head", OUTPUTS)
-def test_what_pads_a_batch_counts_for_nothing(head: type[Head], original: bool, dropout: float) -> None:
+def test_padding_of_a_batch_changes_no_result(head: type[Head], original: bool, dropout: float) -> None:
     net, batch = model(head, original, dropout).double(), data_for(head, 9).batch(range(9))
     assert net.ignored is not None
     tokens = len(batch.input_ids)
@@ -131,7 +131,7 @@ def test_buckets_are_few_and_not_much_larger_than_their_batches() -> None:
 
 
 class OnCPU(CapturedSteps):
-    """Repeats a step by calling it."""
+    """Replays a step by calling it."""
 
     made: list[OnCPU] = []  # noqa: RUF012
     repeated = 0
@@ -174,8 +174,8 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[OnCPU]:
     ],
     ids=str,
 )
-def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], options: dict[str, Any]) -> None:
-    """Losses, accuracy and weights of a run in float64 against those of one that pads and repeats nothing."""
+def test_replayed_steps_are_the_eager_steps(on_cpu: type[OnCPU], head: type[Head], options: dict[str, Any]) -> None:
+    """Losses, accuracy and weights of a float64 run equal those of a run without padding and replays."""
     data, arguments = data_for(head), dict(epochs=2, lr=1e-3, weight_decay=0.1, progress=False) | options
     plain, net = (model(head).double() for _ in range(2))
     wanted = fit(plain, data, cuda_graphs=False, **arguments)
@@ -191,7 +191,7 @@ def test_repeated_steps_are_the_steps(on_cpu: type[OnCPU], head: type[Head], opt
 
 
 def taught(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **options: Any) -> list[float]:
-    """The losses of a student that learns from labels, outputs and vectors of a teacher, on both; the task's data."""
+    """The losses of a student that learns from labelled and unlabelled examples of a task."""
     big, full, (make, without) = teacher(task, dropout=0.0), WordPieceTokenizer(PIECES), TASKS[task]
     torch.manual_seed(0)
     student = make_student(big, torch.arange(len(PIECES)), num_hiddens=32, num_layers=2)
@@ -205,7 +205,7 @@ def taught(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32, *
 
 @pytest.mark.parametrize("options", [{}, {"hidden_layers": [1]}, {"hidden": 0, "hard": 1}], ids=str)
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_repeated_distillation_is_the_distillation(
+def test_replayed_distillation_is_the_eager_one(
     on_cpu: type[OnCPU], task: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = taught(task, dtype=torch.float64, cuda_graphs=False, **options)
@@ -258,7 +258,7 @@ def test_a_step_that_cannot_be_captured_is_an_error_that_says_why(
     assert fit(model(), pairs(), epochs=1, batch_size=9, progress=False, cuda_graphs=False).losses
 
 
-def test_a_model_whose_parameters_have_moved_is_captured_anew(on_cpu: type[OnCPU]) -> None:
+def test_moved_parameters_are_captured_again(on_cpu: type[OnCPU]) -> None:
     def move(e: Epoch) -> None:
         if e.epoch == 2:
             for p in net.parameters():
@@ -272,8 +272,8 @@ def test_a_model_whose_parameters_have_moved_is_captured_anew(on_cpu: type[OnCPU
 
 
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering])
-def test_repeated_inference_is_the_inference(on_cpu: type[OnCPU], head: type[Head]) -> None:
-    """With 23 batches, the last of which is small; only heads that read one row a sequence have graphs."""
+def test_replayed_inference_is_the_eager_one(on_cpu: type[OnCPU], head: type[Head]) -> None:
+    """23 batches, the last one small. Only heads that read one token per sequence use graphs."""
     net, data = model(head).double(), data_for(head)
     wanted = score(net, data, batch_size=90)
     assert not on_cpu.made
@@ -287,7 +287,7 @@ def test_repeated_inference_is_the_inference(on_cpu: type[OnCPU], head: type[Hea
     assert len(on_cpu.made) == 2 * net.pooled
 
 
-def test_what_cannot_be_captured_is_refused() -> None:
+def test_reasons_against_capture() -> None:
     with pytest.raises(ValueError, match=r"one process on a CUDA device and whole steps; found 1 on 'cpu'"):
         fit(model(), pairs(), cuda_graphs=True)
     with pytest.raises(ValueError, match="found 1 on 'cpu'"):
@@ -366,7 +366,7 @@ def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str,
 @needs_gpu
 @pytest.mark.parametrize("task", TASKS)
 def test_distillation_on_a_gpu(task: str, captured: list[PackedBatch]) -> None:
-    """The losses are those of the CPU; where a head reads one row a sequence, steps are captured."""
+    """The losses are those of the CPU. Steps are captured for heads that read one token per sequence."""
     wanted = taught(task)
     assert taught(task, "cuda", cuda_graphs=False) == pytest.approx(wanted, rel=1e-2)
     assert not captured
@@ -376,8 +376,8 @@ def test_distillation_on_a_gpu(task: str, captured: list[PackedBatch]) -> None:
 
 
 @needs_gpu
-def test_graphs_outlive_workspaces_that_others_let_go_of() -> None:
-    """As torch.compile's CUDA graphs do: a product that uses one, split along its long inner dimension."""
+def test_graphs_survive_clearing_of_cublas_workspaces() -> None:
+    """The matrix product has a long inner dimension, so that cuBLAS splits it and uses a workspace."""
     x, w = torch.randn(64, 1 << 15, device="cuda"), torch.randn(1 << 15, 64, device="cuda")
     batch = pad_to_bucket(pairs(4).batch(range(4)), -100, 20)
     for _ in range(2):  # the second finds the first's

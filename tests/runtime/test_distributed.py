@@ -1,4 +1,4 @@
-"""Training by several processes: two of them, with Gloo on the CPU, against one."""
+"""Training in two Gloo processes on the CPU against one process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pairs(count: int = 45) -> EncodedTexts:
 
 
 def train(folder: Path, **options: Any) -> dict[str, Any]:
-    """A run in float64 without dropout; 45 pairs in groups of 22 leave one pair, fewer than there are processes."""
+    """Train in float64 without dropout. The last of the steps of 22 pairs has one pair, fewer than processes."""
     torch.manual_seed(0)
     sizes = dict(num_hiddens=16, ffn_num_hiddens=32, num_heads=2, num_layers=2, dropout=0.0, max_len=32)
     model = BERTClassifier(BERTModel(BERTConfig.original(60, **sizes))).double()
@@ -120,7 +120,7 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 7, 64])
-def test_rows_are_dealt_by_tokens(size: int, count: int) -> None:
+def test_shards_are_balanced_by_tokens(size: int, count: int) -> None:
     lengths = torch.randint(1, 100, (200,), generator=torch.Generator().manual_seed(count))
     rows = torch.randperm(200)[:count]
     parts: list[Tensor] = [shard(rows, lengths, rank, size) for rank in range(size)]

@@ -20,7 +20,7 @@ def test_reused_memory_is_handed_out_once_and_given_back() -> None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
     def churn(seed: int) -> None:
-        """Tensors of all sizes, freed in any order: none writes where another lies."""
+        """Allocate tensors of all sizes and free them in random order: none overwrites another."""
         draw = random.Random(seed)
         alive: list[tuple[torch.Tensor, int]] = []
         for i in range(400):
@@ -39,12 +39,12 @@ def test_reused_memory_is_handed_out_once_and_given_back() -> None:
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(churn_here, range(8)))
             if sys.platform == "linux":  # another thread's memory is not from here
-                theirs, mine = threads.submit(torch.ones, 3_000_000).result(), torch.ones(3_000_000)
+                foreign, own = threads.submit(torch.ones, 3_000_000).result(), torch.ones(3_000_000)
                 ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
                 places = [range(int(a, 16), int(b, 16)) for a, b in ranges]
-                kept = next(r for r in places if mine.data_ptr() in r)
-                assert theirs.data_ptr() not in kept
-                del theirs, mine
+                reused = next(r for r in places if own.data_ptr() in r)
+                assert foreign.data_ptr() not in reused
+                del foreign, own
         if sys.platform == "linux":
             place = torch.ones(3_000_000).data_ptr()
             assert torch.ones(3_000_000).data_ptr() == place
@@ -63,7 +63,7 @@ def test_reused_memory_is_handed_out_once_and_given_back() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is the C library's")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_reuse_of_memory_after_fork() -> None:
-    """A child finds no lock taken by a thread that it does not have."""
+    """A forked child can allocate: no lock is held by a thread that the child does not have."""
     running = True
 
     def churn() -> None:

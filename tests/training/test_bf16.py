@@ -15,7 +15,7 @@ from bertnli import (
 
 @pytest.fixture
 def multiplies_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this CPU is fast at."""
+    """Train in bfloat16 on every CPU."""
     monkeypatch.setattr(ops, "cpu_multiplies_bf16", lambda: True)
 
 
@@ -23,7 +23,7 @@ def multiplies_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("original", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_bf16_is_near_fp32_and_leaves_float32(original: bool, accumulate: int) -> None:
-    """Matrices and activations are rounded to eight bits, not what the optimizer moves."""
+    """Matrices and activations are bfloat16; the parameters that the optimizer updates stay float32."""
     data, losses = pairs(), []
     for precision in ("fp32", "bf16"):
         net = classifier(original)

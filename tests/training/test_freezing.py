@@ -19,7 +19,7 @@ from bertnli.training import freezing
 
 
 @pytest.mark.parametrize("freeze", ["embeddings", 0, 1, 2, "encoder", 3])
-def test_what_is_frozen_stays_and_runs_in_eval_mode(freeze: str | int) -> None:
+def test_frozen_modules_do_not_change_and_run_in_eval_mode(freeze: str | int) -> None:
     net = classifier(dropout=0.5)
     before = copy.deepcopy(net.state_dict())
     fit(net, pairs(), epochs=2, batch_size=16, lr=1e-2, freeze=freeze, progress=False)
@@ -31,7 +31,7 @@ def test_what_is_frozen_stays_and_runs_in_eval_mode(freeze: str | int) -> None:
             assert torch.equal(value, before[name]) == frozen, name
 
 
-def test_what_is_frozen_has_no_backward_pass() -> None:
+def test_frozen_modules_have_no_backward_pass() -> None:
     for freeze, low in ((0, 0), (2, 2), ("embeddings", 0), ("encoder", 3)):
         net = classifier(dropout=0.5)
         seen: list[bool] = []
@@ -42,7 +42,7 @@ def test_what_is_frozen_has_no_backward_pass() -> None:
 
 
 @pytest.mark.parametrize("freeze", ["encoder", 3])
-def test_a_wholly_frozen_encoder_is_run_once(freeze: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wholly_frozen_encoder_runs_once(freeze: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its features are the same as when the encoder runs at every step, in eval mode."""
     data = pairs()
     cached, layered, large = (classifier(dropout=0.5) for _ in range(3))
@@ -60,7 +60,7 @@ def test_a_wholly_frozen_encoder_is_run_once(freeze: str | int, monkeypatch: pyt
     wanted = fit(layered, data, epochs=3, batch_size=16, lr=1e-2, progress=False).losses
     assert sum(calls) > 3 * len(data)
     assert losses == pytest.approx(wanted, abs=1e-5)
-    # As if what it gives were too much to keep.
+    # With too little memory for the features.
     monkeypatch.setattr(freezing, "_MAX_FEATURE_BYTES", len(data) * large.config.num_hiddens * 4 - 1)
     calls.clear()
     losses = fit(large, data, epochs=3, batch_size=16, lr=1e-2, freeze=freeze, progress=False).losses
@@ -68,7 +68,7 @@ def test_a_wholly_frozen_encoder_is_run_once(freeze: str | int, monkeypatch: pyt
     assert losses == pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_head_that_does_more_than_head_does_it_on_a_frozen_encoder_too() -> None:
+def test_a_custom_forward_is_called_on_a_frozen_encoder() -> None:
     class Doubled(BERTClassifier):
         def forward(self, inputs: Any) -> torch.Tensor:
             return 2 * super().forward(inputs)

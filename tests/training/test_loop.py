@@ -1,4 +1,4 @@
-"""The training loop against a plain one, and each of its options against what it promises."""
+"""The training loop against a plain PyTorch loop, and its options one by one."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_accumulation_is_one_larger_batch() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_batches_are_cut_by_tokens(seed: int) -> None:
-    """No row is lost, moved or taken twice; a batch is full, and none is above the budget but a single longer row."""
+def test_split_batches_by_tokens(seed: int) -> None:
+    """Each example is in one batch, in order. Batches are full and within the budget, except single longer examples."""
     generator = torch.Generator().manual_seed(seed)
     count, budget = (int(torch.randint(*bounds, (), generator=generator)) for bounds in ((0, 200), (1, 150)))
     lengths = torch.randint(1, 60, (300,), generator=generator)
@@ -96,8 +96,8 @@ def test_batches_are_cut_by_tokens(seed: int) -> None:
 
 
 def test_training_by_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row is in one batch an epoch, in an order that seed and epoch decide; the learning rate ends at its last
-    step, whatever number of batches each epoch has."""
+    """Each example is in one batch per epoch, and the order depends on seed and epoch. The rate falls to 0 over
+    all steps, though epochs have different numbers of batches."""
     data, taken, rates = pairs(), [], []
     whole_batch, whole_step = EncodedTexts.batch, Adam.step
     monkeypatch.setattr(EncodedTexts, "batch", lambda self, rows: taken.append(rows) or whole_batch(self, rows))
@@ -120,7 +120,7 @@ def test_training_by_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_accumulation_of_batches_by_tokens_is_one_larger_batch() -> None:
-    """Steps of three batches of at most 40 tokens, against the same rows in one batch each."""
+    """Steps of three batches of at most 40 tokens, against the same examples in one batch."""
     data, steps = pairs(50), []
     for epoch in range(2):
         torch.manual_seed(epoch)
@@ -169,17 +169,17 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
 
 def test_keeping_the_best_epoch_means_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.5, 0.9, 0.7])
-    kept: list[dict[str, torch.Tensor]] = []
+    states: list[dict[str, torch.Tensor]] = []
 
     def pretend(model: BERTClassifier, *_: object, **__: object) -> dict[str, float]:
-        kept.append(copy.deepcopy(model.state_dict()))
+        states.append(copy.deepcopy(model.state_dict()))
         return {"loss": 1.0, "accuracy": next(accuracies)}
 
     monkeypatch.setattr(loop, "evaluate", pretend)
     net = classifier()
     history = fit(net, pairs(), pairs(9), epochs=3, progress=False)
     assert history.best_epoch == 2
-    assert all(torch.equal(value, kept[1][name]) for name, value in net.state_dict().items())
+    assert all(torch.equal(value, states[1][name]) for name, value in net.state_dict().items())
 
 
 def test_pretraining_heads_stay_bit_equal() -> None:
@@ -236,8 +236,8 @@ def test_bad_data() -> None:
         fit(classifier(), [1, 2])  # type: ignore[arg-type]
 
 
-def test_the_rest_is_left_as_it_was() -> None:
-    """Generators, denormals, and what the caller froze himself, which stays frozen and is not thawed."""
+def test_other_state_is_restored() -> None:
+    """Random generators, denormals, and `requires_grad` of parameters that the caller froze."""
     net = classifier()
     net.encoder.token_embedding.weight.requires_grad_(False)
     flags = {name: p.requires_grad for name, p in net.named_parameters()}
@@ -261,7 +261,7 @@ def test_the_rest_is_left_as_it_was() -> None:
 
 
 def test_decay_spares_biases_and_layer_norms() -> None:
-    """Also those of a head of one's own: at a learning rate that gradients cannot match, the others shrink."""
+    """A custom head's too. The weight decay is so large that all other parameters shrink."""
     net = classifier(original=True)
     net.hidden = torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.LayerNorm(24), torch.nn.Tanh())
     with torch.no_grad():
@@ -276,7 +276,7 @@ def test_decay_spares_biases_and_layer_norms() -> None:
 
 
 @pytest.mark.parametrize("original", [False, True])
-def test_a_loss_that_is_no_number_ends_the_run(original: bool, tmp_path: Path) -> None:
+def test_divergence_ends_the_run(original: bool, tmp_path: Path) -> None:
     net, state = classifier(original), tmp_path / "state.pt"
     with pytest.raises(
         ValueError, match=r"NaN or infinite in .*epoch \d.*: training diverged\. Lower --lr \(now 1e\+30\)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 from helpers.tiny_models import classifier, pairs
@@ -34,7 +33,7 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
         fit(classifier(), pairs(), progress=False, **options)  # type: ignore[arg-type]
 
 
-def test_options_are_given_whole_or_by_name(tmp_path: Path) -> None:
+def test_options_are_given_whole_or_by_name() -> None:
     options = TrainingOptions(epochs=2, batch_size=16, lr=1e-3)
     losses = fit(classifier(), pairs(), options=options, progress=False).losses
     assert losses == fit(classifier(), pairs(), epochs=2, batch_size=16, lr=1e-3, progress=False).losses
@@ -54,7 +53,7 @@ def test_every_option_describes_itself() -> None:
     assert [parse(text) for text in ("none", "encoder", "2")] == [None, "encoder", 2]
 
 
-def test_what_decides_the_result_is_the_key() -> None:
+def test_the_key_holds_all_options_that_change_the_result() -> None:
     options = TrainingOptions()
     assert options.key() == TrainingOptions(batch_size=32, cuda_graphs=True).key()
     assert TrainingOptions(max_grad_norm=0).key() == TrainingOptions(max_grad_norm=None).key() != options.key()

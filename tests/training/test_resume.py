@@ -18,7 +18,7 @@ from bertnli import (
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_interrupted_model_is_whole(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_restores_the_model(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = classifier()
     parameters = dict(net.named_parameters())
     units, calls = BERTClassifier.num_targets, []
@@ -37,7 +37,7 @@ def test_an_interrupted_model_is_whole(precision: str, monkeypatch: pytest.Monke
     assert all(p is parameters[name] and p.requires_grad for name, p in net.named_parameters())
 
 
-def test_a_score_of_another_kind_of_number_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_numpy_score_can_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BERTClassifier, "metrics", lambda *_: {"accuracy": np.float32(0.5)})
     options = dict(batch_size=16, progress=False, state_file=tmp_path / "state.pt")
     history = fit(classifier(), pairs(), pairs(), epochs=1, **options)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def test_a_score_of_another_kind_of_number_is_kept(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("batches", [{"batch_size": 16}, {"batch_tokens": 200, "accumulate": 2}], ids=str)
-def test_an_interrupted_run_continues_where_it_was(tmp_path: Path, batches: dict[str, int]) -> None:
+def test_an_interrupted_run_is_continued(tmp_path: Path, batches: dict[str, int]) -> None:
     data, dev = pairs(), pairs(30, seed=5)
     options = dict(epochs=4, lr=1e-3, progress=False, **batches)
     whole = classifier(dropout=0.2)
