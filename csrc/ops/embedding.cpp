@@ -6,14 +6,8 @@
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/_unique2.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 #pragma GCC diagnostic pop
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <array>
@@ -108,26 +102,6 @@ Tensor embed(const Tensor& token, const Tensor& segment, const Tensor& position,
   return out;
 }
 
-// Zeros; large ones the system provides, in huge pages where it has them: a fresh table's 4 KiB pages would cost more
-// time, one fault each, than everything else that is done to it here. Up to 32 MiB the C library reuses what was freed,
-// which is faster than any fresh page.
-Tensor fresh_zeros(int64_t rows, int64_t width, at::ScalarType type) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr size_t huge = size_t(2) << 20;
-  const size_t bytes = (size_t(rows) * width * c10::elementSize(type) + huge - 1) / huge * huge;
-  if (bytes > 16 * huge) {
-    void* memory = mmap(nullptr, bytes + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory != MAP_FAILED) {
-      char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + huge - 1) / huge * huge);
-      madvise(start, bytes, MADV_HUGEPAGE);
-      return at::from_blob(
-          start, {rows, width}, [memory, bytes](void*) { munmap(memory, bytes + huge); }, at::dtype(type));
-    }
-  }
-#endif
-  return at::zeros({rows, width}, at::dtype(type));
-}
-
 // The sums of the rows of x by key, an int32 below `keys` for each: [keys, width] in the computed type.
 Tensor summed_by(const std::vector<int32_t>& key, int64_t keys, const Tensor& x, Type type) {
   const int64_t rows = x.size(0), width = x.size(1);
@@ -157,10 +131,10 @@ std::tuple<Tensor, Tensor, Tensor> embed_backward(const Tensor& dout_in, const T
               ", width]; found ", dout_in.sizes());
   const Tensor dout = dout_in.contiguous(), none = at::empty({0, dout.size(1)}, dout.options());
   const auto as = [&](const Tensor& x) { return x.to(dout.scalar_type()); };
-  std::tuple<Tensor, Tensor, Tensor> found{none, none, none};
+  std::tuple<Tensor, Tensor, Tensor> gradients{none, none, none};
   if (token_wanted) {
     const std::vector<int32_t> key(call.args.ids, call.args.ids + tokens);
-    std::get<0>(found) = as(summed_by(key, token_rows, dout, type));
+    std::get<0>(gradients) = as(summed_by(key, token_rows, dout, type));
   }
   if (segment_wanted || position_wanted) {  // few pairs of them occur: these are summed first
     const int32_t* position = call.args.positions;
@@ -174,14 +148,14 @@ std::tuple<Tensor, Tensor, Tensor> embed_backward(const Tensor& dout_in, const T
     const Type pairs_type = type == Type::f64 ? Type::f64 : Type::f32;
     if (segment_wanted) {
       for (size_t i = 0; i < key.size(); i++) key[i] = int32_t(i % segment_rows);
-      std::get<1>(found) = as(summed_by(key, segment_rows, pairs, pairs_type));
+      std::get<1>(gradients) = as(summed_by(key, segment_rows, pairs, pairs_type));
     }
     if (position_wanted) {
       for (size_t i = 0; i < key.size(); i++) key[i] = int32_t(i / segment_rows);
-      std::get<2>(found) = as(summed_by(key, position_rows, pairs, pairs_type));
+      std::get<2>(gradients) = as(summed_by(key, position_rows, pairs, pairs_type));
     }
   }
-  return found;
+  return gradients;
 }
 
 // ---- embedding + LayerNorm + dropout ----
@@ -309,9 +283,9 @@ struct EmbedNode : Function<EmbedNode> {
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const variable_list s = ctx->get_saved_variables();
-    variable_list found = table_gradients(ctx, gradients[0], s[0], s[1], s[2]);
-    found.resize(7);
-    return found;
+    variable_list gradients_of_tables = table_gradients(ctx, gradients[0], s[0], s[1], s[2]);
+    gradients_of_tables.resize(7);
+    return gradients_of_tables;
   }
 };
 Tensor autograd_embed(const Tensor& token, const Tensor& segment, const Tensor& position, const Tensor& ids,
@@ -350,13 +324,13 @@ struct EmbedNormNode : Function<EmbedNormNode> {
     const variable_list s = ctx->get_saved_variables();
     const auto [dz, dweight, dbias] = op.call(gradients[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9],
                                               ctx->saved_data["dropout_p"].toDouble(), maybe(s[10]));
-    variable_list found = table_gradients(ctx, dz, s[3], s[4], s[5]);
-    for (Tensor& gradient : found)
+    variable_list gradients_of_tables = table_gradients(ctx, dz, s[3], s[4], s[5]);
+    for (Tensor& gradient : gradients_of_tables)
       if (gradient.defined()) gradient = gradient.to(s[0].scalar_type());
-    found.resize(6);
-    found.insert(found.end(), {dweight, dbias});
-    found.resize(13);
-    return found;
+    gradients_of_tables.resize(6);
+    gradients_of_tables.insert(gradients_of_tables.end(), {dweight, dbias});
+    gradients_of_tables.resize(13);
+    return gradients_of_tables;
   }
 };
 Three autograd_embed_norm(const Tensor& token, const Tensor& segment, const Tensor& position, const Tensor& ids,

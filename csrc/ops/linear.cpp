@@ -31,8 +31,8 @@ constexpr int64_t kSteps = 512;  // of tokens, whose sums become part of a weigh
 const LinearKernels* kernels_for(const Tensor& x, int64_t weights) {
   const Type type = type_of(x, "linear", "x");
   if (type == Type::f64 || x.size(0) <= 1 || weights == 0) return nullptr;
-  const LinearKernels& found = kernels().linear[type == Type::bf16 ? Precision::bf16 : Precision::fp32];
-  return found.transpose_pack ? &found : nullptr;
+  const LinearKernels& linear = kernels().linear[type == Type::bf16 ? Precision::bf16 : Precision::fp32];
+  return linear.transpose_pack ? &linear : nullptr;
 }
 
 void check_matrix(const Tensor& m, const char* name, const Tensor& like) {

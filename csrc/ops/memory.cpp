@@ -1,9 +1,16 @@
-// The memory of a training run's tensors. A step allocates what the step before it has freed; the C library gives large
-// blocks back to the system meanwhile, and a fresh page, cleared and entered in the page table at its first touch,
-// costs more time than most operators spend on it.
+// The memory that operators work in, and that of a training run's tensors.
+//
+// A training step allocates what the step before it has freed; the C library gives large blocks back to the system
+// meanwhile, and a fresh page, cleared and entered in the page table at its first touch, costs more time than most
+// operators spend on it.
 #include "memory.h"
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/CPUAllocator.h>
+#pragma GCC diagnostic pop
 
 #if defined(__linux__)
 #include <pthread.h>
@@ -57,6 +64,25 @@ Scratch::~Scratch() {
   if (block.size > kLargestKept) block = {};
 }
 
+// ---- large zeros ----
+
+at::Tensor fresh_zeros(int64_t rows, int64_t width, at::ScalarType type) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr size_t huge = size_t(2) << 20;
+  const size_t bytes = (size_t(rows) * width * c10::elementSize(type) + huge - 1) / huge * huge;
+  if (bytes > 16 * huge) {
+    void* memory = mmap(nullptr, bytes + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory != MAP_FAILED) {
+      char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + huge - 1) / huge * huge);
+      madvise(start, bytes, MADV_HUGEPAGE);
+      return at::from_blob(
+          start, {rows, width}, [memory, bytes](void*) { munmap(memory, bytes + huge); }, at::dtype(type));
+    }
+  }
+#endif
+  return at::zeros({rows, width}, at::dtype(type));
+}
+
 // ---- tensors ----
 
 namespace {
@@ -64,7 +90,7 @@ namespace {
 // Hands out one range of addresses, as large as the machine's memory, in huge pages where the system has them. Freed
 // blocks are joined with free neighbours, and a block comes from the smallest free one that holds it. What is small, or
 // finds no room, or is for a thread that does not train, comes from the allocator that torch had before.
-class Kept final : public c10::Allocator {
+class TrainingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     void* memory = bytes < kLeast || here_ <= 0 ? nullptr : take(bytes);
@@ -171,16 +197,16 @@ class Kept final : public c10::Allocator {
   std::set<std::pair<size_t, char*>> by_size_;
 };
 
-thread_local int Kept::here_ = 0;
+thread_local int TrainingAllocator::here_ = 0;
 
 // Never destroyed: tensors may outlive it.
-Kept& kept() {
-  static Kept* const one = new Kept;
+TrainingAllocator& training_allocator() {
+  static TrainingAllocator* const one = new TrainingAllocator;
   return *one;
 }
 
-void Kept::release(void* memory) {
-  Kept& k = kept();
+void TrainingAllocator::release(void* memory) {
+  TrainingAllocator& k = training_allocator();
   char* place = static_cast<char*>(memory);
   if (place >= k.begin_ && place < k.end_)
     k.give(place - kLine);
@@ -188,12 +214,12 @@ void Kept::release(void* memory) {
     k.before_->raw_deallocate(memory);
 }
 
-void Kept::before_fork() { kept().mutex_.lock(); }
-void Kept::after_fork() { kept().mutex_.unlock(); }
+void TrainingAllocator::before_fork() { training_allocator().mutex_.lock(); }
+void TrainingAllocator::after_fork() { training_allocator().mutex_.unlock(); }
 
 }  // namespace
 
-void keep_memory(bool on) { on ? kept().begin() : kept().end(); }
-void give_back_memory() { kept().give_back(); }
+void keep_memory(bool on) { on ? training_allocator().begin() : training_allocator().end(); }
+void give_back_memory() { training_allocator().give_back(); }
 
 }  // namespace bertnli
