@@ -1,11 +1,10 @@
 """bertnli: fine-tune and run BERT on sentence pairs, fast.
 
-Text becomes packed tokens once, in C++, and nothing is ever padded again. The rooms are the stages; each imports only
-from those before it:
+Text becomes packed tokens once, in C++, and batches are never padded to their longest sequence:
 
-    data -> text -> ops, kernels -> encoder -> tasks -> runtime -> inference -> training -> distillation -> checkpoint
+    data -> text -> encoder (ops, kernels) -> tasks -> inference, training, distillation -> checkpoint
 
-`Model` holds a head and its tokenizer. `from bertnli import d2l` has the names of *Dive into Deep Learning*.
+`from bertnli import d2l` has the names of *Dive into Deep Learning*.
 """
 
 import torch

@@ -33,7 +33,8 @@ class Model:
 
     head         a BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering, or a custom head
     tokenizer    a tokenizer, or the Vocab of D2L's checkpoints
-    precision    of inference: "fp32", "bf16" or "int8"
+    precision    of predict, score and evaluate: "fp32", "bf16" or "int8" (CPU only); training takes its own, as in
+                 `fit(precision="bf16")`
 
     Labelled data is a path (see `load_examples`); a list of tuples (premise, hypothesis, label) or (text, label), or of
     dicts; a pandas or polars frame, an Arrow table or a `datasets.Dataset`, with columns by name (see `to_examples`);
@@ -51,7 +52,7 @@ class Model:
     ) -> Model:
         """Load a checkpoint with an output layer: a folder, or a name on the Hugging Face hub.
 
-        device    where the model runs (default: a GPU if there is one)
+        device    where the model runs (default: a GPU if there is one; the CPU for "int8")
 
         Raises FileNotFoundError for a missing checkpoint, ValueError for a broken one or one without an output layer.
         """
@@ -59,9 +60,10 @@ class Model:
         if not isinstance(head, Head):
             raise ValueError(
                 f"{name_or_folder} has no output layer of a task; put one on it: "
-                "Model(BERTClassifier(bert, num_labels), tokenizer), then fit"
+                "Model(BERTClassifier(bert, label_names=[...]), tokenizer), then fit"
             )
-        return cls(head, tokenizer, precision).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_gpu = torch.cuda.is_available() and precision != "int8"
+        return cls(head, tokenizer, precision).to(device or ("cuda" if on_gpu else "cpu"))
 
     def __repr__(self) -> str:
         classes = "" if self.head.label_names is None else f", classes {', '.join(self.head.label_names)}"
@@ -254,6 +256,9 @@ class Model:
         elif not hasattr(data, "label_names"):
             data = to_examples(data, head, text_columns, label_column)
             data = space_out_data(data) if words and isinstance(data, TextData) else data
-        if split == "train" and isinstance(data, TextData):
-            head.settings["texts"] = 1 if data.second is None else 2
+        if split == "train":
+            if head.label_names is None and len(data.label_names) == head.output.out_features:
+                head.label_names = tuple(data.label_names)
+            if isinstance(data, TextData):
+                head.settings["texts"] = 1 if data.second is None else 2
         return head.encode(self.tokenizer, data, truncation=truncation)

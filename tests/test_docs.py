@@ -39,11 +39,11 @@ def test_page(name: str, place: Path) -> None:
     run_page(name, place)
 
 
-def test_applications(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "applications.md").read_text(encoding="utf-8")
+def test_tasks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     assert all(f"`{task}`" in page for task in HEADS)
     try:
-        run_page("applications.md", place)
+        run_page("tasks.md", place)
         figures, prediction = capsys.readouterr().out.splitlines()[-2:]
     finally:
         HEADS.pop("relation", None)

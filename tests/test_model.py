@@ -82,7 +82,7 @@ def test_predict_takes_examples_in_every_form(precision: str, tmp_path: Path) ->
     assert model.predict([]) == []
     assert model.predict("red one") == bertnli.predict(model.head, model.tokenizer, "red one", precision=precision)
     model.head.settings["texts"] = 2
-    with pytest.raises(ValueError, match="single texts for a model of pairs"):
+    with pytest.raises(ValueError, match="trained on pairs; found single texts"):
         model.predict(["red"])
     with pytest.raises(ValueError, match="data:2: expected 2 parts, as the first example has"):
         model.predict([("red", "one"), ("red",)])

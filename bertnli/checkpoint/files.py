@@ -61,13 +61,13 @@ def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | N
     if str(name) in hub.DATA_HUB:
         return Path(hub.download_extract(str(name), into=folder))
     if path.is_absolute() or str(name).startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-        raise FileNotFoundError(f"{name} is not a folder")
+        raise FileNotFoundError(f"{name}: no such folder")
     try:
         from huggingface_hub import snapshot_download  # an extra
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise FileNotFoundError(
-            f"{name} is neither a folder nor one of {sorted(hub.DATA_HUB)}; to fetch it from the Hugging Face hub, "
+            f"{name}: no such folder, and not bert.small or bert.base; to download it from the Hugging Face hub, "
             "pip install huggingface_hub"
         ) from None
     patterns = ["config.json", "*.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
@@ -76,8 +76,8 @@ def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | N
         return Path(snapshot_download(str(name), allow_patterns=patterns, cache_dir=cache))
     except (HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is neither a folder nor one of {sorted(hub.DATA_HUB)}, and downloading it from the Hugging Face "
-            f"hub failed: {error}"
+            f"{name}: no such folder, not bert.small or bert.base, and downloading it from the Hugging Face hub "
+            f"failed: {error}"
         ) from error
 
 

@@ -18,6 +18,8 @@ from bertnli.tasks.base import HEADS
 from bertnli.text.tokenizer import Truncation
 from bertnli.training.options import TrainingOptions
 
+_CHECKPOINT = "fine-tuned checkpoint: a folder, or a name on the Hugging Face hub"
+
 
 class _Formatter(argparse.HelpFormatter):
     """Adds each option's default to its help, unless the help says it."""
@@ -39,7 +41,12 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command(commands.demo, "Generate a small NLI corpus, train on it from scratch, and predict three pairs.")
-    sub.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for corpus, checkpoint and curves")
+    sub.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/demo"),
+        help="folder for the corpus, the checkpoint, metrics.jsonl and curves.png",
+    )
     sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
     sub.add_argument("--pairs", type=_positive, default=20000, help="number of training pairs to generate")
     sub.add_argument("--seed", type=int, default=0, help="seed of the corpus and of the training")
@@ -51,26 +58,37 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     sub = command(commands.evaluate, "Measure a checkpoint on labelled examples.")
-    sub.add_argument("--model", required=True, help="checkpoint folder, or a name on the Hugging Face hub")
-    sub.add_argument("--data", type=Path, required=True, help="file of labelled examples; of a folder, its test file")
+    sub.add_argument("--model", required=True, help=_CHECKPOINT)
+    sub.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="file of labelled examples, or a folder with snli_1.0_test.txt or .jsonl",
+    )
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     _add_reading(sub)
     _add_running(sub)
 
     sub = command(commands.predict, "Run a checkpoint: one JSON value a line, in the order of the input.")
-    sub.add_argument("--model", required=True, help="checkpoint folder, or a name on the Hugging Face hub")
+    sub.add_argument("--model", required=True, help=_CHECKPOINT)
     sub.add_argument(
         "--input",
         default="-",
-        help="file with one example a line: JSON, a text, `premise<TAB>hypothesis`, words with spaces between, or "
-        "`question<TAB>context`; - is standard input",
+        help="file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words (tagging), or "
+        "`question<TAB>context` (qa); or JSON objects with the keys text; premise, hypothesis; words (a list); "
+        "question, context. - is standard input",
     )
     _add_text_columns(sub)
     _add_running(sub)
 
     sub = command(commands.download, "Download and unpack SNLI, bert.small or bert.base.")
     sub.add_argument("name", choices=sorted(hub.DATA_HUB), help="what to download")
-    sub.add_argument("--folder", type=Path, default=hub.cache_dir(), help="folder to unpack into")
+    sub.add_argument(
+        "--folder",
+        type=Path,
+        default=hub.cache_dir(),
+        help="folder to unpack into (default: $BERTNLI_CACHE, else ~/.cache/bertnli)",
+    )
     return parser
 
 
@@ -80,7 +98,9 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     model.add_argument("--scratch", choices=SIZES, help="size of a model with random weights and its own vocabulary")
     sub.add_argument("--task", choices=HEADS, help="task to train (default: the checkpoint's, else classification)")
     _add_data(sub)
-    sub.add_argument("--dropout", type=float, help="dropout probability (default: the checkpoint's)")
+    sub.add_argument(
+        "--dropout", type=float, help="dropout probability (default: the checkpoint's; with --scratch 0.1)"
+    )
     sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="tokens of --scratch")
     sub.add_argument("--min-freq", type=_positive, default=5, help="occurrences below which --scratch drops a token")
     sub.add_argument("--stride", type=int, help="tokens that windows of a context share, for --task qa (default: 128)")
@@ -88,7 +108,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_distill(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--teacher", required=True, help="checkpoint folder of a fine-tuned model")
+    sub.add_argument("--teacher", required=True, help=_CHECKPOINT)
     _add_data(sub)
     sub.add_argument("--unlabelled", type=Path, help="file of further examples, as `bertnli predict` takes them")
     sub.add_argument(
@@ -107,27 +127,47 @@ def _add_distill(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--num-heads",
         type=_positive,
-        help="attention heads of the student (default: heads of 32; with --teacher-layers of the teacher's size)",
+        help="attention heads of the student (default: width / 32, or / the teacher's head size with --teacher-layers)",
     )
     sub.add_argument("--num-layers", type=_positive, help="layers of the student (default: 4, or of --teacher-layers)")
-    sub.add_argument("--teacher-layers", type=_numbers, help="teacher layers that initialise the student's, from 0")
+    sub.add_argument(
+        "--teacher-layers", type=_numbers, help="teacher layers, from 0, comma-separated, that initialise the student's"
+    )
     sub.add_argument(
         "--min-freq", type=_positive, default=1, help="occurrences in the data below which to drop a token"
     )
     sub.add_argument("--temperature", type=float, default=2.0, help="temperature of the soft labels")
     sub.add_argument("--hard", type=float, default=0.5, help="weight of the loss on the labels")
-    sub.add_argument("--soft", type=float, default=0.5, help="weight of the loss on the teacher's outputs")
-    sub.add_argument("--hidden", type=float, default=0.1, help="weight of the loss on the teacher's vectors")
-    sub.add_argument("--hidden-layers", type=_numbers, default=(), help="teacher layers that the first layers imitate")
+    sub.add_argument(
+        "--soft",
+        type=float,
+        default=0.5,
+        help="weight of the KL divergence to the teacher's softened probabilities (regression: squared error)",
+    )
+    sub.add_argument(
+        "--hidden",
+        type=float,
+        default=0.1,
+        help="weight of the mean squared error of hidden states, projected to the teacher's width",
+    )
+    sub.add_argument(
+        "--hidden-layers", type=_numbers, default=(),
+        help="teacher layers, from 0, comma-separated, whose hidden states the student's first layers also match",
+    )  # fmt: skip
     _add_training(sub, epochs=5, lr=5e-4)
 
 
 def _add_data(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--train", type=Path, required=True, help="file of labelled examples, or a folder like SNLI's")
     sub.add_argument(
-        "--dev", type=Path, help="file of labelled examples (default: the dev file, if --train is a folder)"
+        "--train",
+        type=Path,
+        required=True,
+        help="file of labelled examples, or a folder with snli_1.0_train.txt or .jsonl",
     )
-    sub.add_argument("--limit", type=_positive, help="number of training examples to use (default: all)")
+    sub.add_argument(
+        "--dev", type=Path, help="file or folder of labelled examples (default: the dev file, if --train is a folder)"
+    )
+    sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples (default: all)")
     sub.add_argument("--output", type=Path, required=True, help="folder to write")
     _add_reading(sub)
 
@@ -136,13 +176,14 @@ def _add_reading(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--labels",
         type=_names,
-        help="names of the classes, separated by commas (default: the model's or the data's); also the model's names "
-        "in another order",
+        help="class names, comma-separated, in the order of integer labels (default: the checkpoint's, else the "
+        "data's); the checkpoint's names in another order reorder its outputs",
     )
     sub.add_argument(
         "--columns",
         choices=get_args(Columns),
-        help="columns of SNLI's layout: the words of its parses, or its sentences (default: as the tokenizer needs)",
+        help="columns of SNLI files: parse reads sentence1_binary_parse and sentence2_binary_parse, text reads "
+        "sentence1 and sentence2 (default: parse for a word vocabulary, text for WordPiece)",
     )
     _add_text_columns(sub)
     sub.add_argument(
@@ -156,8 +197,8 @@ def _add_text_columns(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--text-columns",
         type=_names,
-        help="column of the text, or of premise and hypothesis, in a .csv, .tsv, .jsonl or .parquet file; numbers if "
-        "it has no header",
+        help="text column, or premise and hypothesis columns separated by a comma, of a .csv, .tsv, .jsonl or "
+        ".parquet file; column numbers from 1 if it has no header",
     )
 
 
@@ -176,7 +217,7 @@ def _add_training(sub: argparse.ArgumentParser, **defaults: Any) -> None:
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--batch-size", type=_positive, default=256, help="examples a batch")
+    sub.add_argument("--batch-size", type=_positive, default=256, help="examples per batch")
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrix products")
     _add_encoding(sub)
 
@@ -185,10 +226,14 @@ def _add_encoding(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--max-len",
         type=_positive,
-        help="tokens of an example at most (default: as in training, else 128, for question answering 384)",
+        help="maximum tokens per sequence (default: the checkpoint's setting, else 128, for qa 384)",
     )
     sub.add_argument(
-        "--truncation", choices=get_args(Truncation), default="longest_first", help="how longer pairs are truncated"
+        "--truncation",
+        choices=get_args(Truncation),
+        default="longest_first",
+        help="how pairs longer than --max-len are cut: longest_first drops tokens of the longer text; longest_first_hf "
+        "as Hugging Face's fast tokenizers do; ratio in proportion to the lengths; only_first, only_second that text",
     )
     sub.add_argument("--device", help="torch device (default: a GPU if there is one)")
 

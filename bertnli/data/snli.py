@@ -69,10 +69,12 @@ def snli_file(path: str | os.PathLike[str], split: str) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    tried = [path / f"snli_1.0_{split}{suffix}" for suffix in (".txt", ".jsonl")] if path.is_dir() else [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    tried = [path / f"snli_1.0_{split}{suffix}" for suffix in (".txt", ".jsonl")]
     found = next((p for p in tried if p.is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"no SNLI file: tried {' and '.join(map(str, tried))}")
+        raise FileNotFoundError(f"{path} has neither {tried[0].name} nor {tried[1].name}; name the file instead")
     return found
 
 

@@ -16,7 +16,7 @@ from bertnli.distillation.objective import watched_layers
 from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.layers import EncoderBlock
-from bertnli.runtime.modes import eval_mode
+from bertnli.runtime.eval_mode import eval_mode
 from bertnli.tasks.base import HEADS, Head
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts

@@ -14,7 +14,7 @@ from bertnli.data.texts import TextData
 from bertnli.inference.session import InferenceSession, session_of
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
 from bertnli.runtime.distributed import rank_and_size
-from bertnli.runtime.modes import eval_mode
+from bertnli.runtime.eval_mode import eval_mode
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bertnli import _ops
 from bertnli.encoder.bert import BERTEncoder, check_length
-from bertnli.inference.structure import CannotFuse, encoder_parameters, head_parameters, is_overridden
-from bertnli.runtime.modes import eval_mode
+from bertnli.inference.fusing import CannotFuse, encoder_parameters, head_parameters, is_overridden
+from bertnli.runtime.eval_mode import eval_mode
 from bertnli.runtime.precision import PRECISIONS, autocast, uses_bf16
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
@@ -96,6 +96,10 @@ class InferenceSession:
         Raises ValueError for a sequence longer than `max_len` or, where the head reads `<cls>`, without tokens;
         IndexError for a token id outside the vocabulary.
         """
+        if not isinstance(batch, PackedBatch):
+            raise TypeError(
+                f"expected a PackedBatch, as tokenizer.encode_pairs(...).batch(index) makes one; found {type(batch)}"
+            )
         if self.fused:
             return self.outputs_within(batch)
         with self.running():

@@ -175,10 +175,10 @@ class Head(nn.Module):
     # ---- from text to tokens ----
 
     def check_texts(self, count: int) -> None:
-        """Raise ValueError if the model was trained on another number of texts an example, by `settings["texts"]`."""
+        """Raise ValueError if the model was trained on another number of texts per example, by `settings["texts"]`."""
         if self.settings.get("texts", count) != count:
             given, expected = ("pairs", "single texts") if count == 2 else ("single texts", "pairs")
-            raise ValueError(f'{given} for a model of {expected}, as its settings["texts"] says')
+            raise ValueError(f"the model was trained on {expected}; found {given}")
 
     def encode(
         self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"

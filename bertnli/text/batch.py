@@ -22,11 +22,11 @@ class PackedBatch:
     labels          int64 or float32, [B, ...] for the sequences or [T] for the tokens, or None
     example_index   int64 [B]     index of each sequence in its EncodedTexts, -1 for padding, or None
 
-    Two pairs of 4 and 3 tokens:
+    Two pairs of 5 and 6 tokens (2 is `<cls>`, 3 is `<sep>`):
 
-        input_ids    2 7 3 3   2 8 3        cu_seqlens  0 4 7
-        segment_ids  0 0 0 1   0 0 0        max_seqlen  4
-        positions    0 1 2 3   0 1 2
+        input_ids    2 7 3 8 3   2 9 3 5 6 3        cu_seqlens  0 5 11
+        segment_ids  0 0 0 1 1   0 0 0 1 1 1        max_seqlen  6
+        positions    0 1 2 3 4   0 1 2 3 4 5
     """
 
     input_ids: Tensor

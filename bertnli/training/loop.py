@@ -21,9 +21,10 @@ from bertnli.text.batch import split_batches
 from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
 from bertnli.training.freezing import cached_features, freeze, restored_after_training
 from bertnli.training.history import Epoch, History, ProgressBar
-from bertnli.training.optimizer import TrainingOptimizer, linear_schedule, make_optimizer
+from bertnli.training.optimizer import TrainingOptimizer, make_optimizer
 from bertnli.training.options import TrainingOptions
 from bertnli.training.resume import read_state, restore_state, run_key, write_state
+from bertnli.training.schedule import linear_schedule
 from bertnli.training.steps import EagerStep, GraphStep, Objective, StepResult
 
 
@@ -198,5 +199,7 @@ class _Run:
 
     def diverged(self, where: str) -> str:
         file, lr = self.state_file, self.options.lr
-        remedy = f"Lower --lr (now {lr})" + (f" and remove {file}" if file is not None and file.exists() else "")
+        remedy = f"Lower the learning rate (--lr, now {lr})" + (
+            f" and remove {file}" if file is not None and file.exists() else ""
+        )
         return f"loss became NaN or infinite in {where}: training diverged. {remedy}."

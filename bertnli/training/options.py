@@ -25,18 +25,27 @@ def _option(default: Any, of: Callable[[str], Any], text: str, choices: tuple[st
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How `fit` trains. The meaning, unit and default of each field are in its `metadata["help"]`; in addition:
+    """How `fit` trains (defaults in brackets).
 
-    batch_size   excludes `batch_tokens`, with which the time and memory of a forward pass hardly vary
-    accumulate   a step minimises the mean loss over the targets of all its batches
-    warmup       afterwards the learning rate falls linearly to 0
-    freeze       None, "embeddings", "encoder" or a number of layers. Frozen modules run in eval mode without a backward
-                 pass. A wholly frozen encoder runs once, and its vectors are kept if they take at most 2 GiB
-    precision    bf16 keeps weights, statistics and sums in float32
-    cuda_graphs  needs one process on a GPU and accumulate=1; the activations of a step are in memory twice. None uses
-                 graphs where they are possible and the head is one of this package. True raises ValueError where they
-                 are not possible; the loss of a custom head must ignore padding, see `Head.ignored`
-    keep_best    the dev score is the head's `metric`; of equal epochs the first is kept
+    epochs         passes over the training examples (3)
+    batch_size     examples per forward pass (32, unless `batch_tokens` is given)
+    batch_tokens   maximum tokens per forward pass, instead of `batch_size`: bounds time and memory (None)
+    accumulate     forward passes per optimizer step; the loss is the mean over the targets of all of them (1)
+    lr             peak learning rate (5e-5)
+    optimizer      "adamw" or "adam" ("adamw")
+    weight_decay   weight decay of all parameters but biases and LayerNorms (0.01)
+    warmup         share of the steps with linear warm-up; then linear decay to 0 (0.06)
+    max_grad_norm  gradient norm to clip to; 0 or None disables clipping (1.0)
+    freeze         "embeddings", "encoder", or a number k for the embeddings and the lowest k layers (None). Frozen
+                   modules run in eval mode without a backward pass. A wholly frozen encoder runs once, and its vectors
+                   are kept if they take at most 2 GiB
+    precision      "fp32" or "bf16", which keeps weights, statistics and sums in float32 ("fp32")
+    cuda_graphs    launch steps as CUDA graphs: needs one process on a GPU and accumulate=1; a step's activations are in
+                   memory twice. None uses them where possible for heads of this package (None). True raises ValueError
+                   where impossible; the loss of a custom head must ignore padding, see `Head.ignored`
+    seed           seed of shuffling and dropout; call torch.manual_seed before building a new head (0)
+    keep_best      end with the weights of the epoch with the best dev score, the head's `metric`; of equal epochs the
+                   first (True). Without dev data the last epoch's weights stay
 
     Raises ValueError for a value out of its range.
     """
@@ -45,12 +54,12 @@ class TrainingOptions:
     batch_size: int | None = _option(
         None, int, "examples per forward pass (default: 32, unless --batch-tokens is given)"
     )
-    batch_tokens: int | None = _option(None, int, "most tokens per forward pass, instead of --batch-size")
+    batch_tokens: int | None = _option(None, int, "maximum tokens per forward pass, instead of --batch-size")
     accumulate: int = _option(1, int, "forward passes per optimizer step")
     lr: float = _option(5e-5, float, "peak learning rate")
     optimizer: str = _option("adamw", str, "optimizer", OPTIMIZERS)
     weight_decay: float = _option(0.01, float, "weight decay of all parameters but biases and LayerNorms")
-    warmup: float = _option(0.06, float, "share of the steps in which the learning rate rises, 0 to 1")
+    warmup: float = _option(0.06, float, "share of the steps with linear warm-up, then linear decay to 0")
     max_grad_norm: float | None = _option(1.0, float, "clip the gradient norm to this value; 0 disables clipping")
     freeze: str | int | None = _option(
         None,
@@ -61,13 +70,15 @@ class TrainingOptions:
     precision: str = _option(
         "fp32",
         str,
-        "precision of matrix products; bf16 is faster on GPUs and on CPUs with bfloat16 instructions, and is fp32 on "
-        "other CPUs",
+        "precision of matrix products; bf16 is faster on GPUs and on CPUs with AVX512_BF16 or AMX, and trains in fp32 "
+        "on x86 CPUs without AVX-512",
         TRAINING_PRECISIONS,
     )
     cuda_graphs: bool | None = _option(None, bool, "launch steps as CUDA graphs (default: where they are possible)")
-    seed: int = _option(0, int, "seed of the order of examples and of dropout")
-    keep_best: bool = _option(True, bool, "end with the weights of the epoch with the best dev score")
+    seed: int = _option(0, int, "seed of weight initialisation, shuffling and dropout")
+    keep_best: bool = _option(
+        True, bool, "restore the weights of the epoch with the best dev score; no effect without dev data (default: on)"
+    )
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_tokens is not None:
@@ -92,7 +103,9 @@ class TrainingOptions:
                 raise ValueError(f"{name} must be one of {choices}; found {getattr(self, name)!r}")
         depth = self.freeze
         if isinstance(depth, bool) or (depth not in (None, "embeddings", "encoder") and not isinstance(depth, int)):
-            raise ValueError(f'freeze must be None, "embeddings", "encoder" or a number of layers; found {depth!r}')
+            raise ValueError(
+                f'freeze must be None (--freeze none), "embeddings", "encoder" or a number of layers; found {depth!r}'
+            )
 
     @property
     def examples_per_batch(self) -> int | None:

@@ -3,7 +3,7 @@
 #include "encoder.h"
 
 #include "checks.h"
-#include "chunk.h"
+#include "encoder_chunk.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"

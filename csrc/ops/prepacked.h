@@ -37,7 +37,7 @@ struct AbsorbedAttention {
 };
 
 struct PrepackedEncoder {
-  // `tensors`, float32 on the CPU, in the order of bertnli/inference/structure.py: token, segment and position tables,
+  // `tensors`, float32 on the CPU, in the order of bertnli/inference/fusing.py: token, segment and position tables,
   // the embeddings' norm where they have one, and sixteen for each layer. Raises ValueError for a wrong shape.
   PrepackedEncoder(const std::vector<at::Tensor>& tensors, int64_t heads, double eps, const std::string& activation,
                    const std::string& precision);

@@ -9,7 +9,7 @@
 #include <memory>
 #include <optional>
 
-#include "bindings_texts.h"
+#include "python_strings.h"
 #include "buffers.h"
 #include "encode.h"
 #include "gather.h"

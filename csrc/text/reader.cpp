@@ -6,7 +6,7 @@
 #include <optional>
 #include <system_error>
 
-#include "chunk_cache.h"
+#include "word_cache.h"
 #include "json.h"
 #include "mapped_file.h"
 #include "parallel.h"
@@ -64,9 +64,9 @@ class PairParser {
       std::string wanted, found;
       for (const auto name : names) wanted += (wanted.empty() ? "'" : " or '") + std::string(name) + "'";
       for (const auto f : fields) found += (found.empty() ? "" : ", ") + quoted(f);
-      std::string hint = options_.parse && wanted.find("parse") != wanted.npos
-                             ? "; use columns=\"text\" for a file without parses"
-                             : "";
+      const std::string hint = options_.parse && wanted.find("parse") != wanted.npos
+                                   ? "; use columns=\"text\" for a file without parses"
+                                   : "; for a .csv, or a table with other columns, name them: --text-columns, text_columns";
       throw ErrorAt{header.data(), "expected a header with a column " + wanted + ", found the columns " + found + hint};
     };
     label_ = find({"gold_label", "label"});

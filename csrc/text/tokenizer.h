@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "chunk_cache.h"
+#include "word_cache.h"
 #include "id_buffer.h"
 
 namespace bertnli {

@@ -170,8 +170,8 @@ def test_broken_checkpoints_are_named(tmp_path: Path, caplog: pytest.LogCaptureF
     load_pretrained_model(tmp_path / "e")
     assert "lacks nsp.output.bias: newly initialised" in caplog.text
     for name, error in (
-        ("nowhere/at/all", "is not a folder"),
-        ("./nowhere", "is not a folder"),
+        ("nowhere/at/all", "no such folder"),
+        ("./nowhere", "no such folder"),
         (str(tmp_path), "holds neither"),
     ):
         with pytest.raises(FileNotFoundError, match=error):

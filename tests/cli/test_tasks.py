@@ -111,7 +111,7 @@ def test_bad_input_is_one_line_and_status_2(
     (tmp_path / "broken.txt").write_text(header + "\nneutral\tonly\n")
     train = ["train", "--scratch", "bert.small", "--output", tmp_path / "never"]
     cases: list[tuple[list[object], str, str]] = [
-        (["evaluate", "--model", tmp_path / "none", "--data", corpus], "", "none is not a folder"),
+        (["evaluate", "--model", tmp_path / "none", "--data", corpus], "", "none: no such folder"),
         (["evaluate", "--model", trained, "--data", tmp_path / "none.txt"], "", "none.txt"),
         (["evaluate", "--model", trained, "--data", tmp_path / "broken.txt"], "", "broken.txt:2"),
         (["predict", "--model", trained, "--input", bad], "a\tb\na b\n", "bad.tsv:2: expected premise<TAB>hypothesis"),

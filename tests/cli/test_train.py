@@ -102,7 +102,7 @@ def test_what_a_first_run_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--label-column", "kind", "--max-len", 513], "--max-len 513: the model reads 512 tokens at most"),
         (
             ["--label-column", "kind", "--lr", "1e30", "--max-grad-norm", 0, "--dev", tmp_path / "data.csv"],
-            "training diverged. Lower --lr (now 1e+30)",
+            "training diverged. Lower the learning rate (--lr, now 1e+30)",
         ),
         (["--label-column", "kind", "--lr", "1e30", "--epochs", 9, "--warmup", 0.3], "training_state.pt"),
     ):

@@ -12,7 +12,7 @@
 #include "blocks.h"
 #include "buffers.h"
 #include "check.h"
-#include "chunk_cache.h"
+#include "word_cache.h"
 #include "parallel.h"
 #include "trie.h"
 

@@ -326,7 +326,7 @@ def test_rows_are_as_long_as_the_model_takes(task: str) -> None:
         assert int(encoded_texts(model.encode(tokenizer, data, given), "").lengths.max()) == wanted
     if task in ("classification", "regression"):
         model.settings["texts"] = 2
-        with pytest.raises(ValueError, match="single texts for a model of pairs"):
+        with pytest.raises(ValueError, match="trained on pairs; found single texts"):
             model.encode(tokenizer, data)
         assert len(model.encode(tokenizer, TextData.of("w1", "w2")))
         model.settings["texts"] = 1

@@ -279,6 +279,7 @@ def test_decay_spares_biases_and_layer_norms() -> None:
 def test_divergence_ends_the_run(original: bool, tmp_path: Path) -> None:
     net, state = classifier(original), tmp_path / "state.pt"
     with pytest.raises(
-        ValueError, match=r"NaN or infinite in .*epoch \d.*: training diverged\. Lower --lr \(now 1e\+30\)"
+        ValueError,
+        match=r"NaN or infinite in .*epoch \d.*: training diverged\. Lower the learning rate \(--lr, now 1e\+30\)",
     ):
         fit(net, pairs(), epochs=4, lr=1e30, max_grad_norm=None, progress=False, state_file=state)

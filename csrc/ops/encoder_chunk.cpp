@@ -1,4 +1,4 @@
-#include "chunk.h"
+#include "encoder_chunk.h"
 
 #include <algorithm>
 #include <cmath>
