@@ -9,12 +9,12 @@
 #include <memory>
 #include <optional>
 
-#include "python_strings.h"
 #include "buffers.h"
 #include "encode.h"
 #include "gather.h"
 #include "id_buffer.h"
 #include "parse.h"
+#include "python_strings.h"
 #include "reader.h"
 #include "word_tokenizer.h"
 #include "wordpiece_tokenizer.h"

@@ -6,13 +6,13 @@
 #include <optional>
 #include <system_error>
 
-#include "word_cache.h"
 #include "json.h"
 #include "mapped_file.h"
 #include "parallel.h"
 #include "parse.h"
 #include "tsv.h"
 #include "unicode.h"
+#include "word_cache.h"
 
 namespace bertnli {
 namespace {
@@ -64,9 +64,10 @@ class PairParser {
       std::string wanted, found;
       for (const auto name : names) wanted += (wanted.empty() ? "'" : " or '") + std::string(name) + "'";
       for (const auto f : fields) found += (found.empty() ? "" : ", ") + quoted(f);
-      const std::string hint = options_.parse && wanted.find("parse") != wanted.npos
-                                   ? "; use columns=\"text\" for a file without parses"
-                                   : "; for a .csv, or a table with other columns, name them: --text-columns, text_columns";
+      const std::string hint =
+          options_.parse && wanted.find("parse") != wanted.npos
+              ? "; use columns=\"text\" for a file without parses"
+              : "; for a .csv, or a table with other columns, name them: --text-columns, text_columns";
       throw ErrorAt{header.data(), "expected a header with a column " + wanted + ", found the columns " + found + hint};
     };
     label_ = find({"gold_label", "label"});

@@ -8,8 +8,8 @@
 #include <string>
 #include <string_view>
 
-#include "word_cache.h"
 #include "id_buffer.h"
+#include "word_cache.h"
 
 namespace bertnli {
 

@@ -12,9 +12,9 @@
 #include "blocks.h"
 #include "buffers.h"
 #include "check.h"
-#include "word_cache.h"
 #include "parallel.h"
 #include "trie.h"
+#include "word_cache.h"
 
 using namespace bertnli;
 
