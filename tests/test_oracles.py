@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from helpers.oracles import (
@@ -18,7 +20,7 @@ from helpers.oracles import (
 )
 from torch import Tensor, nn
 
-SIZES = {"vocab_size": 50, "hidden": 24, "ffn": 40, "heads": 4, "layers": 3, "max_len": 16}
+SIZES: dict[str, Any] = {"vocab_size": 50, "hidden": 24, "ffn": 40, "heads": 4, "layers": 3, "max_len": 16}
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 

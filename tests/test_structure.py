@@ -41,12 +41,13 @@ def room_of(module: str) -> str | None:
 def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
     """(line, room) of each import of a room, wherever it stands in the file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        modules: list[str] = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name(path)}:{node.lineno} has a relative import"
-            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            modules = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
         for room in {found for module in modules if (found := room_of(module)) is not None}:
             yield node.lineno, room
 

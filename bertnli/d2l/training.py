@@ -70,7 +70,7 @@ def train_batch_ch13(
     trainer.zero_grad()
     pred = net(X)
     summed = loss(pred, y).sum()
-    summed.backward()  # type: ignore[no-untyped-call]
+    summed.backward()
     trainer.step()
     return summed.detach(), accuracy(pred.detach(), y)
 

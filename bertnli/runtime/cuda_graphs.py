@@ -83,7 +83,7 @@ def _stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
     """This thread's stream for a purpose. Streams are reused because cuBLAS keeps a workspace for each."""
     streams: dict[tuple[torch.device, str], torch.cuda.Stream] = _thread_local.__dict__.setdefault("streams", {})
     if (device, purpose) not in streams:
-        streams[device, purpose] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        streams[device, purpose] = torch.cuda.Stream(device)
     return streams[device, purpose]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,8 +38,10 @@ def word_vocab() -> Vocab:
     return Vocab([], reserved_tokens=WORDS[1:])
 
 
-def small(original: bool, **changes: object) -> BERTConfig:
-    sizes = dict(num_hiddens=128, ffn_num_hiddens=40, num_heads=2, num_layers=2, max_len=16, dropout=0.1)
+def small(original: bool, **changes: Any) -> BERTConfig:
+    sizes: dict[str, Any] = dict(
+        num_hiddens=128, ffn_num_hiddens=40, num_heads=2, num_layers=2, max_len=16, dropout=0.1
+    )
     return (BERTConfig.original if original else BERTConfig)(10, **{**sizes, **changes})
 
 

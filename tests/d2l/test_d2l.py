@@ -155,6 +155,7 @@ def test_animator_keeps_its_curves(tmp_path: Path) -> None:
     animator.add(2, (0.25, 0.75))
     assert animator.X == [[1.0, 2.0], [2.0]]
     assert animator.Y == [[0.5, 0.25], [0.75]]
+    assert animator.fig is not None
     animator.fig.savefig(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 

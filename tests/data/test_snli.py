@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def test_ocnli(data_dir: Path) -> None:
     assert data.dropped == len(rows) - len(kept) > 0
     assert data.first == [r["sentence1"] for r in kept]
     assert data.second == [r["sentence2"] for r in kept]
+    assert data.labels is not None
     assert [data.label_names[i] for i in data.labels] == [r["label"] for r in kept]
 
 
@@ -167,10 +169,9 @@ def test_numbers_are_no_labels_until_the_classes_are_named(tmp_path: Path, name:
         lines.insert(0, "premise\tlabel\thypothesis")
     path = write(tmp_path / name, "\n".join(lines))
     line = lines.index(next(line for line in lines if "1" in line.replace("-1", ""))) + 1
-    for read in (
-        read_pairs,
-        WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "p", "h", "q"]).encode_file,
-    ):
+    tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "p", "h", "q"])
+    readers: list[Callable[..., Any]] = [read_pairs, tokenizer.encode_file]
+    for read in readers:
         with pytest.raises(ValueError, match=rf"{name}:{line}: the label is the number 1; .*label_names \(--labels\)"):
             read(path, columns="text")
         found = read(path, columns="text", label_names=("entailment", "neutral", "contradiction"))
@@ -262,14 +263,14 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         read_pairs(tmp_path)
     with pytest.raises(ValueError, match="split must be"):
-        read_snli(tmp_path, split="valid")
+        read_snli(tmp_path, split="valid")  # type: ignore[arg-type]
     for empty in ("", "\n"):
         with pytest.raises(ValueError, match=r"x\.txt:1: the file is empty"):
             read_pairs(write(tmp_path / "x.txt", empty))
     with pytest.raises(ValueError, match=r"expected a header with a column 'sentence1_binary_parse'.*columns=.text"):
         read_pairs(write(tmp_path / "x.tsv", "label\tsentence1\tsentence2\n"))
     with pytest.raises(ValueError, match="columns must be"):
-        read_pairs(tmp_path / "x.tsv", columns="raw")
+        read_pairs(tmp_path / "x.tsv", columns="raw")  # type: ignore[arg-type]
 
 
 def test_threads_give_the_same(tmp_path: Path) -> None:
@@ -282,6 +283,7 @@ def test_threads_give_the_same(tmp_path: Path) -> None:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             data = read_pairs(path)
+            assert data.second is not None
             results.append((list(data.first), list(data.second), data.labels, data.dropped))
         assert results[0] == results[1] == results[2]
         assert results[0][:3] == d2l_oracle.read_snli(path)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.tiny_tasks import NAMES, PIECES, TASKS, questions, scores, teacher, texts, words
+from torch import Tensor
 
 from bertnli import (
     BERTClassifier,
@@ -55,7 +56,7 @@ def test_the_loss(task: str) -> None:
         distill(big, full, student, full, data, unlabelled=without(more), **options)
     ((_, examples, _, _), arguments) = calls[0]
     objective = arguments["objective"]
-    found = {}
+    found: dict[str, Tensor] = {}
     student.encoder.blks[0].register_forward_hook(lambda _, args, out: found.update(student=out))
     big.encoder.blks[1].register_forward_hook(lambda _, args, out: found.update(teacher=out))
     total, apart, units, read = 0.0, 0.0, 0, 0
@@ -91,10 +92,10 @@ def test_with_the_hard_loss_alone_it_is_fit() -> None:
     for _ in range(2):
         torch.manual_seed(3)
         students.append(make_student(big, torch.arange(len(PIECES)), num_hiddens=32))
-    options = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "progress": False}
-    history = distill(big, full, students[0], full, data, data, hard=1, soft=0, hidden=0, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "progress": False}
+    history = distill(big, full, students[0], full, data, data, hard=1, soft=0, hidden=0, **options)
     encoded = students[1].encode(full, data)
-    wanted = fit(students[1], encoded, encoded, **options)  # type: ignore[arg-type]
+    wanted = fit(students[1], encoded, encoded, **options)
     assert history.losses == pytest.approx(wanted.losses, abs=1e-6)
     assert history.epochs[-1].dev_score == wanted.epochs[-1].dev_score
     assert history.epochs[-1].metric == "accuracy"
@@ -112,8 +113,14 @@ def test_a_student_learns_from_unlabelled_examples() -> None:
     for unlabelled in (None, TextData.of(data.first, data.second)):
         torch.manual_seed(0)
         student = make_student(big, ids, num_hiddens=32, num_layers=2)
-        options = {"unlabelled": unlabelled, "epochs": 5, "lr": 2e-3, "batch_size": 16, "progress": False}
-        distill(big, full, student, small, data[:16], **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {
+            "unlabelled": unlabelled,
+            "epochs": 5,
+            "lr": 2e-3,
+            "batch_size": 16,
+            "progress": False,
+        }
+        distill(big, full, student, small, data[:16], **options)
         found = score(student, student.encode(small, dev)).log_softmax(1)
         distances.append(float(torch.nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)))
     assert distances[1] < 0.8 * distances[0], distances

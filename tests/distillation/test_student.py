@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.models import block
 from helpers.tiny_tasks import NAMES, PIECES, WORDS, teacher, texts
 
 from bertnli import (
@@ -52,7 +53,7 @@ def test_a_student_of_teacher_layers_begins_as_the_teacher() -> None:
     same = make_student(big, ids, num_hiddens=64, layers=[0, 1, 2], max_len=32).eval()
     torch.testing.assert_close(score(same, same.encode(small, data, 32)), score(big, big.encode(full, data, 32)))
     some = make_student(big, ids, num_hiddens=64, layers=[2], max_len=32)
-    assert torch.equal(some.encoder.blks[0].ffn.dense1.weight, big.encoder.blks[2].ffn.dense1.weight)
+    assert torch.equal(block(some, 0).ffn.dense1.weight, block(big, 2).ffn.dense1.weight)
     for width, layer, message in ((32, 0, "narrower than the teacher's need a sample"), (96, 0, "cannot be 96 wide"),
                                   (64, 3, "layers 0 to 2, not 3"), (16, 0, "cannot be 16 wide")):  # fmt: skip
         with pytest.raises(ValueError, match=message):

@@ -27,8 +27,10 @@ from bertnli.encoder import bert as model
 VOCAB, HIDDEN, FFN, HEADS, LAYERS, MAX_LEN = 61, 24, 40, 3, 3, 20
 
 
-def config(original: bool = False, **changes: object) -> BERTConfig:
-    sizes = dict(num_hiddens=HIDDEN, ffn_num_hiddens=FFN, num_heads=HEADS, num_layers=LAYERS, max_len=MAX_LEN)
+def config(original: bool = False, **changes: Any) -> BERTConfig:
+    sizes: dict[str, Any] = dict(
+        num_hiddens=HIDDEN, ffn_num_hiddens=FFN, num_heads=HEADS, num_layers=LAYERS, max_len=MAX_LEN
+    )
     make = BERTConfig.original if original else BERTConfig
     return make(VOCAB, **{**sizes, "dropout": 0.0, **changes})
 
@@ -42,7 +44,7 @@ def padded_input(batch: int = 7, length: int = 17, seed: int = 0) -> tuple[Tenso
     return tokens, segments, valid_lens
 
 
-def classifier(state: dict[str, Tensor], original: bool = False, **changes: object) -> BERTClassifier:
+def classifier(state: dict[str, Tensor], original: bool = False, **changes: Any) -> BERTClassifier:
     bert = BERTModel(config(original, **changes)).to(state["output.weight"].dtype)
     bert.load_state_dict({k: v for k, v in state.items() if not k.startswith("output.")})
     net = BERTClassifier(bert).to(state["output.weight"].dtype)
@@ -50,12 +52,14 @@ def classifier(state: dict[str, Tensor], original: bool = False, **changes: obje
     return net.eval()
 
 
-def oracle_gradients(state: dict[str, Tensor], original: bool, inputs: tuple[Tensor, ...], labels: Tensor):
+def oracle_gradients(
+    state: dict[str, Tensor], original: bool, inputs: tuple[Tensor, Tensor, Tensor], labels: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     leaves = {k: v.clone().requires_grad_() for k, v in state.items()}
     logits = d2l_bert_classifier(leaves, OracleConfig(HEADS, LAYERS, original), *inputs)
     loss = cross_entropy(logits, labels)
     loss.backward()
-    return logits.detach(), loss.detach(), {k: v.grad for k, v in leaves.items()}
+    return logits.detach(), loss.detach(), {k: v.grad for k, v in leaves.items() if v.grad is not None}
 
 
 @pytest.mark.parametrize("layers", [1, LAYERS])
@@ -150,16 +154,18 @@ def test_both_signatures_of_d2l() -> None:
 
 
 def test_sizes_by_hugging_faces_names() -> None:
-    sizes = dict(hidden_size=HIDDEN, intermediate_size=FFN, num_attention_heads=HEADS, num_hidden_layers=LAYERS)
-    more = dict(max_position_embeddings=MAX_LEN, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.1)
+    sizes: dict[str, Any] = dict(
+        hidden_size=HIDDEN, intermediate_size=FFN, num_attention_heads=HEADS, num_hidden_layers=LAYERS
+    )
+    more = dict[str, Any](max_position_embeddings=MAX_LEN, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.1)
     assert BERTConfig(VOCAB, **sizes, **more) == config(attention_dropout=0.1)
     assert BERTConfig.original(VOCAB, **sizes, **more) == config(True, attention_dropout=0.1)
     assert BERTModel(VOCAB, **sizes, **more).config == config(attention_dropout=0.1)
     assert dataclasses.replace(config(), dropout=0.5) == config(dropout=0.5)
     with pytest.raises(TypeError, match="num_hiddens and hidden_size are names of the same size; give one of them"):
-        BERTConfig(VOCAB, num_hiddens=HIDDEN, hidden_size=HIDDEN)
+        BERTConfig(VOCAB, num_hiddens=HIDDEN, hidden_size=HIDDEN)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="hidden_width"):
-        BERTConfig(VOCAB, hidden_width=HIDDEN)
+        BERTConfig(VOCAB, hidden_width=HIDDEN)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match=r"num_heads=5 must divide num_hiddens=24"):
         config(num_heads=5)
 
@@ -303,7 +309,8 @@ def test_bfloat16_matrices_give_what_float32_ones_do_to_rounding(original: bool)
         logits = net(batch)
         assert logits.dtype == torch.float32
         cross_entropy(logits, labels).backward()
-        gradients.append({name: p.grad for name, p in net.named_parameters()})
+        gradients.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() == dict(net.named_parameters()).keys()
     for name, wanted in gradients[0].items():
         error = (gradients[1][name].float() - wanted).norm()
         assert error <= 0.05 * wanted.norm() + 1e-3, name
@@ -320,7 +327,12 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of distinct tokens of each forward pass that projects them alone."""
     counts: list[int] = []
     take = ops.take
-    monkeypatch.setattr(ops, "take", lambda table, ids, **more: counts.append(len(ids)) or take(table, ids, **more))
+
+    def counted(table: Tensor, ids: Tensor, **options: Any) -> Tensor:
+        counts.append(len(ids))
+        return take(table, ids, **options)
+
+    monkeypatch.setattr(ops, "take", counted)
     return counts
 
 
@@ -415,7 +427,8 @@ def test_compile_and_export_go_through_the_model(original: bool) -> None:
             self.net = net.eval()
 
         def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
-            return self.net(PackedBatch(ids, segments, positions, cu_seqlens, MAX_LEN))
+            logits: Tensor = self.net(PackedBatch(ids, segments, positions, cu_seqlens, MAX_LEN))
+            return logits
 
     def arguments(n: int) -> tuple[Tensor, ...]:
         batch = PackedBatch.from_padded(*padded_input(n))

@@ -32,7 +32,7 @@ TYPES = {
 
 def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
     """What a launch does up to the launch itself: aligned pointers, multiples of 16 known as such."""
-    options = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
+    options: dict[str, Any] = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
     values = dict(zip(self.arg_names, args, strict=False)) | named
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(self.params):
@@ -47,7 +47,7 @@ def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=self, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    found = {"kernel": self.__name__, "shared": compiled.metadata.shared, **options}
+    found: dict[str, Any] = {"kernel": self.__name__, "shared": compiled.metadata.shared, **options}
     found["ranked"] = bool(named.get("RANKED"))
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if tool.exists():
@@ -86,8 +86,8 @@ def main() -> None:
     ids = torch.zeros(64, dtype=torch.int32)
     embedding.embed(x, x, x, ids, ids, ids)
     embedding.embed_backward(x, ids, ids, ids, 64, 2, 512, True, True, True)
-    _, *statistics = embedding.embed_norm(x, x, x, ids, ids, ids, row, row, 1e-12, *rest, bf16)
-    embedding.embed_norm_backward(x.bfloat16(), x, x, x, ids, ids, ids, row, row, *statistics, *rest)
+    _, mean, rstd = embedding.embed_norm(x, x, x, ids, ids, ids, row, row, 1e-12, *rest, bf16)
+    embedding.embed_norm_backward(x.bfloat16(), x, x, x, ids, ids, ids, row, row, mean, rstd, *rest)
 
 
 if __name__ == "__main__":

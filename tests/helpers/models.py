@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, Head, PackedBatch
+from bertnli.encoder.layers import EncoderBlock
 
 VOCAB, MAX_LEN = 500, 80
 
@@ -26,14 +29,26 @@ def make_head(
 ) -> Head:
     """A head in eval mode, whose biases and norms are random too."""
     torch.manual_seed(hidden + labels)
-    sizes = dict(num_hiddens=hidden, ffn_num_hiddens=inner, num_heads=heads, num_layers=layers, max_len=MAX_LEN)
-    config = (BERTConfig.original if original else BERTConfig)(VOCAB, **sizes, dropout=0.1)
+    config = (BERTConfig.original if original else BERTConfig)(
+        VOCAB,
+        num_hiddens=hidden,
+        ffn_num_hiddens=inner,
+        num_heads=heads,
+        num_layers=layers,
+        max_len=MAX_LEN,
+        dropout=0.1,
+    )
     model = kind(BERTModel(config), labels).eval()
     with torch.no_grad():
         for p in model.encoder.parameters():
             if p.dim() == 1:
-                p += 0.1 * torch.randn_like(p)
+                p.add_(0.1 * torch.randn_like(p))
     return model
+
+
+def block(model: Head, index: int) -> EncoderBlock:
+    """Layer `index` of the model's encoder."""
+    return cast(EncoderBlock, model.encoder.blks[index])
 
 
 def make_encoded(lens: list[int]) -> EncodedTexts:

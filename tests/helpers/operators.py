@@ -76,7 +76,7 @@ def add_norm_inputs(rows: int, width: int, dtype: torch.dtype) -> tuple[list[Ten
     return [x, y, weight, bias, y_bias], dout
 
 
-def plain_add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, y_bias: Tensor, mask: Any = 1) -> Tensor:
+def plain_add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, y_bias: Tensor, *, mask: Any = 1) -> Tensor:
     return F.layer_norm(x + (y + y_bias) * mask, (x.size(1),), weight, bias, 1e-5)
 
 
@@ -132,7 +132,10 @@ def cases(dtype: torch.dtype, rows: int, width: int) -> dict[str, tuple[Callable
         "gelu_tanh": (lambda x, b: ops.bias_act(x, b, "gelu_tanh"), [inputs[0], inputs[3]]),
         "embed": (lambda *t: ops.embed(*t, *ids), tables),
         "take": (lambda table: ops.take(table, ids[0]), tables[:1]),
-        "embed_norm": (lambda *t: ops.embed_norm(*t[:3], *ids, *t[3:], 1e-5, 0.3, seed=seed), [*tables, *inputs[2:4]]),
+        "embed_norm": (
+            lambda t, s, p, w, b: ops.embed_norm(t, s, p, ids[0], ids[1], ids[2], w, b, 1e-5, 0.3, seed=seed),
+            [*tables, *inputs[2:4]],
+        ),
     }
 
 

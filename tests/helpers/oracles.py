@@ -197,7 +197,8 @@ class PlainAttention(nn.Module):
     def forward(self, x: Tensor, valid_lens: Tensor | None) -> Tensor:
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.W_q, self.W_k, self.W_v))
         weights = masked_softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), valid_lens)
-        return self.W_o((self.dropout(weights) @ v).transpose(1, 2).flatten(-2))
+        out: Tensor = self.W_o((self.dropout(weights) @ v).transpose(1, 2).flatten(-2))
+        return out
 
 
 class PlainAddNorm(nn.Module):
@@ -209,7 +210,8 @@ class PlainAddNorm(nn.Module):
         self.ln = nn.LayerNorm(hidden, eps=eps)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.ln(self.dropout(y) + x)
+        out: Tensor = self.ln(self.dropout(y) + x)
+        return out
 
 
 class PlainFFN(nn.Module):
@@ -220,7 +222,8 @@ class PlainFFN(nn.Module):
         self.dense2 = nn.Linear(ffn, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense2(self.activation(self.dense1(x)))
+        out: Tensor = self.dense2(self.activation(self.dense1(x)))
+        return out
 
 
 class PlainBlock(nn.Module):
@@ -234,7 +237,8 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor, valid_lens: Tensor | None) -> Tensor:
         y = self.addnorm1(x, self.attention(x, valid_lens))
-        return self.addnorm2(y, self.ffn(y))
+        out: Tensor = self.addnorm2(y, self.ffn(y))
+        return out
 
 
 class PlainEncoder(nn.Module):
@@ -263,7 +267,7 @@ class PlainEncoder(nn.Module):
     def forward(self, tokens: Tensor, segments: Tensor, valid_lens: Tensor | None) -> Tensor:
         # D2L adds `pos_embedding.data`, so that its position embeddings never learn.
         positions = self.pos_embedding if self.train_positions else self.pos_embedding.detach()
-        x = self.token_embedding(tokens) + self.segment_embedding(segments) + positions[:, : tokens.shape[1]]
+        x: Tensor = self.token_embedding(tokens) + self.segment_embedding(segments) + positions[:, : tokens.shape[1]]
         if hasattr(self, "embedding_norm"):
             x = self.embedding_dropout(self.embedding_norm(x))
         for block in self.blks:
@@ -300,4 +304,5 @@ class PlainD2LClassifier(nn.Module):
 
     def forward(self, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         encoded = self.encoder(*inputs)
-        return self.output(self.dropout(self.hidden(encoded[:, 0])))
+        logits: Tensor = self.output(self.dropout(self.hidden(encoded[:, 0])))
+        return logits

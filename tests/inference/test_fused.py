@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 import torch
 from helpers.isa import ISAS_WITH_AMX, set_cpu_isa
-from helpers.models import TOLERANCE, difference, make_batch, make_encoded, make_head
+from helpers.models import TOLERANCE, block, difference, make_batch, make_encoded, make_head
 from torch import Tensor, nn
 
 from bertnli import Head, InferenceSession, PackedBatch
@@ -63,7 +63,7 @@ def test_layers_of_different_widths(precision: str) -> None:
     batch, index = make_batch([27, 9, 60]), torch.tensor([0, 27, 36])
     for layer, inner in ((0, 7), (1, 7), (0, 3000), (1, 3000)):
         model = make_head(layers=3)
-        ffn = model.encoder.blks[layer].ffn
+        ffn = block(model, layer).ffn
         ffn.dense1, ffn.dense2 = nn.Linear(32, inner), nn.Linear(inner, 32)
         for some in (None, index):
             found = features(model, batch, precision, some)
@@ -88,7 +88,7 @@ def test_bf16_without_instructions_for_it_rounds_only_weights(isa: str) -> None:
 @torch.no_grad()
 def test_a_weight_that_is_not_finite_shows(isa: str, bad: float, precision: str) -> None:
     model = make_head(hidden=96, inner=160, heads=3)
-    model.encoder.blks[1].ffn.dense2.weight[3, 5] = bad
+    block(model, 1).ffn.dense2.weight[3, 5] = bad
     assert not features(model, make_batch([27, 60]), precision).isfinite().all(1).any()
 
 

@@ -45,7 +45,8 @@ def test_every_mode_is_restored(fused: bool) -> None:
 
 
 def test_a_hook_of_the_head_sees_eval_mode() -> None:
-    model, seen = make_head().train(), []
+    model = make_head().train()
+    seen: list[bool] = []
     model.register_forward_hook(lambda module, *_: seen.extend(m.training for m in (module, module.dropout)))
     score(model, ENCODED)
     assert seen == [False, False]

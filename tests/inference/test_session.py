@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.isa import set_cpu_isa
-from helpers.models import TOLERANCE, difference, make_batch, make_encoded, make_head
+from helpers.models import TOLERANCE, block, difference, make_batch, make_encoded, make_head
 from torch import Tensor, nn
 
 from bertnli import BERTClassifier, BERTTagger, Head, InferenceSession, PackedBatch, _ops, score
@@ -46,7 +46,12 @@ def prepacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The precision of each encoder that is prepacked."""
     precisions: list[str] = []
     make = _ops.FusedEncoder
-    monkeypatch.setattr(_ops, "FusedEncoder", lambda *args: precisions.append(args[-1]) or make(*args))
+
+    def prepack(*args: Any) -> _ops.FusedEncoder:
+        precisions.append(args[-1])
+        return make(*args)
+
+    monkeypatch.setattr(_ops, "FusedEncoder", prepack)
     return precisions
 
 
@@ -114,7 +119,7 @@ def hooked(model: Head) -> None:
 
 
 def replaced(model: Head) -> None:
-    model.encoder.blks[1].ffn.dense1 = OtherLinear(32, 64)
+    block(model, 1).ffn.dense1 = OtherLinear(32, 64)
 
 
 def with_forward(model: Head) -> None:
@@ -232,12 +237,12 @@ def test_changed_weights_are_seen(precision: str) -> None:
         assert session.is_current() == (not name.startswith("encoder")), name  # heads are used as they are
         check()
     session = InferenceSession(model, precision)
-    model.encoder.blks[0].ffn.dense1.weight.mul_(1.5)
+    block(model, 0).ffn.dense1.weight.mul_(1.5)
     assert not session.is_current()
     check()
     model.encoder.token_embedding.weight.data = torch.randn(500, 32)
     check()
-    weight = model.encoder.blks[0].attention.W_q.weight
+    weight = block(model, 0).attention.W_q.weight
     weight.data = weight.data.t()  # the same memory
     check()
     model.load_state_dict({k: torch.randn_like(v) for k, v in model.state_dict().items()})
@@ -257,7 +262,7 @@ def test_changed_weights_are_seen(precision: str) -> None:
 def test_replaced_modules_are_seen_after_train(of: str) -> None:
     model = make_head()
     score(model, ENCODED)
-    model.encoder.blks[1].attention.W_q = nn.Linear(32, 32)
+    block(model, 1).attention.W_q = nn.Linear(32, 32)
     model.encoder.blks.append(copy.deepcopy(model.encoder.blks[0]))
     model.output = nn.Linear(32, 5)
     (model if of == "model" else model.encoder).train()
@@ -291,7 +296,7 @@ def test_a_session_of_ones_own_is_used_as_it_is(prepacked: list[str]) -> None:
     model = make_head()
     session = InferenceSession(model, "int8")
     wanted = session(BATCH)
-    ema(model.encoder.blks[0].ffn.dense1.weight)
+    ema(block(model, 0).ffn.dense1.weight)
     assert torch.equal(score(session, ENCODED), wanted)
     assert prepacked == ["int8"]
     assert session.model is model
@@ -336,7 +341,7 @@ def test_models_of_inference_mode_are_prepacked_at_each_call(prepacked: list[str
     with torch.inference_mode():
         model = make_head()
         for factor in (1, 2):
-            model.encoder.blks[0].ffn.dense1.weight.mul_(factor)
+            block(model, 0).ffn.dense1.weight.mul_(factor)
             assert difference(score(model, ENCODED), model(BATCH)) < TOLERANCE["fp32"]
     assert len(prepacked) == 2
 

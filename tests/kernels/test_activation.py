@@ -23,8 +23,8 @@ from bertnli.kernels import activation
 @pytest.mark.parametrize("kind", ["relu", "gelu", "gelu_tanh"])
 def test_bias_act_is_as_exact_as_pytorch(kind: str, dtype: torch.dtype) -> None:
     x, bias, dout = (random(*shape, dtype=dtype, seed=i) for i, shape in enumerate([(41, 150), (150,), (41, 150)]))
-    on = on_device(x, bias, dout)
-    results = [activation.bias_act(*on[:2], kind), *activation.bias_act_backward(on[2], *on[:2], kind)]
+    on_x, on_bias, on_dout = on_device(x, bias, dout)
+    results = [activation.bias_act(on_x, on_bias, kind), *activation.bias_act_backward(on_dout, on_x, on_bias, kind)]
     assert_as_exact_as_pytorch(results, plain_bias_act(kind), [x, bias], dout)
 
 

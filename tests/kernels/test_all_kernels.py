@@ -30,14 +30,13 @@ from bertnli.kernels import activation, embedding, norm
 
 
 def test_no_tokens() -> None:
-    x, w = torch.zeros(0, 12), torch.ones(12)
-    on = on_device(x, w)
-    out, *statistics = norm.add_norm(on[0], on[0], *[on[1]] * 3, 1e-5, 0.0, None)
-    dx, dy, *vectors = norm.add_norm_backward(on[0], on[0], on[0], *[on[1]] * 3, *statistics, 0.0, None)
+    x, w = on_device(torch.zeros(0, 12), torch.ones(12))
+    out, mean, rstd = norm.add_norm(x, x, w, w, w, 1e-5, 0.0, None)
+    dx, dy, *vectors = norm.add_norm_backward(x, x, x, w, w, w, mean, rstd, 0.0, None)
     assert out.shape == dx.shape == dy.shape == (0, 12)
     assert all(torch.equal(v.cpu(), torch.zeros(12)) for v in vectors)
-    assert activation.bias_act(*on, "gelu").shape == (0, 12)
-    assert torch.equal(activation.bias_act_backward(on[0], *on, "gelu")[1].cpu(), torch.zeros(12))
+    assert activation.bias_act(x, w, "gelu").shape == (0, 12)
+    assert torch.equal(activation.bias_act_backward(x, x, w, "gelu")[1].cpu(), torch.zeros(12))
     tables, ids, _ = embed_inputs(12, torch.float32, 0)
     assert embedding.embed(*on_device(*tables, *ids)).shape == (0, 12)
 
@@ -123,9 +122,12 @@ def test_a_training_step_on_a_gpu_is_that_of_the_cpu_and_waits_for_nothing() -> 
 
 def test_the_benchmark_for_gpus_runs_on_tiny_sizes(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    command = [root / "benchmarks" / "bench_gpu.py", "--device", "cpu", "--tiny", "--rounds", "1"]
+    program, options = root / "benchmarks" / "bench_gpu.py", ["--device", "cpu", "--tiny", "--rounds", "1"]
     done = subprocess.run(
-        [sys.executable, *command, "--json", tmp_path / "gpu.json"], capture_output=True, text=True, check=False
+        [sys.executable, program, *options, "--json", tmp_path / "gpu.json"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]

@@ -61,13 +61,15 @@ def test_attention_error_is_at_most_twice_that_of_pytorch(
 ) -> None:
     q_lens = [1] * len(lens) if one_query else lens
     shapes = [(sum(q_lens), heads, d), (sum(lens), kv_heads, d), (sum(lens), kv_heads, d_v), (sum(q_lens), heads, d_v)]
-    *inputs, dout = (random(*shape, dtype=dtype, seed=i) for i, shape in enumerate(shapes))
-    out, _, *gradients = run_attention(*inputs, q_lens, lens, dout)
+    q, k, v, dout = (random(*shape, dtype=dtype, seed=i) for i, shape in enumerate(shapes))
+    out, _, *gradients = run_attention(q, k, v, q_lens, lens, dout)
     exact = with_gradients(
-        lambda *x: attention_by_loop(*x, q_lens, lens)[0], [x.double() for x in inputs], dout.double()
+        lambda q, k, v: attention_by_loop(q, k, v, q_lens, lens)[0], [x.double() for x in (q, k, v)], dout.double()
     )
     theirs = with_gradients(
-        lambda *x: attention_by_sdpa(*x, q_lens, lens).to(dtype), [x.to(DEVICE) for x in inputs], dout.to(DEVICE)
+        lambda q, k, v: attention_by_sdpa(q, k, v, q_lens, lens).to(dtype),
+        [x.to(DEVICE) for x in (q, k, v)],
+        dout.to(DEVICE),
     )
     for name, a, b, reference in zip(["out", "dq", "dk", "dv"], [out, *gradients], theirs, exact, strict=True):
         assert a.shape == reference.shape
@@ -84,16 +86,18 @@ def test_attention_dropout_and_weight_sum_equal_the_definition(
     p, seed = 0.3, torch.tensor([2**40 + 5, -3])
     q_lens = [1] * len(lens) if one_query else lens
     shapes = [(sum(q_lens), heads, d), (sum(lens), kv_heads, d), (sum(lens), kv_heads, d_v), (sum(q_lens), heads, d_v)]
-    *inputs, dout = (random(*shape, seed=i) for i, shape in enumerate(shapes))
+    q, k, v, dout = (random(*shape, seed=i) for i, shape in enumerate(shapes))
     dsum = dout.sum(-1)
     masks = [attention_mask(b, heads, n, m, p, seed) for b, (n, m) in enumerate(zip(q_lens, lens, strict=True))]
-    out, weight_sum, *gradients = run_attention(*inputs, q_lens, lens, dout, dsum, p, seed)
+    out, weight_sum, *gradients = run_attention(q, k, v, q_lens, lens, dout, dsum, p, seed)
 
     def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out, weight_sum = attention_by_loop(q, k, v, q_lens, lens, masks=masks)
         return torch.cat([out, weight_sum[..., None]], -1)
 
-    expected = with_gradients(reference, [x.double() for x in inputs], torch.cat([dout, dsum[..., None]], -1).double())
+    expected = with_gradients(
+        reference, [x.double() for x in (q, k, v)], torch.cat([dout, dsum[..., None]], -1).double()
+    )
     actual = [torch.cat([out, weight_sum[..., None]], -1), *gradients]
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.double(), b, atol=5e-6 * max(1, float(b.abs().max())), rtol=0)
@@ -125,14 +129,16 @@ def test_attention_of_a_large_batch_has_tiles_of_several_sizes(
     longest = [64, 33, 40] if dtype == torch.float32 else [64, 65, 100, 128, 90, 70]
     lens[torch.tensor([0, 7, 200, 254, 257, 299])[: len(longest)]] = torch.tensor(longest)
     lengths, p, seed = lens.tolist(), 0.2, torch.tensor([7, 8])
-    *inputs, dout = (random(int(lens.sum()), 2, 16, dtype=dtype, seed=i) for i in range(4))
+    q, k, v, dout = (random(int(lens.sum()), 2, 16, dtype=dtype, seed=i) for i in range(4))
     masks = [attention_mask(b, 2, n, n, p, seed) for b, n in enumerate(lengths)]
     expected = with_gradients(
-        lambda *x: attention_by_loop(*x, lengths, lengths, masks=masks)[0], [x.double() for x in inputs], dout.double()
+        lambda q, k, v: attention_by_loop(q, k, v, lengths, lengths, masks=masks)[0],
+        [x.double() for x in (q, k, v)],
+        dout.double(),
     )
     monkeypatch.setattr(attention, "_CROWD", 0)
     monkeypatch.setattr(attention, "_SEEKERS", 1)  # on a GPU too a program has several of the longest
-    out, _, *gradients = run_attention(*inputs, lengths, lengths, dout, None, p, seed)
+    out, _, *gradients = run_attention(q, k, v, lengths, lengths, dout, None, p, seed)
     for a, b in zip([out, *gradients], expected, strict=True):
         tolerance = 5e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
         torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * max(1, float(b.abs().max())))
@@ -143,7 +149,9 @@ def test_attention_of_4096_tokens() -> None:
     q, k, v, dout = (random(tokens, 1, 32, seed=i) for i in range(4))
     out, weight_sum, *gradients = run_attention(q, k, v, [tokens], [tokens], dout)
     expected = with_gradients(
-        lambda *x: attention_by_loop(*x, [tokens], [tokens])[0], [x.double() for x in (q, k, v)], dout.double()
+        lambda q, k, v: attention_by_loop(q, k, v, [tokens], [tokens])[0],
+        [x.double() for x in (q, k, v)],
+        dout.double(),
     )
     for a, b in zip([out, *gradients], expected, strict=True):
         torch.testing.assert_close(a.double(), b, atol=3e-6 * max(1, float(b.abs().max())), rtol=0)
@@ -186,10 +194,10 @@ def test_attention_reads_and_writes_the_packed_projection_in_place() -> None:
     dout = random(24, seed=3).to(DEVICE).expand(72, 2, 24)  # what .sum().backward() sends: strides of 0
     results = attention.packed_forward(qkv, cu, 40, 0.1, 0.2, seed)
     dqkv = attention.packed_backward(dout, qkv, *results, cu, 40, 0.1, 0.2, seed)
-    separate = [x.contiguous() for x in qkv.unbind(1)]
-    expected = attention.forward(*separate, cu, cu, 40, 40, 0.1, 0.2, seed)
+    q, k, v = (x.contiguous() for x in qkv.unbind(1))
+    expected = attention.forward(q, k, v, cu, cu, 40, 40, 0.1, 0.2, seed)
     assert torch.equal(results[0], expected[0])
-    gradients = attention.backward(dout, None, *separate, *expected, cu, cu, 40, 40, 0.1, 0.2, seed)
+    gradients = attention.backward(dout, None, q, k, v, *expected, cu, cu, 40, 40, 0.1, 0.2, seed)
     assert torch.equal(dqkv, torch.stack(gradients, 1))
 
 
@@ -212,9 +220,9 @@ def test_attention_reads_and_writes_the_packed_projection_in_place() -> None:
     ],
 )
 def test_attention_bad_arguments(change: dict[str, Any], message: str) -> None:
-    arguments = dict.fromkeys("qkv", torch.zeros(7, 4, 8)) | dict.fromkeys(("cu_q", "cu_k"), cumulative([3, 4]))
+    tensors = dict.fromkeys("qkv", torch.zeros(7, 4, 8)) | dict.fromkeys(("cu_q", "cu_k"), cumulative([3, 4]))
     numbers = dict(max_q=4, max_k=4, dropout_p=0.0, scale=1.0, seed=None)
-    arguments = {**arguments, **numbers, **change}
-    on_device = {name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in arguments.items()}
+    arguments: dict[str, Any] = {**tensors, **numbers, **change}
+    on_device: dict[str, Any] = {name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in arguments.items()}
     with pytest.raises(RuntimeError, match=message):
         attention.forward(**on_device)

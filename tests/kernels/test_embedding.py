@@ -6,6 +6,8 @@ CPU tensors dispatch to C++. The tests are the same on a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from helpers.operators import (
@@ -15,6 +17,7 @@ from helpers.operators import (
     with_gradients,
 )
 from helpers.triton_kernels import DEVICE, FLOOR, HALF, on_device
+from torch import Tensor
 
 pytest.importorskip("triton")
 
@@ -72,8 +75,10 @@ def test_embed_norm_is_that_of_the_cpu(dtype: torch.dtype) -> None:
     expected = library.embed_norm(*inputs, 1e-12, *rest, dtype, False)
     expected = (*expected, *library.embed_norm_backward(dout, *inputs, *expected[1:], *rest))
     on, on_rest = on_device(*inputs), (0.25, rest[1].to(DEVICE))
-    results = embedding.embed_norm(*on, 1e-12, *on_rest, dtype)
-    results = (*results, *embedding.embed_norm_backward(dout.to(DEVICE), *on, *results[1:], *on_rest))
+    forward: Callable[..., tuple[Tensor, ...]] = embedding.embed_norm
+    backward: Callable[..., tuple[Tensor, ...]] = embedding.embed_norm_backward
+    results = forward(*on, 1e-12, *on_rest, dtype)
+    results = (*results, *backward(dout.to(DEVICE), *on, *results[1:], *on_rest))
     for a, b in zip(results, expected, strict=True):
         eps = FLOOR[b.dtype] * torch.finfo(b.dtype).eps
         torch.testing.assert_close(a.cpu(), b, rtol=0, atol=2 * eps * max(1, float(b.abs().max())))

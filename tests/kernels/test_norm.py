@@ -22,13 +22,13 @@ from bertnli.kernels import norm
 
 
 def run_add_norm(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, y_bias: Tensor | None, dout: Tensor, p: float = 0.0,
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, y_bias: Tensor | None, *, dout: Tensor, p: float = 0.0,
     seed: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """out, dx, dy, dweight, dbias, dy_bias of the launchers, on the CPU."""
     x, y, weight, bias, y_bias, dout, seed = on_device(x, y, weight, bias, y_bias, dout, seed)
-    out, *statistics = norm.add_norm(x, y, y_bias, weight, bias, 1e-5, p, seed)
-    dx, dy, dy_bias, dweight, dbias = norm.add_norm_backward(dout, x, y, y_bias, weight, bias, *statistics, p, seed)
+    out, mean, rstd = norm.add_norm(x, y, y_bias, weight, bias, 1e-5, p, seed)
+    dx, dy, dy_bias, dweight, dbias = norm.add_norm_backward(dout, x, y, y_bias, weight, bias, mean, rstd, p, seed)
     return [t.cpu() for t in (out, dx, dy, dweight, dbias, dy_bias)]
 
 
@@ -36,13 +36,13 @@ def run_add_norm(
 @pytest.mark.parametrize("width", [2, 37, 256, 768])
 def test_add_norm_is_as_exact_as_pytorch(width: int, dtype: torch.dtype) -> None:
     inputs, dout = add_norm_inputs(19, width, dtype)
-    assert_as_exact_as_pytorch(run_add_norm(*inputs, dout), plain_add_norm, inputs, dout)
+    assert_as_exact_as_pytorch(run_add_norm(*inputs, dout=dout), plain_add_norm, inputs, dout)
 
 
 def test_add_norm_of_one_column() -> None:
     """Its norm is 0 whatever x and y are, but for roundings that the inverse deviation, 1 / sqrt(eps), multiplies."""
     inputs, dout = add_norm_inputs(19, 1, torch.float32)
-    out, dx, dy, dweight, dbias, dy_bias = run_add_norm(*inputs, dout)
+    out, dx, dy, dweight, dbias, dy_bias = run_add_norm(*inputs, dout=dout)
     torch.testing.assert_close(out, inputs[3].expand_as(out), rtol=0, atol=1e-4)
     torch.testing.assert_close(dbias, dout.sum(0))
     for zero in (dx, dy, dweight, dy_bias):
@@ -60,7 +60,7 @@ def test_add_norm_drops_what_the_cpu_does(width: int) -> None:
         dx, dy, dy_bias, dweight, dbias = library.add_norm_backward(
             dout, x, half, y_bias, weight, bias, *statistics, p, seed
         )
-        actual = run_add_norm(x, half, weight, bias, y_bias, dout, p, seed)
+        actual = run_add_norm(x, half, weight, bias, y_bias, dout=dout, p=p, seed=seed)
         for a, b in zip(actual, (out, dx, dy, dweight, dbias, dy_bias), strict=True):
             eps = FLOOR[b.dtype] * torch.finfo(b.dtype).eps
             torch.testing.assert_close(a, b, rtol=0, atol=2 * eps * max(1, float(b.abs().max())))

@@ -91,7 +91,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
 
 
 def test_compile_without_graph_breaks() -> None:
-    def run(token: Tensor, segment: Tensor, position: Tensor, ids: list[Tensor]) -> Tensor:
+    def run(token: Tensor, segment: Tensor, position: Tensor, *, ids: list[Tensor]) -> Tensor:
         x = ops.embed(token, segment, position, *ids)
         y = ops.bias_act(torch.ops.bertnli.linear(x, token, None)[:, :16], segment[0], "gelu")
         return ops.add_norm(x, y, segment[0], segment[1], y_bias=segment[1]).square().sum()
@@ -100,8 +100,8 @@ def test_compile_without_graph_breaks() -> None:
     for tokens in (5, 9, 30):
         tables, ids, _ = embed_inputs(16, torch.float32, tokens)
         leaves = [t.requires_grad_() for t in tables]
-        expected = torch.autograd.grad(run(*leaves, ids), leaves)
-        for a, b in zip(torch.autograd.grad(compiled(*leaves, ids), leaves), expected, strict=True):
+        expected = torch.autograd.grad(run(*leaves, ids=ids), leaves)
+        for a, b in zip(torch.autograd.grad(compiled(*leaves, ids=ids), leaves), expected, strict=True):
             torch.testing.assert_close(a, b)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,10 +91,11 @@ def test_error_is_at_most_twice_that_of_pytorch(
         assert a.dtype == dtype
         eps = torch.finfo(dtype).eps / (1 if dtype != torch.bfloat16 else 8)
         # The largest of thousands of errors is chance, and PyTorch's is its CPU library's: that has more slack.
-        for measure, slack in (
+        measures: list[tuple[Callable[[Tensor], float], int]] = [
             (lambda x: float(x.double().square().mean().sqrt()), 2),
             (lambda x: float(x.abs().max()), 8),
-        ):
+        ]
+        for measure, slack in measures:
             error, their_error = (measure(x.double() - reference) for x in (a, b))
             assert error <= 2 * their_error + slack * eps * measure(reference), (
                 f"{name}: {error}, PyTorch's {their_error}"
@@ -101,9 +103,9 @@ def test_error_is_at_most_twice_that_of_pytorch(
 
 
 def test_long_sequence(isa: str) -> None:
-    q_lens, (*inputs, _) = random_inputs(2, 2, 16, 16, [4096], False, torch.float32)
-    reference, _ = attention_by_loop(*(x.double() for x in inputs), q_lens, [4096])
-    out = ops.varlen_attention(*inputs, cumulative([4096]), 4096)
+    q_lens, (q, k, v, _) = random_inputs(2, 2, 16, 16, [4096], False, torch.float32)
+    reference, _ = attention_by_loop(q.double(), k.double(), v.double(), q_lens, [4096])
+    out = ops.varlen_attention(q, k, v, cumulative([4096]), 4096)
     torch.testing.assert_close(out.double(), reference, atol=2e-6, rtol=0)
 
 
@@ -164,9 +166,8 @@ def test_a_mask_does_not_depend_on_the_other_sequences_or_the_width() -> None:
     seed = torch.tensor([1, 2])
     _, (q, k, v, _) = random_inputs(2, 2, 8, 8, [20, 30], False, torch.float32)
     both = ops.varlen_attention(q, k, v, cumulative([20, 30]), 30, 0.5, seed=seed)
-    longer = ops.varlen_attention(
-        *(torch.cat([x[:20], torch.randn(7, 2, 8)]) for x in (q, k, v)), cumulative([20, 7]), 20, 0.5, seed=seed
-    )
+    q, k, v = (torch.cat([x[:20], torch.randn(7, 2, 8)]) for x in (q, k, v))
+    longer = ops.varlen_attention(q, k, v, cumulative([20, 7]), 20, 0.5, seed=seed)
     assert torch.equal(both[:20], longer[:20])
 
 
@@ -219,8 +220,8 @@ def test_any_strides_give_the_same(isa: str) -> None:
     dout = torch.randn(d).expand(total, heads, d)  # what .sum().backward() sends: strides of 0
     odd = torch.randn(total, heads, d, 2)[..., 0]  # the width itself is strided
 
-    def run(*inputs: Tensor) -> Tensor:
-        return ops.varlen_attention(*inputs, cumulative(lens), 60)
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return ops.varlen_attention(q, k, v, cumulative(lens), 60)
 
     for views in ([q, k, v], [odd, k, odd]):
         leaves = [x.detach().requires_grad_() for x in views]
@@ -353,7 +354,7 @@ def test_compile_without_graph_breaks() -> None:
     ],
 )
 def test_bad_arguments(change: dict[str, Any], message: str) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         **dict.fromkeys("qkv", torch.zeros(7, 4, 8)),
         "cu_seqlens": cumulative([3, 4]),
         "max_seqlen": 4,

@@ -74,7 +74,12 @@ def test_linear_leaves_out_the_gradients_that_nobody_wants(wanted: tuple[int, ..
     exact = with_gradients(F.linear, inputs, dout)[1:]
     leaves = [x.requires_grad_(bool(want)) for x, want in zip(inputs, wanted, strict=True)]
     kept: list[tuple[int, ...]] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+
+    def pack(t: Tensor) -> Tensor:
+        kept.append(tuple(t.shape))
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         out = torch.ops.bertnli.linear(*leaves)
     assert kept == [shape for shape, want in zip(((9, 8), (4, 8)), (wanted[1], wanted[0]), strict=True) if want]
     out.backward(dout)
@@ -94,13 +99,14 @@ def test_linear_takes_a_bias_of_any_dtype(dtype: torch.dtype, bias_dtype: torch.
     x, w, b, dout = random(20, 8, dtype=dtype), random(4, 8, dtype=dtype), random(4, dtype=bias_dtype), random(20, 4)
     exact = x.double() @ w.double().t() + b.double()
     eps = max(torch.finfo(dtype).eps, torch.finfo(bias_dtype).eps)
-    tolerance = dict(rtol=2 * eps, atol=10 * eps)
+    tolerance: dict[str, Any] = dict(rtol=2 * eps, atol=10 * eps)
     for linear in (torch.ops.bertnli.linear, ops.linear):
         leaf = b.clone().requires_grad_()
         found = linear(x, w, leaf)
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), exact, **tolerance)
         found.backward(dout.to(dtype))
+        assert leaf.grad is not None
         torch.testing.assert_close(leaf.grad.double(), dout.to(dtype).double().sum(0), **tolerance)
 
 
@@ -171,7 +177,12 @@ def test_linear_says_what_does_not_fit(arguments: Any, message: str) -> None:
 def test_linear_is_ours_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Tensor] = []
     own = torch.ops.bertnli.linear
-    monkeypatch.setattr(torch.ops.bertnli, "linear", lambda x, w, b: calls.append(x) or own(x, w, b))
+
+    def counted(x: Tensor, w: Tensor, b: Tensor | None) -> Any:
+        calls.append(x)
+        return own(x, w, b)
+
+    monkeypatch.setattr(torch.ops.bertnli, "linear", counted)
     module = importlib.import_module("bertnli.ops.linear")  # the package's attribute is the function
     monkeypatch.setattr(module, "own_products", lambda dtype: dtype == torch.float32)
     x, w, b = random(6, 8), random(4, 8), random(4)
@@ -187,10 +198,10 @@ def test_linear_is_ours_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None
         """A weight that says itself what a linear layer does."""
 
         @classmethod
-        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Tensor:
+        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is F.linear:
                 return F.linear(args[0], args[1].as_subclass(Tensor) / 2)
-            return super().__torch_function__(function, types, args, kwargs or {})
+            return super().__torch_function__(function, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
     assert torch.equal(ops.linear(x, w.as_subclass(Halved)), F.linear(x, w / 2))
     assert len(calls) == 2

@@ -38,7 +38,7 @@ def test_add_norm_drops_what_it_documents(isa: str, width: int, p: float) -> Non
     seed = torch.tensor([2**40 + 5, -3])
     mask = row_mask(70, width, p, seed)
     expected = with_gradients(
-        lambda *leaves: plain_add_norm(*leaves, mask), [x.double() for x in inputs], dout.double()
+        lambda *leaves: plain_add_norm(*leaves, mask=mask), [x.double() for x in inputs], dout.double()
     )
     actual = with_gradients(
         lambda x, y, w, b, y_bias: ops.add_norm(x, y, w, b, 1e-5, p, y_bias=y_bias, seed=seed), inputs, dout

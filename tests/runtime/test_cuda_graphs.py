@@ -218,8 +218,9 @@ def test_replayed_distillation_is_the_eager_one(
 
 
 def test_a_tagger_that_reads_all_tokens_learns_the_same() -> None:
-    data, options = data_for(BERTTagger), dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
-    wanted, found = (fit(model(head).double(), data, **options) for head in (BERTTagger, AllTokens))  # type: ignore[arg-type]
+    data = data_for(BERTTagger)
+    options: dict[str, Any] = dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
+    wanted, found = (fit(model(head).double(), data, **options) for head in (BERTTagger, AllTokens))
     assert found.losses == pytest.approx(wanted.losses, rel=1e-9)
     assert found.epochs[0].train_accuracy == wanted.epochs[0].train_accuracy
 
@@ -232,14 +233,14 @@ def test_a_run_is_continued_with_graphs_or_without(on_cpu: type[OnCPU], tmp_path
         if e.epoch == 1:
             raise Stop
 
-    options = dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
-    wanted = fit(model().double(), pairs(), cuda_graphs=False, **options).losses  # type: ignore[arg-type]
+    options: dict[str, Any] = dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
+    wanted = fit(model().double(), pairs(), cuda_graphs=False, **options).losses
     for first in (False, True):
         file = tmp_path / f"{first}.pt"
         with pytest.raises(Stop):
-            fit(model().double(), pairs(), state_file=file, cuda_graphs=first, on_epoch=stop, **options)  # type: ignore[arg-type]
+            fit(model().double(), pairs(), state_file=file, cuda_graphs=first, on_epoch=stop, **options)
         net = model().double()
-        losses = fit(net, pairs(), state_file=file, cuda_graphs=not first, **options).losses  # type: ignore[arg-type]
+        losses = fit(net, pairs(), state_file=file, cuda_graphs=not first, **options).losses
         assert losses == pytest.approx(wanted, rel=1e-7)
 
 
@@ -298,11 +299,12 @@ def test_reasons_against_capture() -> None:
     for processes, accumulate in ((2, 1), (1, 2)):
         assert "whole steps" in str(graphs.why_not_capturable(model(), gpu, processes, accumulate))
     assert graphs.why_not_capturable(model(), gpu, 1, 1) is None
-    for hook in (
+    hooks: list[Callable[[Any], Any]] = [
         lambda net: net.hidden.register_forward_hook(lambda *_: None),
         lambda net: net.encoder.blks[0].register_full_backward_pre_hook(lambda *_: None),
         lambda net: net.output.bias.register_hook(lambda g: g),
-    ):
+    ]
+    for hook in hooks:
         hook(net := model())
         assert "without hooks" in str(graphs.why_not_capturable(net, gpu, 1, 1))
 
@@ -337,10 +339,10 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[PackedBatch]:
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_captured_steps_are_the_eager_ones(precision: str, captured: list[PackedBatch]) -> None:
-    options = dict(epochs=3, batch_size=9, lr=1e-3, progress=False, device="cuda", precision=precision)
-    wanted = fit(model(), pairs(), cuda_graphs=False, **options).losses  # type: ignore[arg-type]
+    options: dict[str, Any] = dict(epochs=3, batch_size=9, lr=1e-3, progress=False, device="cuda", precision=precision)
+    wanted = fit(model(), pairs(), cuda_graphs=False, **options).losses
     assert not captured
-    losses = fit(model(), pairs(), **options).losses  # type: ignore[arg-type]
+    losses = fit(model(), pairs(), **options).losses
     assert captured
     assert losses == pytest.approx(wanted, abs=1e-3 if precision == "fp32" else 3e-2)
     assert losses[0] > losses[-1]
@@ -393,15 +395,15 @@ def test_graphs_survive_clearing_of_cublas_workspaces() -> None:
 
 @needs_gpu
 def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
-    options = dict(epochs=2, batch_size=9, progress=False, device="cuda", cuda_graphs=True)
-    first, second = (fit(model(dropout=0.3), pairs(), lr=1e-3, **options).losses for _ in range(2))  # type: ignore[arg-type]
+    options: dict[str, Any] = dict(epochs=2, batch_size=9, progress=False, device="cuda", cuda_graphs=True)
+    first, second = (fit(model(dropout=0.3), pairs(), lr=1e-3, **options).losses for _ in range(2))
     assert first == pytest.approx(second, abs=1e-4)
     one = pairs(1)
     same = one.batch([0] * 90)  # of one size, and so one graph: losses differ by what is dropped alone
     data = EncodedTexts(
         same.input_ids, same.cu_seqlens.long(), one.first_lens.repeat(90), same.labels, pad_id=0, max_len=20
     )
-    losses = fit(model(dropout=0.3), data, lr=0.0, weight_decay=0.0, **options).losses  # type: ignore[arg-type]
+    losses = fit(model(dropout=0.3), data, lr=0.0, weight_decay=0.0, **options).losses
     assert len(set(losses)) == 20
 
 
@@ -418,11 +420,18 @@ def test_no_step_waits_for_the_gpu(head: type[Head], cuda_graphs: bool, monkeypa
         return gather(self, rows)
 
     monkeypatch.setattr(EncodedTexts, "batch", watched)
-    # An epoch ends by reading its losses.
-    monkeypatch.setattr(loop, "all_reduce_sum", lambda x: torch.cuda.set_sync_debug_mode("default") or x)
+
+    def unwatched(x: Any) -> Any:
+        """An epoch ends by reading its losses."""
+        torch.cuda.set_sync_debug_mode("default")
+        return x
+
+    monkeypatch.setattr(loop, "all_reduce_sum", unwatched)
     try:
-        options = dict(epochs=4, batch_size=90, lr=1e-3, progress=False, device="cuda", cuda_graphs=cuda_graphs)
-        fit(model(head, dropout=0.1), data_for(head), **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = dict(
+            epochs=4, batch_size=90, lr=1e-3, progress=False, device="cuda", cuda_graphs=cuda_graphs
+        )
+        fit(model(head, dropout=0.1), data_for(head), **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(batches) == 4

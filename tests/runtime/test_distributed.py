@@ -43,7 +43,7 @@ def train(folder: Path, **options: Any) -> dict[str, Any]:
         if epoch.epoch == stop_after:
             raise KeyboardInterrupt
 
-    settings = dict(epochs=2, accumulate=2, lr=1e-3, progress=False, on_epoch=on_epoch)
+    settings: dict[str, Any] = dict(epochs=2, accumulate=2, lr=1e-3, progress=False, on_epoch=on_epoch)
     settings |= {} if "batch_tokens" in options else {"batch_size": 11}
     try:
         history = fit(model, pairs(), pairs(20), state_file=folder / "state.pt", **settings | options)

@@ -129,7 +129,7 @@ def loss_of(twin: Any, data: EncodedTexts, rows: Tensor, task: str) -> Tensor:
         out = twin(**inputs)
         outside = inputs["attention_mask"] == 0
         sides = (out.start_logits.masked_fill(outside, -1e30), out.end_logits.masked_fill(outside, -1e30))
-        return sum(torch.nn.functional.cross_entropy(s, labels[:, i]) for i, s in enumerate(sides)) / 2
+        return torch.stack([torch.nn.functional.cross_entropy(s, labels[:, i]) for i, s in enumerate(sides)]).mean()
     loss: Tensor = twin(**inputs, labels=labels.double() if task == "regression" else labels).loss
     return loss
 

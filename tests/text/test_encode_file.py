@@ -33,7 +33,7 @@ def test_real_files_at_once(data_dir: Path, minilm_dir: Path, columns: Columns, 
     paths += sorted((data_dir / "snli_1.0" / "official_sample_10_rows").glob("*dev*"))
     paths += [data_dir / "ocnli" / "dev.json"] if columns == "text" else []
     if kind == "pieces":
-        tokenizer = WordPieceTokenizer.from_file(minilm_dir / "vocab.txt")
+        tokenizer: Tokenizer = WordPieceTokenizer.from_file(minilm_dir / "vocab.txt")
     else:
         tokenizer = WordTokenizer(d2l_vocabulary(*read_snli(paths[0], columns=columns)[:2]))
     for path in paths:

@@ -32,6 +32,7 @@ def test_single_texts() -> None:
     w = [WORD_VOCAB[f"w{i}"] for i in range(4)]
     assert encoded.ids.tolist() == [cls, *w[:3], sep, cls, sep, cls, *w, sep]
     assert encoded.first_lens.tolist() == encoded.lengths.tolist() == [5, 2, 6]
+    assert encoded.labels is not None
     assert encoded.labels.dtype == torch.float32
     assert WORDS.encode_texts([word_text(3)], max_len=2).ids.tolist() == [cls, sep]
 
@@ -71,7 +72,7 @@ def test_more_rows_than_a_block(threads: int, max_len: int) -> None:
     for row, bad, error in ((30_000, 7, TypeError), (39_999, "\ud800", ValueError)):
         broken = [*premises[:row], bad, *premises[row + 1 :]]
         with pytest.raises(error, match=rf"premises\[{row}\]"):
-            WORDS.encode_pairs(broken, hypotheses, num_threads=threads)
+            WORDS.encode_pairs(broken, hypotheses, num_threads=threads)  # type: ignore[arg-type]
     long = [*hypotheses[:25_000], word_text(30), *hypotheses[25_001:-1], word_text(30)]
     with pytest.raises(ValueError, match=r"hypotheses\[25000\] has more than"):
         WORDS.encode_pairs(premises, long, 23, "only_first", num_threads=threads)
@@ -82,7 +83,7 @@ def test_lists_that_change_meanwhile() -> None:
     hypotheses = ["w1"] * 40_000
 
     class Lowering(str):
-        def lower(self):
+        def lower(self) -> str:
             changes[-1]()
             return "w2"
 
@@ -110,6 +111,7 @@ def test_lists_that_change_meanwhile() -> None:
 
 def test_types(encoded: EncodedTexts) -> None:
     assert (encoded.ids.dtype, encoded.offsets.dtype) == (torch.int32, torch.int64)
+    assert encoded.labels is not None
     assert (encoded.first_lens.dtype, encoded.labels.dtype) == (torch.int32, torch.int64)
     assert (encoded.pad_id, encoded.max_len, len(encoded)) == (WORD_VOCAB["<pad>"], 16, 300)
     assert repr(encoded) == f"EncodedTexts(300 sequences, {len(encoded.ids)} tokens, max_len=16)"
@@ -136,6 +138,8 @@ def test_batch(encoded: EncodedTexts, rows: Any) -> None:
     assert batch.positions.tolist() == [k for r in rows for k in range(len(every[r]))]
     assert batch.cu_seqlens.tolist() == np.cumsum([0, *(len(every[r]) for r in rows)]).tolist()
     assert batch.max_seqlen == max((len(every[r]) for r in rows), default=0)
+    assert batch.labels is not None
+    assert encoded.labels is not None
     assert batch.labels.tolist() == [int(encoded.labels[r]) for r in rows]
     assert {t.dtype for t in (batch.input_ids, batch.segment_ids, batch.positions, batch.cu_seqlens)} == {torch.int32}
 
@@ -145,7 +149,7 @@ def test_bad_rows(encoded: EncodedTexts) -> None:
         with pytest.raises(IndexError, match="out of range for 300"):
             encoded.batch(rows)
     with pytest.raises(TypeError, match="index must be a sequence of integers"):
-        encoded.batch([0.5])
+        encoded.batch([0.5])  # type: ignore[list-item]
     damaged = EncodedTexts(encoded.ids, encoded.offsets + 1, encoded.first_lens, pad_id=1, max_len=16)
     with pytest.raises(ValueError, match="sequence 299 of the encoded texts is corrupt"):
         damaged.batch([0, 299])
@@ -182,12 +186,14 @@ def test_slices(encoded: EncodedTexts) -> None:
         part = encoded[s]
         assert sequences_of(part) == every[s]
         assert part.first_lens.tolist() == encoded.first_lens.tolist()[s]
+        assert part.labels is not None
+        assert encoded.labels is not None
         assert part.labels.tolist() == encoded.labels.tolist()[s]
         assert all(torch.equal(a, b[list(range(300)[s])]) for a, b in
                    zip(part.to_padded(), encoded.to_padded(), strict=True))  # fmt: skip
     assert encoded[3:9].ids.data_ptr() == encoded.ids.data_ptr() + 4 * int(encoded.offsets[3])
     with pytest.raises(TypeError, match="takes a slice"):
-        encoded[0]
+        encoded[0]  # type: ignore[index]
 
 
 def test_save_and_load(encoded: EncodedTexts, tmp_path: Path) -> None:
@@ -202,8 +208,11 @@ def test_save_and_load(encoded: EncodedTexts, tmp_path: Path) -> None:
         assert sequences_of(back) == sequences_of(pairs)
         assert (back.pad_id, back.max_len) == (pairs.pad_id, pairs.max_len)
         assert torch.equal(back.first_lens, pairs.first_lens)
-        assert (back.labels is None) == (pairs.labels is None)
-        assert back.labels is None or torch.equal(back.labels, pairs.labels)
+        if pairs.labels is None:
+            assert back.labels is None
+        else:
+            assert back.labels is not None
+            assert torch.equal(back.labels, pairs.labels)
     assert os.listdir(tmp_path) == ["x.safetensors"]
     copy = pickle.loads(pickle.dumps(encoded))
     assert sequences_of(copy) == sequences_of(encoded)

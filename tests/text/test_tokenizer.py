@@ -63,15 +63,15 @@ def test_bad_texts(ours: Tokenizer) -> None:
     good = ["a"] * 20
     for bad, name in ((None, "NoneType"), (3, "int"), (b"a", "bytes")):
         with pytest.raises(TypeError, match=rf"premises\[17\] must be str, not {name}"):
-            ours.encode_pairs([*good[:17], bad, "a"], good[:19])
+            ours.encode_pairs([*good[:17], bad, "a"], good[:19])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"hypotheses\[1\] must be str, not float"):
-        ours.encode_padded(["a", "b"], ["a", float("nan")])
+        ours.encode_padded(["a", "b"], ["a", float("nan")])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"texts\[2\] has a lone surrogate"):
         ours.encode_texts(["a", "b", "x\ud800"])
     with pytest.raises(ValueError, match="text has a lone surrogate"):
         ours.encode("\udfff")
     with pytest.raises(TypeError, match="text must be str, not int"):
-        ours.encode(3)
+        ours.encode(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="equally many: found 2 and 1"):
         ours.encode_pairs(["a", "b"], ["a"])
     with pytest.raises(TypeError, match="hypotheses must be a sequence of str, not one str"):
@@ -83,7 +83,7 @@ def test_bad_texts(ours: Tokenizer) -> None:
     with pytest.raises(ValueError, match=r"at least 2 .* not 1"):
         ours.encode_texts(["a"], max_len=1)
     with pytest.raises(ValueError, match=r"truncation must be 'longest_first', .* not 'longest'"):
-        ours.encode_pairs(["a"], ["a"], truncation="longest")
+        ours.encode_pairs(["a"], ["a"], truncation="longest")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_threads"):
         ours.encode_pairs(["a"], ["a"], num_threads=-1)
     broken = Texts.of(["a", "b"])

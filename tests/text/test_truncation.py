@@ -8,6 +8,8 @@ from helpers import d2l_oracle
 from helpers.texts import WORD_VOCAB, WORDS, kept_tokens, word_text
 from tokenizers.processors import TemplateProcessing
 
+from bertnli.text.tokenizer import Truncation
+
 LENGTHS = [(p, h) for p in range(13) for h in range(13)]
 
 
@@ -44,9 +46,9 @@ def huggingface(strategy: str, max_len: int) -> tokenizers.Tokenizer:
 
 @pytest.mark.parametrize("max_len", range(3, 26))
 def test_longest_first_hf_equals_tokenizers(max_len: int) -> None:
-    pairs = [(word_text(p), word_text(h, 25)) for p, h in LENGTHS]
-    expected = huggingface("longest_first", max_len).encode_batch(pairs)
-    encoded = WORDS.encode_pairs(*zip(*pairs, strict=True), max_len, truncation="longest_first_hf")
+    premises, hypotheses = [word_text(p) for p, _ in LENGTHS], [word_text(h, 25) for _, h in LENGTHS]
+    expected = huggingface("longest_first", max_len).encode_batch(list(zip(premises, hypotheses, strict=True)))
+    encoded = WORDS.encode_pairs(premises, hypotheses, max_len, truncation="longest_first_hf")
     ids, segments, lens = encoded.to_padded()
     for i, e in enumerate(expected):
         assert (ids[i, : lens[i]].tolist(), segments[i, : lens[i]].tolist()) == (e.ids, e.type_ids), LENGTHS[i]
@@ -55,11 +57,12 @@ def test_longest_first_hf_equals_tokenizers(max_len: int) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("max_len", range(4, 26))
 def test_only_one_is_cut(which: int, max_len: int) -> None:
-    strategy = ("only_first", "only_second")[which]
+    strategies: tuple[Truncation, ...] = ("only_first", "only_second")
+    strategy = strategies[which]
     fit = [pair for pair in LENGTHS if pair[1 - which] < max_len - 3]  # (tokenizers wants one token to stay)
-    pairs = [(word_text(p), word_text(h, 25)) for p, h in fit]
-    expected = huggingface(strategy, max_len).encode_batch(pairs)
-    encoded = WORDS.encode_pairs(*zip(*pairs, strict=True), max_len, truncation=strategy)
+    premises, hypotheses = [word_text(p) for p, _ in fit], [word_text(h, 25) for _, h in fit]
+    expected = huggingface(strategy, max_len).encode_batch(list(zip(premises, hypotheses, strict=True)))
+    encoded = WORDS.encode_pairs(premises, hypotheses, max_len, truncation=strategy)
     assert encoded.ids.tolist() == [i for e in expected for i in e.ids]
     budget = max_len - 3
     names = ("hypotheses", "premises")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -107,7 +108,10 @@ def test_states_are_torchs(torch_first: bool) -> None:
     whole = copy.deepcopy(problem)
     steps = batches(torch.float64, 40)
     reference = torch.optim.AdamW(whole.groups(0.1), lr=1e-2)
-    kinds = [lambda g: torch.optim.AdamW(g, lr=1e-2), lambda g: Adam(g, lr=1e-2, decoupled=True)]
+    kinds: list[Callable[[Any], torch.optim.Optimizer]] = [
+        lambda groups: torch.optim.AdamW(groups, lr=1e-2),
+        lambda groups: Adam(groups, lr=1e-2, decoupled=True),
+    ]
     first, second = (kind(problem.groups(0.1)) for kind in (kinds if torch_first else kinds[::-1]))
     for i, (rows, target) in enumerate(steps):
         if i == 25:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from helpers.tiny_models import classifier, pairs
@@ -28,12 +30,14 @@ def test_bf16_is_near_fp32_and_leaves_float32(original: bool, accumulate: int) -
     for precision in ("fp32", "bf16"):
         net = classifier(original)
         before = dict(net.named_parameters())
-        options = dict(epochs=4, batch_size=9, accumulate=accumulate, lr=1e-3, precision=precision, progress=False)
-        losses.append(fit(net, data, **options).losses)  # type: ignore[arg-type]
+        options: dict[str, Any] = dict(
+            epochs=4, batch_size=9, accumulate=accumulate, lr=1e-3, precision=precision, progress=False
+        )
+        losses.append(fit(net, data, **options).losses)
         assert all(p is before[name] and p.dtype == torch.float32 for name, p in net.named_parameters())
         assert not net.encoder.token_embedding.sparse
         with pytest.raises(ZeroDivisionError):
-            fit(net, data, **{**options, "on_epoch": lambda _: 1 // 0})  # type: ignore[arg-type]
+            fit(net, data, **{**options, "on_epoch": lambda _: 1 // 0})
         assert all(p is before[name] for name, p in net.named_parameters())
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
     assert losses[1] != losses[0]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.oracles import PlainD2LClassifier
 from helpers.tiny_models import SIZES, VOCAB, classifier, pairs
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bertnli import (
@@ -19,6 +20,7 @@ from bertnli import (
     BERTModel,
     EncodedTexts,
     Epoch,
+    PackedBatch,
     evaluate,
     fit,
     score,
@@ -98,13 +100,25 @@ def test_split_batches_by_tokens(seed: int) -> None:
 def test_training_by_a_budget_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each example is in one batch per epoch, and the order depends on seed and epoch. The rate falls to 0 over
     all steps, though epochs have different numbers of batches."""
-    data, taken, rates = pairs(), [], []
+    data = pairs()
+    taken: list[Tensor] = []
+    rates: list[float] = []
     whole_batch, whole_step = EncodedTexts.batch, Adam.step
-    monkeypatch.setattr(EncodedTexts, "batch", lambda self, rows: taken.append(rows) or whole_batch(self, rows))
-    monkeypatch.setattr(Adam, "step", lambda self: rates.append(self.param_groups[0]["lr"] / 1e-3) or whole_step(self))
+
+    def batch(self: EncodedTexts, rows: Tensor) -> PackedBatch:
+        taken.append(rows)
+        return whole_batch(self, rows)
+
+    def step(self: Adam) -> None:
+        rates.append(self.param_groups[0]["lr"] / 1e-3)
+        whole_step(self)
+
+    monkeypatch.setattr(EncodedTexts, "batch", batch)
+    monkeypatch.setattr(Adam, "step", step)
     orders = []
     for seed in (3, 3, 4):
-        taken.clear(), rates.clear()
+        taken.clear()
+        rates.clear()
         losses = fit(classifier(), data, epochs=3, batch_tokens=50, lr=1e-3, seed=seed, progress=False).losses
         assert len(losses) == len(taken) == len(rates)
         assert all(int(data.lengths[rows].sum()) <= 50 for rows in taken)

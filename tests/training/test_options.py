@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from helpers.tiny_models import classifier, pairs
@@ -28,9 +29,9 @@ from bertnli import TrainingOptions, fit
         ({"seed": 2**60}, "seed must lie"),
     ],
 )
-def test_bad_options(options: dict[str, object], message: str) -> None:
+def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit(classifier(), pairs(), progress=False, **options)  # type: ignore[arg-type]
+        fit(classifier(), pairs(), progress=False, **options)
 
 
 def test_options_are_given_whole_or_by_name() -> None:
@@ -57,5 +58,12 @@ def test_the_key_holds_all_options_that_change_the_result() -> None:
     options = TrainingOptions()
     assert options.key() == TrainingOptions(batch_size=32, cuda_graphs=True).key()
     assert TrainingOptions(max_grad_norm=0).key() == TrainingOptions(max_grad_norm=None).key() != options.key()
-    for change in ({"batch_tokens": 64}, {"lr": 1e-3}, {"seed": 1}, {"freeze": "encoder"}, {"precision": "bf16"}):
-        assert replace(options, **change).key() != options.key()  # type: ignore[arg-type]
+    changes: list[dict[str, Any]] = [
+        {"batch_tokens": 64},
+        {"lr": 1e-3},
+        {"seed": 1},
+        {"freeze": "encoder"},
+        {"precision": "bf16"},
+    ]
+    for change in changes:
+        assert replace(options, **change).key() != options.key()

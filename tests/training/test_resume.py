@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,19 +40,19 @@ def test_an_interrupt_restores_the_model(precision: str, monkeypatch: pytest.Mon
 
 def test_a_numpy_score_can_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BERTClassifier, "metrics", lambda *_: {"accuracy": np.float32(0.5)})
-    options = dict(batch_size=16, progress=False, state_file=tmp_path / "state.pt")
-    history = fit(classifier(), pairs(), pairs(), epochs=1, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = dict(batch_size=16, progress=False, state_file=tmp_path / "state.pt")
+    history = fit(classifier(), pairs(), pairs(), epochs=1, **options)
     assert type(history.epochs[0].dev_score) is float
-    again = fit(classifier(), pairs(), pairs(), epochs=1, **options)  # type: ignore[arg-type]
+    again = fit(classifier(), pairs(), pairs(), epochs=1, **options)
     assert again.losses == history.losses
 
 
 @pytest.mark.parametrize("batches", [{"batch_size": 16}, {"batch_tokens": 200, "accumulate": 2}], ids=str)
 def test_an_interrupted_run_is_continued(tmp_path: Path, batches: dict[str, int]) -> None:
     data, dev = pairs(), pairs(30, seed=5)
-    options = dict(epochs=4, lr=1e-3, progress=False, **batches)
+    options: dict[str, Any] = dict(epochs=4, lr=1e-3, progress=False, **batches)
     whole = classifier(dropout=0.2)
-    wanted = fit(whole, data, dev, **options)  # type: ignore[arg-type]
+    wanted = fit(whole, data, dev, **options)
     file = tmp_path / "state.pt"
 
     class Stop(Exception):
@@ -62,12 +63,12 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, batches: dict[str, int]
             raise Stop
 
     with pytest.raises(Stop):
-        fit(classifier(dropout=0.2), data, dev, state_file=file, on_epoch=stop, **options)  # type: ignore[arg-type]
+        fit(classifier(dropout=0.2), data, dev, state_file=file, on_epoch=stop, **options)
     assert file.exists()
     with pytest.raises(ValueError, match="other lr; remove it"):
-        fit(classifier(dropout=0.2), data, dev, state_file=file, **{**options, "lr": 1.0})  # type: ignore[arg-type]
+        fit(classifier(dropout=0.2), data, dev, state_file=file, **{**options, "lr": 1.0})
     net = classifier(dropout=0.2, seed=99)
-    history = fit(net, data, dev, state_file=file, **options)  # type: ignore[arg-type]
+    history = fit(net, data, dev, state_file=file, **options)
     assert history.losses == wanted.losses
     assert [e.dev_score for e in history.epochs] == [e.dev_score for e in wanted.epochs]
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in net.state_dict().items())
@@ -76,20 +77,20 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, batches: dict[str, int]
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.pt"
-    options = dict(epochs=1, batch_size=16, progress=False, state_file=file)
-    fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
-    done = fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = dict(epochs=1, batch_size=16, progress=False, state_file=file)
+    fit(classifier(), pairs(), **options)
+    done = fit(classifier(), pairs(), **options)
     assert len(done.epochs) == 1
     with pytest.raises(ValueError, match="other train; remove it"):
-        fit(classifier(), pairs(seed=9), **options)  # type: ignore[arg-type]
+        fit(classifier(), pairs(seed=9), **options)
     with pytest.raises(ValueError, match="other dev"):
-        fit(classifier(), pairs(), pairs(9), **options)  # type: ignore[arg-type]
+        fit(classifier(), pairs(), pairs(9), **options)
     with pytest.raises(ValueError, match="other model"):
-        fit(classifier(dropout=0.1), pairs(), **options)  # type: ignore[arg-type]
+        fit(classifier(dropout=0.1), pairs(), **options)
     for content in (b"junk", b""):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=r"state\.pt is not the state of a training run"):
-            fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+            fit(classifier(), pairs(), **options)
     torch.save({"weights": 1}, file)
     with pytest.raises(ValueError, match="is not the state"):
-        fit(classifier(), pairs(), **options)  # type: ignore[arg-type]
+        fit(classifier(), pairs(), **options)
