@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "buffers.h"
 #include "encode.h"
@@ -22,6 +24,31 @@
 using namespace bertnli;
 
 namespace {
+
+// Takes the GIL by `take`. While the interpreter exits, Python ends a thread that asks for the GIL by unwinding its
+// stack, and the first destructor on the way would abort the process. Such a thread sleeps until the process is gone.
+template <class Take>
+void take_gil(const Take& take) noexcept {
+  try {
+    take();
+  } catch (...) {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+}
+
+// Frees the GIL for its lifetime.
+class FreeGil {
+ public:
+  FreeGil() : state_(PyEval_SaveThread()) {}
+  ~FreeGil() {
+    take_gil([this] { PyEval_RestoreThread(state_); });
+  }
+  FreeGil(const FreeGil&) = delete;
+  FreeGil& operator=(const FreeGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
 
 // An array of this shape with undefined content.
 template <class T, size_t dims>
@@ -99,7 +126,7 @@ struct Call {
   template <class Work>
   void run(const Work& work) {
     struct HoldAgain {
-      std::optional<py::gil_scoped_release>& free_gil;
+      std::optional<FreeGil>& free_gil;
       ~HoldAgain() { free_gil.reset(); }
     } hold_again{free_gil_};
     work();
@@ -110,7 +137,7 @@ struct Call {
   Job job;
 
  private:
-  std::optional<py::gil_scoped_release> free_gil_;  // the GIL is free from one job.take to the next
+  std::optional<FreeGil> free_gil_;  // the GIL is free from one job.take to the next
 };
 
 py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
@@ -122,7 +149,7 @@ py::list encode_one(const Tokenizer& tokenizer, const py::object& text) {
   }
   IdBuffer ids;
   {
-    py::gil_scoped_release free_gil;
+    const FreeGil free_gil;
     Tokenizer::CacheLoan cache(tokenizer);
     tokenizer.encode(view, view.data() + view.size(), {}, *cache, ids);
   }
@@ -146,7 +173,8 @@ py::tuple encode_ragged_py(const Tokenizer& tokenizer, const py::object& first, 
 
 // str.lower(), from a thread that may not hold the GIL.
 std::string lower_by_python(std::string_view text) {
-  const py::gil_scoped_acquire gil;
+  std::optional<py::gil_scoped_acquire> gil;
+  take_gil([&gil] { gil.emplace(); });
   PyObject* decoded = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
   if (decoded == nullptr) throw py::error_already_set();
   const auto owned = py::reinterpret_steal<py::object>(decoded);
@@ -163,7 +191,7 @@ py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bo
   const ReadOptions read{json_lines, parse, strict_labels, indices, std::move(label_names), threads};
   EncodedFile file;
   {
-    py::gil_scoped_release free_gil;
+    const FreeGil free_gil;
     file = encode_file(path, read, rows);
   }
   const size_t n = file.lengths.size();
@@ -190,7 +218,7 @@ py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::object& texts, i
   Spans spans;
   {
     int64_t* o = offsets.mutable_data();
-    py::gil_scoped_release free_gil;
+    const FreeGil free_gil;
     spans = encode_spans(tokenizer, given.texts(), lowered.texts(), threads, o);
   }
   return py::make_tuple(to_array(std::move(spans.ids)), offsets, to_array(std::move(spans.starts)),
@@ -223,7 +251,7 @@ py::tuple gather_packed_py(const Array<int32_t>& ids, const Array<int64_t>& offs
   int32_t *i = input_ids.mutable_data(), *s = segments.mutable_data(), *p = positions.mutable_data();
   int32_t* cu = cu_seqlens.mutable_data();
   {
-    py::gil_scoped_release free_gil;
+    const FreeGil free_gil;
     gather_packed(sequences, i, s, p, cu);
   }
   return py::make_tuple(input_ids, segments, positions, cu_seqlens, longest);
@@ -245,7 +273,7 @@ py::tuple gather_padded_py(const Array<int32_t>& ids, const Array<int64_t>& offs
   auto valid_lens = uninitialized<int64_t>(std::array{sequences.size()});
   int64_t *i = token_ids.mutable_data(), *s = segments.mutable_data(), *l = valid_lens.mutable_data();
   {
-    py::gil_scoped_release free_gil;
+    const FreeGil free_gil;
     gather_padded(sequences, width, pad, i, s, l);
   }
   return py::make_tuple(token_ids, segments, valid_lens);
@@ -255,7 +283,7 @@ py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bo
                         std::vector<std::string> label_names, int threads) {
   PairTable table;
   {
-    py::gil_scoped_release free_gil;
+    const FreeGil free_gil;
     table = read_pairs(path, {json_lines, parse, strict_labels, indices, std::move(label_names), threads});
   }
   Array<uint8_t> arena(static_cast<py::ssize_t>(table.arena.size()),
