@@ -236,6 +236,9 @@ def _add_encoding(sub: argparse.ArgumentParser) -> None:
         "as Hugging Face's fast tokenizers do; ratio in proportion to the lengths; only_first, only_second that text",
     )
     sub.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    sub.add_argument(
+        "--threads", type=_positive, help="number of CPU threads (default: $OMP_NUM_THREADS, else one per core)"
+    )
 
 
 def _version() -> str:
