@@ -89,7 +89,8 @@ class Model:
         second          hypotheses or contexts, if `examples` are premises or questions
         text_columns    columns of a table
 
-        Raises ValueError for examples of another number of texts than the model takes, and for outputs that are NaN.
+        Raises ValueError for examples of another number of texts than the model takes, and for outputs that are NaN or
+        infinite.
         """
         parts = self._parts(examples, second, text_columns)
         if not len(parts[0]):
@@ -104,7 +105,8 @@ class Model:
         A regressor (or another head of one output) gives its output, float32 [N]. A classifier gives the probabilities
         of its classes, [N, C], or with `label` that of the named class, [N]. Arguments otherwise: see `predict`.
 
-        Raises ValueError for other heads, and for a `label` that the model does not have.
+        Raises ValueError for other heads, for a `label` that the model does not have, and for outputs that are NaN or
+        infinite.
         """
         head = self.head
         width = head.output.out_features
@@ -229,12 +231,13 @@ class Model:
         return parts_of(examples, self.head, text_columns)
 
     def _outputs(self, parts: Sequence[Sequence[Any]], batch_size: int = 256) -> torch.Tensor:
-        """The head's outputs of unlabelled examples, float32 [N, num_labels] on the CPU."""
+        """The head's outputs of unlabelled examples, float32 [N, num_labels] on the CPU; all finite."""
         examples = self.head.inputs(*parts)
         if isinstance(self.tokenizer, WordTokenizer) and isinstance(examples, TextData):
             examples = space_out_data(examples, self.tokenizer.vocab)
         encoded = self.head.encode(self.tokenizer, examples)
-        return inference.score(self.head, encoded, batch_size=batch_size, precision=self.precision)
+        outputs = inference.score(self.head, encoded, batch_size=batch_size, precision=self.precision)
+        return inference.check_finite(outputs)
 
     def _encode(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 
 from bertnli import checkpoint
 from bertnli.cli.plots import save_curves
+from bertnli.cli.reports import print_epoch, print_figures, print_kept_epoch, to_json
 from bertnli.data import download as hub
 from bertnli.data.demo import write_demo_corpus
 from bertnli.data.files import atomic_path
@@ -28,7 +28,9 @@ from bertnli.distillation.student import make_student, pruned_tokenizer
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import SIZES, BERTConfig
 from bertnli.inference import predict as inference
+from bertnli.inference.session import InferenceSession
 from bertnli.runtime import distributed
+from bertnli.runtime.precision import unused_precision
 from bertnli.tasks.base import HEADS, Head
 from bertnli.tasks.classification import BERTClassifier
 from bertnli.tasks.load import Examples, load_examples, parse_lines, read_inputs, texts_of
@@ -36,7 +38,7 @@ from bertnli.text.encoded import EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
 from bertnli.text.vocab import space_out_data
 from bertnli.text.wordpiece import WordPieceTokenizer
-from bertnli.training.history import Epoch, History
+from bertnli.training.history import History
 from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
 
@@ -69,6 +71,7 @@ def demo(args: Namespace) -> None:
         on_epoch=print_epoch,
     )
     files = _save(model, args.output, tokenizer, history)
+    print_kept_epoch(history)
     test = data["test"]
     figures = inference.evaluate(model, model.encode(tokenizer, test))
     chance = 1 / len(SNLI_LABELS)
@@ -112,9 +115,10 @@ def train(args: Namespace) -> None:
         f"{data.dropped + (0 if dev is None else dev.dropped)} without a label dropped; "
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
+    _print_unused_precision(args)
     args.output.mkdir(parents=True, exist_ok=True)
     history = fit(model, train_data, dev_data, options, **_run_arguments(args, state_file))
-    _finish(model, args.output, tokenizer, history, state_file)
+    _finish(args, model, tokenizer, history, state_file)
 
 
 Start = tuple[BERTModel | Head, Tokenizer, str, Sequence[str] | None, Examples]
@@ -222,13 +226,14 @@ def distill(args: Namespace) -> None:
         f"{len(tokenizer)} of {len(teacher_tokenizer)} tokens; {len(data)} labelled examples, "
         f"{0 if unlabelled is None else len(unlabelled)} unlabelled"
     )
+    _print_unused_precision(args)
     args.output.mkdir(parents=True, exist_ok=True)
     history = run_distillation(
         teacher, teacher_tokenizer, student, tokenizer, data, dev, options, unlabelled=unlabelled, max_len=max_len,
         truncation=args.truncation, temperature=args.temperature, hard=args.hard, soft=args.soft, hidden=args.hidden,
         hidden_layers=args.hidden_layers, **_run_arguments(args, state_file),
     )  # fmt: skip
-    _finish(student, args.output, tokenizer, history, state_file)
+    _finish(args, student, tokenizer, history, state_file)
 
 
 def _load_unlabelled(path: Path, model: Head, tokenizer: Tokenizer) -> Any:
@@ -248,34 +253,20 @@ def evaluate(args: Namespace) -> None:
     started = time.perf_counter()
     data = _load(args, model.task, args.data, "test", tokenizer, names)
     encoded = model.encode(tokenizer, data, model.sequence_len(args.max_len), args.truncation)
-    figures = inference.evaluate(model, encoded, batch_size=args.batch_size, precision=args.precision)
+    figures = inference.evaluate(_session(model, args), encoded, batch_size=args.batch_size)
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - started
     if args.json:
-        print(json.dumps(figures))
-        return
-    print(_numbers_of(figures))
-    for name, value in figures.items():
-        if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
-            width = max(map(len, value), default=0)
-            for row, cells in value.items():
-                print(f"  {row:{width}}  {_numbers_of(cells)}")
-        elif isinstance(value, dict):
-            print(f"  {name}: {_numbers_of(value)}")
-    for name, counts in zip(figures.get("labels", ()), figures.get("confusion", ()), strict=True):
-        predicted = ", ".join(f"{n} as {label}" for n, label in zip(counts, figures["labels"], strict=True))
-        print(f"  of {name}: {predicted}")
-
-
-def _numbers_of(figures: dict[str, Any]) -> str:
-    numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
-    return "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
+        print(to_json(figures))
+    else:
+        print_figures(figures)
 
 
 def predict(args: Namespace) -> None:
     model, tokenizer = _load_head(args.model, args.device)
+    session = _session(model, args)
     if args.input != "-":
-        _print_predictions(args, model, tokenizer, read_inputs(args.input, model, args.text_columns))
+        _print_predictions(args, session, tokenizer, read_inputs(args.input, model, args.text_columns))
         return
     if args.text_columns:
         raise ValueError("--text-columns are columns of a file: name it by --input")
@@ -283,21 +274,22 @@ def predict(args: Namespace) -> None:
         print("bertnli: reading examples from standard input, one a line", file=sys.stderr)
     # sys.stdin has the encoding and line ends of the environment.
     with open(sys.stdin.fileno(), encoding="utf-8-sig", newline="\n", closefd=False) as file:
-        _print_predictions(args, model, tokenizer, parse_lines(file, "standard input", model))
+        _print_predictions(args, session, tokenizer, parse_lines(file, "standard input", model))
 
 
-def _print_predictions(args: Namespace, model: Head, tokenizer: Tokenizer, examples: Iterator[tuple[Any, ...]]) -> None:
+def _print_predictions(
+    args: Namespace, session: InferenceSession, tokenizer: Tokenizer, examples: Iterator[tuple[Any, ...]]
+) -> None:
     while chunk := list(itertools.islice(examples, args.batch_size)):
         for p in inference.predict(
-            model,
+            session,
             tokenizer,
             *zip(*chunk, strict=True),
             max_len=args.max_len,
             truncation=args.truncation,
             batch_size=args.batch_size,
-            precision=args.precision,
         ):
-            print(json.dumps(asdict(p) if is_dataclass(p) and not isinstance(p, type) else p, ensure_ascii=False))
+            print(to_json(asdict(p) if is_dataclass(p) and not isinstance(p, type) else p))
         sys.stdout.flush()
 
 
@@ -329,6 +321,14 @@ def _load_head(name: str, device: str | None) -> tuple[Head, Tokenizer]:
     if not isinstance(model, Head):
         raise ValueError(f"{name} has no output layer of a task; fine-tune it first with `bertnli train`")
     return model.to(_device(device)), tokenizer
+
+
+def _session(model: Head, args: Namespace) -> InferenceSession:
+    """A session of --precision; says on standard error if that precision is not used."""
+    session = InferenceSession(model, args.precision)
+    if session.unused_precision is not None:
+        print(f"bertnli: {session.unused_precision}", file=sys.stderr)
+    return session
 
 
 def _device(name: str | None) -> torch.device:
@@ -373,6 +373,11 @@ def _training_options(args: Namespace) -> TrainingOptions:
     return TrainingOptions(**{field.name: getattr(args, field.name) for field in fields(TrainingOptions)})
 
 
+def _print_unused_precision(args: Namespace) -> None:
+    if (instead := unused_precision(_device(args.device), args.precision)) is not None:
+        print(f"precision: {instead}")
+
+
 def _run_arguments(args: Namespace, state_file: Path) -> dict[str, Any]:
     """Arguments of `fit` beside TrainingOptions."""
     return {
@@ -401,26 +406,21 @@ def _state_file(args: Namespace) -> Path:
     return state_file
 
 
-def print_epoch(e: Epoch) -> None:
-    accuracy = "" if e.train_accuracy is None else f", train accuracy {e.train_accuracy:.4f}"
-    dev = "" if e.dev_score is None else f", dev loss {e.dev_loss:.3f}, dev {e.metric} {e.dev_score:.4f}"
-    speed = f"{e.seconds:.1f} s, {e.pairs_per_second:.0f} pairs/s"
-    print(f"epoch {e.epoch}: train loss {e.train_loss:.3f}{accuracy}{dev}, {speed}", flush=True)
-
-
-def _finish(model: Head, folder: Path, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
+def _finish(args: Namespace, model: Head, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
     """Save the result, in the first of several processes, and remove the run's state."""
     if distributed.rank_and_size()[0] == 0:
-        files = _save(model, folder, tokenizer, history)
+        files = _save(model, args.output, tokenizer, history)
         state_file.unlink()
-        print(f"{files}: {folder}")
+        if args.keep_best:
+            print_kept_epoch(history)
+        print(f"{files}: {args.output}")
 
 
 def _save(model: Head, folder: Path, tokenizer: Tokenizer, history: History) -> str:
     """Write checkpoint, figures and curves; says what was written."""
     checkpoint.save_pretrained(model, folder, tokenizer)
     with atomic_path(folder / "metrics.jsonl") as path:
-        path.write_text("".join(json.dumps(vars(e)) + "\n" for e in history.epochs), encoding="utf-8")
+        path.write_text("".join(to_json(vars(e)) + "\n" for e in history.epochs), encoding="utf-8")
     drawn = save_curves(history, folder / "curves.png")
     return "checkpoint, metrics.jsonl and curves.png" if drawn else "checkpoint and metrics.jsonl"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,6 +25,10 @@ from bertnli.text.vocab import Vocab, space_out_data
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
 
 
+class NotFiniteError(ValueError):
+    """A model's outputs are NaN or infinite."""
+
+
 def check_labels(encoded: EncodedTexts, name: str, model: Head) -> None:
     """Raise ValueError unless there are examples, labelled as `model` can take, and short enough for it."""
     if not len(encoded):
@@ -37,6 +42,17 @@ def check_labels(encoded: EncodedTexts, name: str, model: Head) -> None:
             f"{name} has a sequence of {longest} tokens; the model's max_len is {model.config.max_len}: "
             "encode the texts with a smaller max_len"
         )
+
+
+def check_finite(outputs: Tensor) -> Tensor:
+    """The outputs [R, num_labels]. Raises NotFiniteError unless the largest of each row is finite (a custom head may
+    exclude a class by minus infinity)."""
+    if not math.isfinite(float(outputs.sum())):  # mostly all that is computed
+        largest = outputs.amax(-1)
+        if not bool(largest.isfinite().all()):
+            kind = "NaN" if bool(largest.isnan().any()) else "infinite"
+            raise NotFiniteError(f"the model's outputs are {kind}: its training diverged, or its file is damaged")
+    return outputs
 
 
 def score(
@@ -128,8 +144,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The head's figures of merit on labelled data, its mean loss, and the number of `examples` that were encoded.
 
-    Arguments and errors are those of `score`; it also raises ValueError where there are no examples, no labels, or
-    labels that the model does not have.
+    Arguments and errors are those of `score`; it also raises ValueError where there are no examples, no labels, labels
+    that the model does not have, or outputs that are NaN or infinite. A figure that the data leave undefined is NaN.
     """
     encoded, session = encoded_texts(data, "data"), _session(model, precision)
     head = session.model
@@ -144,6 +160,7 @@ def evaluate(
 
     with torch.no_grad(), eval_mode(head, include_encoder=False):
         outputs = run_batches(session, encoded, batch_size, cuda_graphs=cuda_graphs, each=add).float().cpu()
+    check_finite(outputs)
     loss = sum(map(float, losses)) / max(1, num_targets)
     return {"examples": len(encoded), "loss": loss, **head.metrics(outputs, data)}
 
@@ -169,7 +186,7 @@ def predict(
     batch_size, precision  as in `score`
 
     A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths,
-    and where the model's outputs are NaN.
+    and where the model's outputs are NaN or infinite.
     """
     session = _session(model, precision)
     head = session.model
@@ -178,7 +195,5 @@ def predict(
     if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
         examples = space_out_data(examples, tokenizer.vocab)
     data = head.encode(tokenizer, examples, max_len, truncation)
-    outputs = score(session, data, batch_size=batch_size)
-    if outputs.isnan().any():
-        raise ValueError("the model's outputs are NaN: its training diverged, or its file is damaged")
+    outputs = check_finite(score(session, data, batch_size=batch_size))
     return head.predictions(outputs, data)

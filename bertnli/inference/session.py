@@ -13,7 +13,7 @@ from bertnli import _ops
 from bertnli.encoder.bert import BERTEncoder, check_length
 from bertnli.inference.fusing import CannotFuse, encoder_parameters, head_parameters, is_overridden
 from bertnli.runtime.eval_mode import eval_mode
-from bertnli.runtime.precision import PRECISIONS, autocast, uses_bf16
+from bertnli.runtime.precision import PRECISIONS, autocast, unused_precision, uses_bf16
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
 
@@ -81,6 +81,11 @@ class InferenceSession:
     def fused(self) -> bool:
         """True if the outputs are the fused operator's, which needs no `running`."""
         return self._head is not None
+
+    @property
+    def unused_precision(self) -> str | None:
+        """What is computed in place of `precision`, as a sentence; None if the precision is used."""
+        return unused_precision(self.device, self.precision, self._encoder is not None)
 
     def is_current(self) -> bool:
         """True if the session's weights are still the model's, as far as can be told quickly.

@@ -61,7 +61,8 @@ class BERTRegressor(Head):
 def regression_metrics(outputs: Tensor, labels: Tensor, label_names: Sequence[str] | None = None) -> dict[str, Any]:
     """Pearson's and Spearman's correlation, mean squared and mean absolute error; for K > 1 columns their means.
 
-    outputs, labels: float [N, K], on the CPU. A correlation with constant values, or of fewer than 2 examples, is 0.
+    outputs, labels: float [N, K], on the CPU. A correlation with constant values, or of fewer than 2 examples, is
+    undefined: NaN.
     For K > 1, `per_label` has the figures of each column.
     """
     columns = [
@@ -86,7 +87,7 @@ def _column_metrics(guess: npt.NDArray[np.float64], truth: npt.NDArray[np.float6
 
 def _pearson(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
+        return float("nan")
     a, b = a - a.mean(), b - b.mean()
     return float(np.clip((a / np.linalg.norm(a)) @ (b / np.linalg.norm(b)), -1, 1))
 

@@ -41,7 +41,7 @@ class History:
 
     epochs      one Epoch for each pass
     losses      mean loss of each optimizer step
-    best_epoch  number of the epoch with the best dev score, the first of equals; None without dev data
+    best_epoch  number of the epoch with the best dev score, the first of equals; None without a defined score
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -61,7 +61,8 @@ class History:
         """Add an epoch; True if its dev score is better than all before. NaN is worse than any number."""
         self.epochs.append(epoch)
         scores = [-math.inf if math.isnan(e.dev_score) else e.dev_score for e in self.epochs if e.dev_score is not None]
-        before, self.best_epoch = self.best_epoch, scores.index(max(scores)) + 1 if scores else None
+        best, before = max(scores, default=-math.inf), self.best_epoch
+        self.best_epoch = scores.index(best) + 1 if best > -math.inf else None
         return self.best_epoch != before
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertnli.inference.predict import check_labels, evaluate
+from bertnli.inference.predict import NotFiniteError, check_labels, evaluate
 from bertnli.runtime.cuda_graphs import use_cuda_graphs
 from bertnli.runtime.distributed import all_reduce_sum, broadcast_from_rank_0, rank_and_size
 from bertnli.runtime.memory import flush_denormals, reuse_memory
@@ -178,7 +178,10 @@ class _Run:
         if self.dev_data is None:
             return {}
         options = self.options
-        figures = evaluate(self.model, self.dev_data, precision=options.precision, cuda_graphs=options.cuda_graphs)
+        try:
+            figures = evaluate(self.model, self.dev_data, precision=options.precision, cuda_graphs=options.cuda_graphs)
+        except NotFiniteError:
+            figures = {"loss": math.nan}
         figures = broadcast_from_rank_0(lambda: figures)
         if not math.isfinite(figures["loss"]):
             raise ValueError(self.diverged(f"the dev data after epoch {len(self.history.epochs) + 1}"))

@@ -17,6 +17,7 @@ from helpers.commands import LABELS, run, tiny_bert
 
 from bertnli import (
     BERTClassifier,
+    BERTRegressor,
     BERTTagger,
     WordPieceTokenizer,
     read_pairs,
@@ -169,15 +170,47 @@ def test_predict_reads_columns_of_a_table(tmp_path: Path, capsys: pytest.Capture
     assert (status, out) == (0, outputs[1])
 
 
-def test_a_model_that_has_diverged_predicts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("bias", "kind"), [(math.nan, "NaN"), (math.inf, "infinite")])
+def test_a_model_that_has_diverged_gives_nothing(
+    bias: float, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])
-    bert = tiny_bert(len(tokenizer))
-    torch.nn.init.constant_(bert.encoder.pos_embedding, float("nan"))
-    save_pretrained(BERTClassifier(bert), tmp_path / "model", tokenizer)
-    (tmp_path / "data.txt").write_text("red\tgreen\n")
-    status, out, err = run("predict", "--model", tmp_path / "model", "--input", tmp_path / "data.txt", capsys=capsys)
-    assert (status, out) == (2, "")
-    assert "the model's outputs are NaN: its training diverged" in err
+    model = BERTClassifier(tiny_bert(len(tokenizer)))
+    torch.nn.init.constant_(model.output.bias, bias)
+    save_pretrained(model, tmp_path / "model", tokenizer)
+    (tmp_path / "data.tsv").write_text("red\tgreen\tneutral\n")
+    (tmp_path / "in.tsv").write_text("red\tgreen\n")
+    for command in (
+        ["predict", "--input", tmp_path / "in.tsv"],
+        ["evaluate", "--data", tmp_path / "data.tsv", "--text-columns", "1,2", "--label-column", "3", "--json"],
+    ):
+        status, out, err = run(*command, "--model", tmp_path / "model", capsys=capsys)
+        assert (status, out) == (2, "")
+        assert f"the model's outputs are {kind}: its training diverged" in err
+
+
+def test_a_figure_that_is_undefined_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The correlation with a constant. JSON has no NaN."""
+    tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, "red", "green"])
+    save_pretrained(BERTRegressor(tiny_bert(len(tokenizer))), tmp_path / "model", tokenizer)
+    (tmp_path / "data.tsv").write_text("red\t1\ngreen\t1\n")
+    reading = ["--text-columns", "1", "--label-column", "2"]
+    evaluate = ["evaluate", "--model", tmp_path / "model", "--data", tmp_path / "data.tsv", *reading]
+    status, out, err = run(*evaluate, "--json", capsys=capsys)
+    assert status == 0, err
+    assert "NaN" not in out
+    figures = json.loads(out)
+    assert figures["pearson"] is figures["spearman"] is None
+    assert figures["mse"] > 0
+    assert "pearson undefined" in run(*evaluate, capsys=capsys)[1]
+    status, _, err = run(
+        "train", "--model", tmp_path / "model", "--train", tmp_path / "data.tsv", "--dev", tmp_path / "data.tsv",
+        *reading, "--epochs", 2, "--output", tmp_path / "out", "--quiet", capsys=capsys,
+    )  # fmt: skip
+    assert status == 0, err
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["dev_score"] for line in lines] == [None, None]
+    assert not any("NaN" in line for line in lines)
 
 
 def test_sequences_are_as_long_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,22 @@ def test_a_model_in_training_scores_in_eval_mode(precision: str) -> None:
         score(model, ENCODED, batch_size=0)
 
 
+class ExcludesAClass(BERTClassifier):
+    def head(self, features: Tensor) -> Tensor:
+        return super().head(features).index_fill(1, torch.tensor([2]), -torch.inf)
+
+
+def test_outputs_that_are_not_finite_give_no_figures() -> None:
+    encoded = make_encoded([9, 4])
+    encoded.labels = torch.tensor([1, 0])
+    for bad, kind in ((torch.nan, "NaN"), (torch.inf, "infinite")):
+        model = make_head()
+        torch.nn.init.constant_(model.output.bias, bad)
+        with pytest.raises(ValueError, match=f"the model's outputs are {kind}: its training diverged"):
+            evaluate(model, encoded)
+    assert evaluate(make_head(ExcludesAClass), encoded)["loss"] > 0  # minus infinity excludes a class
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_every_mode_is_restored(fused: bool) -> None:
     model = make_head()

@@ -196,6 +196,13 @@ def test_keeping_the_best_epoch_means_its_weights(monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(value, states[1][name]) for name, value in net.state_dict().items())
 
 
+def test_a_score_that_is_undefined_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    for scores, best in (([math.nan, -0.5, math.nan], 2), ([math.nan, math.nan, math.nan], None)):
+        left = iter(scores)
+        monkeypatch.setattr(loop, "evaluate", lambda *_, left=left, **__: {"loss": 1.0, "accuracy": next(left)})
+        assert fit(classifier(), pairs(), pairs(9), epochs=3, progress=False).best_epoch == best
+
+
 def test_pretraining_heads_stay_bit_equal() -> None:
     net = classifier(dropout=0.1)
     before = {name: copy.deepcopy(module.state_dict()) for name, module in net.carried.items()}

@@ -1,0 +1,67 @@
+"""What the commands print: figures, epochs, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from bertnli.training.history import Epoch, History
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON. Figures that are undefined or infinite are null: JSON has no NaN."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """Print the figures of `evaluate`: the numbers in one line, then a line a class or label, then confusions."""
+    print(_numbers_of(figures))
+    for name, value in figures.items():
+        if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
+            width = max(map(len, value), default=0)
+            for row, cells in value.items():
+                print(f"  {row:{width}}  {_numbers_of(cells)}")
+        elif isinstance(value, dict):
+            print(f"  {name}: {_numbers_of(value)}")
+    for name, counts in zip(figures.get("labels", ()), figures.get("confusion", ()), strict=True):
+        predicted = ", ".join(f"{n} as {label}" for n, label in zip(counts, figures["labels"], strict=True))
+        print(f"  of {name}: {predicted}")
+
+
+def _numbers_of(figures: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
+    return "  ".join(f"{name} {_number(value)}" for name, value in numbers.items())
+
+
+def _number(value: float | None) -> str:
+    """A count as it is, a figure with four decimals."""
+    if isinstance(value, float):
+        return "undefined" if math.isnan(value) else f"{value:.4f}"
+    return str(value)
+
+
+def print_epoch(e: Epoch) -> None:
+    accuracy = "" if e.train_accuracy is None else f", train accuracy {e.train_accuracy:.4f}"
+    dev = "" if e.dev_score is None else f", dev loss {e.dev_loss:.3f}, dev {e.metric} {_number(e.dev_score)}"
+    speed = f"{e.seconds:.1f} s, {e.pairs_per_second:.0f} pairs/s"
+    print(f"epoch {e.epoch}: train loss {e.train_loss:.3f}{accuracy}{dev}, {speed}", flush=True)
+
+
+def print_kept_epoch(history: History) -> None:
+    """Say which epoch's weights a run with `keep_best` ended with, if it is not the last."""
+    number = history.best_epoch
+    if number is not None and number != len(history.epochs):
+        best = history.epochs[number - 1]
+        print(f"kept the weights of epoch {number}, whose dev {best.metric} is the best: {_number(best.dev_score)}")
