@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from helpers.commands import LABELS, task_jobs
 
 import bertnli
 from bertnli import BERTConfig, BERTModel, Model, TextData, WordPieceTokenizer, WordTokenizer
-from bertnli.tasks.base import HEADS
+from bertnli.tasks.base import HEADS, Head
 from bertnli.tasks.convert import to_examples
 
 WORDS = ["red", "green", "blue", "one", "two", "which", "colour", "?", "this", "example", "is", "."]
@@ -147,7 +148,12 @@ def test_labelled_data_in_every_form(kind: str) -> None:
     """Names of classes and their indices, rows without a label."""
     premises, hypotheses = map(list, zip(*PAIRS, strict=True))
     wanted = TextData(premises[:3], hypotheses[:3], [2, 0, 1], tuple(LABELS), dropped=1)
-    for labels in (["neutral", "entailment", "contradiction", "-"], [2, 0, 1, -1], ["2", "0", "1", None]):
+    for labels in (
+        ["neutral", "entailment", "contradiction", "-"],
+        [2, 0, 1, -1],
+        ["2", "0", "1", None],
+        [2.0, 0.0, 1.0, math.nan],
+    ):
         data = frame({"premise": premises, "hypothesis": hypotheses, "label": labels}, kind)
         model = tiny("classification", *LABELS)
         assert to_examples(data, model.head) == wanted
@@ -190,6 +196,39 @@ def test_labelled_data_of_the_other_tasks() -> None:
     assert qa.evaluate(questions)["examples"] == 2
     examples = to_examples([("red", 1), ("blue", -1.5)], regressor.head)
     assert (examples.labels, examples.label_names) == ([1.0, -1.5], ())
+
+
+def test_labelled_data_that_does_not_fit() -> None:
+    tagger, qa, pairs = (
+        tiny("tagging", "O", "B-x").head,
+        tiny("qa", columns=2).head,
+        tiny("classification", *LABELS).head,
+    )
+    cases: list[tuple[Head, Any, str]] = [
+        (tagger, [(["red"], ["O"]), (["red", "one"], ["O"])], r"data:2: expected a tag for each of 2 words"),
+        (tagger, [(["red"], [None])], r"data:1: expected a tag for each of 1 words"),
+        (tagger, [(["red", None], ["O", "O"])], r"data:1: expected a list of words"),
+        (tagger, [("red", ["O"])], r"data:1: expected a list of words"),
+        (
+            qa,
+            [("q", "a b", {"text": ["b"], "answer_start": [1]})],
+            r"data:1: answers\[0\]: the context does not have 'b'",
+        ),
+        (
+            pairs,
+            [{"premise": "a", "hypothesis": "b", "label": 0}, {"premise": "a", "label": 0}],
+            "data:2: .*no key 'hypo",
+        ),
+        (pairs, [("a", None, 0)], r"data:1: hypothesis is None, not a text"),
+        (pairs, [("a", "b", 0), ("a", "\ud83d", 1)], r"data:2: character 0 of .* is a lone surrogate"),
+        (pairs, [("a", "b", "Neutral")], r"data:1: unknown label 'Neutral'; expected one of entailment"),
+    ]
+    for head, data, message in cases:
+        with pytest.raises(ValueError, match=message):
+            to_examples(data, head)
+    spellings: list[Any] = [None, [], {"text": [], "answer_start": []}]
+    spelled = [("q", "a b", answers) for answers in spellings]
+    assert to_examples(spelled, qa).answers == [[], [], []]  # type: ignore[union-attr]
 
 
 def test_paths_are_read_as_the_command_reads_them(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -110,7 +111,11 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
 def _add_distill(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--teacher", required=True, help=_CHECKPOINT)
     _add_data(sub)
-    sub.add_argument("--unlabelled", type=Path, help="file of further examples, as `bertnli predict` takes them")
+    sub.add_argument(
+        "--unlabelled",
+        type=Path,
+        help="file of further examples, as `bertnli predict` takes them; a table may also have --text-columns",
+    )
     sub.add_argument(
         "--num-hiddens",
         type=_positive,
@@ -176,8 +181,8 @@ def _add_reading(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--labels",
         type=_names,
-        help="class names, comma-separated, in the order of integer labels (default: the checkpoint's, else the "
-        "data's); the checkpoint's names in another order reorder its outputs",
+        help="class names, comma-separated ('\"yes, please\",no' if a name has one), in the order of integer labels "
+        "(default: the checkpoint's, else the data's); the checkpoint's names in another order reorder its outputs",
     )
     sub.add_argument(
         "--columns",
@@ -256,7 +261,17 @@ def _positive(text: str) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
+    """Names as a row of a .csv file has them."""
+    try:
+        (row,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        row = []
+    names = tuple(name.strip() for name in row)
+    if not names or not all(names):
+        raise argparse.ArgumentTypeError(
+            f"expected names separated by commas, with double quotes around a name that has a comma; found {text!r}"
+        )
+    return names
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from bertnli.cli.plots import save_curves
 from bertnli.cli.reports import print_epoch, print_figures, print_kept_epoch, to_json
 from bertnli.data import download as hub
 from bertnli.data.demo import write_demo_corpus
-from bertnli.data.files import atomic_path
+from bertnli.data.files import atomic_path, decoded_lines
 from bertnli.data.snli import SNLI_LABELS
 from bertnli.data.squad import QuestionData
 from bertnli.data.texts import TextData
@@ -33,7 +33,7 @@ from bertnli.runtime import distributed
 from bertnli.runtime.precision import unused_precision
 from bertnli.tasks.base import HEADS, Head
 from bertnli.tasks.classification import BERTClassifier
-from bertnli.tasks.load import Examples, load_examples, parse_lines, read_inputs, texts_of
+from bertnli.tasks.load import Examples, load_examples, parse_lines, read_inputs, shared_columns, texts_of
 from bertnli.text.encoded import EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
 from bertnli.text.vocab import space_out_data
@@ -203,7 +203,7 @@ def distill(args: Namespace) -> None:
     data = _load(args, teacher.task, args.train, "train", teacher_tokenizer, names)[: args.limit]
     dev_path = _dev_path(args)
     dev = None if dev_path is None else _load(args, teacher.task, dev_path, "dev", teacher_tokenizer, names)
-    unlabelled = None if args.unlabelled is None else _load_unlabelled(args.unlabelled, teacher, teacher_tokenizer)
+    unlabelled = None if args.unlabelled is None else _load_unlabelled(args, teacher, teacher_tokenizer)
     texts = itertools.chain(texts_of(data), () if unlabelled is None else texts_of(unlabelled))
     torch.manual_seed(args.seed)
     tokenizer, token_ids = pruned_tokenizer(teacher_tokenizer, texts, args.min_freq)
@@ -236,10 +236,10 @@ def distill(args: Namespace) -> None:
     _finish(args, student, tokenizer, history, state_file)
 
 
-def _load_unlabelled(path: Path, model: Head, tokenizer: Tokenizer) -> Any:
-    examples = list(read_inputs(path, model))
+def _load_unlabelled(args: Namespace, model: Head, tokenizer: Tokenizer) -> Any:
+    examples = list(read_inputs(args.unlabelled, model, shared_columns(args.unlabelled, args.text_columns)))
     if not examples:
-        raise ValueError(f"{path} has no examples")
+        raise ValueError(f"{args.unlabelled} has no examples")
     data = model.inputs(*zip(*examples, strict=True))
     return space_out_data(data) if isinstance(tokenizer, WordTokenizer) and isinstance(data, TextData) else data
 
@@ -273,8 +273,9 @@ def predict(args: Namespace) -> None:
     if sys.stdin.isatty():
         print("bertnli: reading examples from standard input, one a line", file=sys.stderr)
     # sys.stdin has the encoding and line ends of the environment.
-    with open(sys.stdin.fileno(), encoding="utf-8-sig", newline="\n", closefd=False) as file:
-        _print_predictions(args, session, tokenizer, parse_lines(file, "standard input", model))
+    with open(sys.stdin.fileno(), "rb", closefd=False) as file:
+        lines = decoded_lines(file, "standard input")
+        _print_predictions(args, session, tokenizer, parse_lines(lines, "standard input", model))
 
 
 def _print_predictions(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from bertnli.data.files import open_text
-from bertnli.data.tables import label_indices
+from bertnli.data.tables import label_indices, looks_like_header
+
+Line = tuple[int, str, list[str]]  # its number in the file, its text, its columns
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,27 @@ def read_conll(
 ) -> WordData:
     """Read a CoNLL file: one word a line, columns separated by tabs (or by spaces), sentences by empty lines.
 
-    Lines that begin with -DOCSTART- are skipped.
+    Lines that begin with -DOCSTART- are skipped, and so are comments before a sentence: lines that begin with "# " and
+    have another number of columns than the words, and CoNLL-2012's "#begin document" and "#end document".
 
     label_names    the tags (default: those in the file, sorted)
     word, tag      column numbers, from 1; -1 is the last column
 
-    Raises FileNotFoundError, and ValueError naming file and line for a line without the two columns or an unknown tag.
+    Raises FileNotFoundError, and ValueError naming file and line for a line with another number of columns than the
+    first one, an unknown tag, a header, and a line that could be a comment or a word.
     """
     if not word or not tag:
         raise ValueError(f"columns are counted from 1, or from the end: word={word}, tag={tag}")
-    return _read_words(
-        Path(path), label_names, word, tag, "a word and a tag", skip=lambda line: line.startswith("-DOCSTART-")
-    )
+    path = Path(path)
+    sentences = _read_sentences(path, lambda line: line.startswith("-DOCSTART-"))
+    lines = [line for sentence in sentences for line in sentence]
+    words = [columns for _, line, columns in lines if line[0] != "#"]
+    width = len((words or [columns for *_, columns in lines] or [[]])[0])
+    if any(line.startswith(("# ", "#begin ", "#end ")) for _, line, _ in lines):
+        known = {(i, value) for columns in words for i, value in enumerate(columns) if i}
+        sentences = [_without_comments(path, sentence, width, known) for sentence in sentences]
+    expected = f"a word in column {word} and a tag in column {tag} of {width}"
+    return _word_data(path, sentences, label_names, (word, tag), width, expected)
 
 
 def read_conllu(
@@ -63,43 +76,77 @@ def read_conllu(
     """
     if tag not in ("upos", "xpos"):
         raise ValueError(f'tag must be "upos" or "xpos"; found {tag!r}')
-    return _read_words(
-        Path(path), label_names, 2, 4 if tag == "upos" else 5, "the ten columns of CoNLL-U",
-        skip=lambda line: line.startswith("#") or not line.split("\t", 1)[0].isdecimal(),
-    )  # fmt: skip
+    path = Path(path)
+    sentences = _read_sentences(path, lambda line: line.startswith("#"))
+    for number, line, columns in (line for sentence in sentences for line in sentence):
+        if len(columns) != 10 or not re.fullmatch(r"[0-9]+([-.][0-9]+)?", columns[0]):
+            raise ValueError(
+                f"{path}:{number}: expected the ten columns of CoNLL-U, the first a number; found {line!r}"
+            )
+    sentences = [[line for line in sentence if line[2][0].isdecimal()] for sentence in sentences]
+    return _word_data(path, sentences, label_names, (2, 4 if tag == "upos" else 5), 10, "a word and a tag")
 
 
-def _read_words(
-    path: Path, label_names: Sequence[str] | None, word: int, tag: int, expected: str, skip: Callable[[str], bool]
-) -> WordData:
-    sentences: list[list[str]] = []
-    raw_tags: list[str] = []
-    places: list[str] = []
-    new_sentence = True
-    columns = [number - (number > 0) for number in (word, tag)]
-    needed = max(2, word, tag, -word, -tag)
+def _read_sentences(path: Path, skip: Callable[[str], bool]) -> list[list[Line]]:
+    """The lines between empty lines, without those to skip."""
+    sentences: list[list[Line]] = [[]]
     with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             line = line.rstrip("\r\n")
             if not line.strip():
-                new_sentence = True
-                continue
-            if skip(line):
-                continue
-            fields = line.split("\t") if "\t" in line else line.split()
-            if len(fields) < needed or not fields[columns[0]] or not fields[columns[1]].strip():
-                raise ValueError(f"{path}:{number}: expected {expected}; found {line!r}")
-            if new_sentence:
                 sentences.append([])
-            new_sentence = False
-            sentences[-1].append(fields[columns[0]])
-            raw_tags.append(fields[columns[1]].strip())
-            places.append(f"{path}:{number}")
+            elif not skip(line):
+                sentences[-1].append((number, line, line.split("\t") if "\t" in line else line.split()))
+    return sentences
+
+
+def _without_comments(path: Path, sentence: list[Line], width: int, known: set[tuple[int, str]]) -> list[Line]:
+    """The sentence without the comments before it.
+
+    width    number of columns of the file's words
+    known    (column, value) of the words' columns but the first
+    """
+    for i, (number, line, columns) in enumerate(sentence):
+        if re.match("#(begin|end) document", line):
+            continue
+        if not line.startswith("# ") or not line[1:].strip():
+            return sentence[i:]
+        if len(columns) == width and " " not in columns[0]:
+            if any((column, value) in known for column, value in enumerate(columns) if column):
+                return sentence[i:]
+            raise ValueError(
+                f"{path}:{number}: {line!r} could be a comment or a word; remove a comment, and separate a word's "
+                "columns by tabs"
+            )
+    return []
+
+
+def _word_data(
+    path: Path,
+    sentences: list[list[Line]],
+    label_names: Sequence[str] | None,
+    indices: tuple[int, int],
+    width: int,
+    expected: str,
+) -> WordData:
+    """indices: column of the word, column of the tag, from 1 or from the end. `expected` is for errors."""
+    sentences = [sentence for sentence in sentences if sentence]
     if not sentences:
         raise ValueError(f"{path} has no sentences")
+    words: list[str] = []
+    raw_tags: list[str] = []
+    places: list[str] = []
+    word, tag = (index - (index > 0) for index in indices)
+    enough = width >= max(2, *map(abs, indices))
+    for number, line, columns in (line for sentence in sentences for line in sentence):
+        if not enough or len(columns) != width or not columns[word].strip() or not columns[tag].strip():
+            raise ValueError(f"{path}:{number}: expected {expected}; found {line!r}")
+        words.append(columns[word])
+        raw_tags.append(columns[tag].strip())
+        places.append(f"{path}:{number}")
+    if looks_like_header([words[0], raw_tags[0]]) and raw_tags.count(raw_tags[0]) == 1:
+        raise ValueError(f"{places[0]}: {sentences[0][0][1]!r} looks like a header; remove the line")
     names, flat = label_indices(raw_tags, places, label_names)
-    tags, begin = [], 0
-    for sentence in sentences:
-        tags.append(flat[begin : begin + len(sentence)])
-        begin += len(sentence)
-    return WordData(sentences, tags, names)
+    bounds = [0, *accumulate(map(len, sentences))]
+    parts = list(pairwise(bounds))
+    return WordData([words[begin:end] for begin, end in parts], [flat[begin:end] for begin, end in parts], names)

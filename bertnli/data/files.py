@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +23,51 @@ def check_file(path: Path) -> None:
 def open_text(path: Path) -> Iterator[Iterator[str]]:
     """The lines of a UTF-8 file with their line ends; a byte order mark is skipped.
 
-    Raises what `check_file` does, and ValueError naming the file where it is not UTF-8.
+    Raises what `check_file` does, and ValueError naming line and byte where the file is not UTF-8.
     """
     check_file(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             yield iter(file)
         except UnicodeDecodeError as error:
+            with open(path, "rb") as binary:
+                for _ in decoded_lines(binary, path):  # the error above counts bytes from the begin of a chunk
+                    pass
             raise ValueError(f"{path} is not UTF-8: {error}") from None
+
+
+def decoded_lines(file: Iterable[bytes], where: object) -> Iterator[str]:
+    """The lines of UTF-8 bytes with their line ends; a byte order mark is skipped.
+
+    where    the bytes' source, for errors. Raises ValueError naming line and byte.
+    """
+    position = 0
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{where}:{number}: byte 0x{line[error.start]:02x} at position {position + error.start} is not UTF-8; "
+                "save the text as UTF-8"
+            ) from None
+        position += len(line)
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def check_json_lines(path: Path) -> None:
+    """Raise ValueError where a file is a JSON array or indented JSON instead of one object a line."""
+    with open(path, "rb") as file:
+        numbered = ((number, line.removeprefix(b"\xef\xbb\xbf").strip()) for number, line in enumerate(file, 1))
+        line_number, start = next((pair for pair in numbered if pair[1]), (1, b""))
+    if start.startswith(b"["):
+        kind, convert = "a JSON array", "jq -c '.[]'"
+    elif start.startswith(b"{") and start.endswith((b"{", b"[", b",")):
+        kind, convert = "indented JSON", "jq -c ."
+    else:
+        return
+    raise ValueError(
+        f"{path}:{line_number}: expected JSON lines (one object a line), found {kind}; convert it, as `{convert}` does"
+    )
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,8 @@ from typing import Any, Literal
 import torch
 
 from bertnli import _text
-from bertnli.data.files import JSON_LINES, check_file
+from bertnli.data.files import JSON_LINES, check_file, check_json_lines
+from bertnli.data.tables import column_names, likely_options
 from bertnli.data.texts import TextData, Texts
 
 Columns = Literal["parse", "text"]
@@ -46,14 +49,29 @@ def reader_options(
 
     strict_labels   whether an unknown label is an error (default: True); otherwise its row is dropped
 
-    Raises ValueError for other columns, FileNotFoundError, IsADirectoryError.
+    Raises ValueError for other columns or another kind of file, FileNotFoundError, IsADirectoryError.
     """
     if columns not in ("parse", "text"):
         raise ValueError(f"columns must be 'parse' or 'text', not {columns!r}")
     check_file(path)
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".parquet"):
+        raise ValueError(
+            f"{path}: expected tab-separated text or JSON lines, found a {suffix} table; name its columns: "
+            f"{likely_options(column_names(path))} (read_table in Python)"
+        )
+    if suffix in JSON_LINES:
+        check_json_lines(path)
+    else:
+        with path.open("rb") as file:
+            header = re.split(b"[\r\n]", file.readline(1 << 20))[0].removeprefix(b"\xef\xbb\xbf")
+        names = Counter(header.split(b"\t"))
+        for name, count in names.items():
+            if name and count > 1:
+                raise ValueError(f"{path}:1: the header has {count} columns {name.decode(errors='replace')!r}")
     return {
         "path": str(path),
-        "json_lines": path.suffix.lower() in JSON_LINES,
+        "json_lines": suffix in JSON_LINES,
         "parse": columns == "parse",
         "strict_labels": strict_labels,
         "indices": label_names is not None,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bertnli.data.files import open_text
+from bertnli.data.texts import check_unicode
 
 
 @dataclass(frozen=True)
@@ -48,41 +50,100 @@ class QuestionData:
 
 
 def read_squad(path: str | os.PathLike[str]) -> QuestionData:
-    """Read a file in the layout of SQuAD 1.1 or 2.0; questions that 2.0 calls impossible have no answers.
+    """Read a file in the layout of SQuAD 1.1 or 2.0.
 
-    Raises FileNotFoundError, and ValueError naming the file and the question for another layout or an answer that is
-    not at its place in the context.
+    A question has no answer if it `is_impossible`, or if its answers are missing, null, empty, or of empty texts.
+    Answers may also be as in Hugging Face's `squad`: {"text": [...], "answer_start": [...]}.
+
+    Raises FileNotFoundError, and ValueError naming the file and the keys for another layout or an answer that is not at
+    its place in the context.
     """
     path = Path(path)
     with open_text(path) as lines:
         content = "".join(lines)
     try:
-        articles = json.loads(content)["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path}: expected a JSON object with "data", as SQuAD has it: {error!r}') from None
+        whole = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: expected a JSON object with "data", as SQuAD has it: {error}') from None
     questions: list[str] = []
     contexts, answers, ids, titles = [], [], [], []
-    where = f"{path}: data"
-    try:
-        for number, article in enumerate(articles, 1):
-            where = f"{path}: article {number}"
-            for paragraph in article["paragraphs"]:
-                context = paragraph["context"]
-                for question in paragraph["qas"]:
-                    where = f"{path}: question {len(questions) + 1}"
-                    where = f"{path}: question {question['id']!r}"
-                    known = [] if question.get("is_impossible") else question["answers"]
-                    spans = [(int(answer["answer_start"]), str(answer["text"])) for answer in known]
-                    for start, text in spans:
-                        if context[start : start + len(text)] != text:
-                            raise ValueError(f"the context does not have {text!r} at character {start}")
-                    questions.append(str(question["question"]))
-                    contexts.append(str(context))
-                    answers.append(spans)
-                    ids.append(str(question["id"]))
-                    titles.append(str(article.get("title", "")))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is not as in SQuAD: {error!r}") from None
+    for article, place in _items(whole, f"{path}: ", "data"):
+        for paragraph, paragraph_place in _items(article, place, "paragraphs"):
+            context = _text(paragraph, paragraph_place, "context")
+            for question, question_place in _items(paragraph, paragraph_place, "qas"):
+                questions.append(_text(question, question_place, "question"))
+                contexts.append(context)
+                ids.append(_text(question, question_place, "id"))
+                titles.append(str(article.get("title") or ""))
+                answers.append(_known_answers(question, question_place, context))
     if not questions:
         raise ValueError(f"{path} has no questions")
     return QuestionData(questions, contexts, answers, ids, titles)
+
+
+def _items(parent: Any, place: str, key: str) -> Iterator[tuple[Any, str]]:
+    """The items of the list at `key`, and the place of each as a prefix for a further key."""
+    items = _value(parent, place, key)
+    if not isinstance(items, list):
+        raise ValueError(f"{place}{key} is not as in SQuAD: expected a list, found {_shown(items)}")
+    return ((item, f"{place}{key}[{i}].") for i, item in enumerate(items))
+
+
+def _value(parent: Any, place: str, key: str) -> Any:
+    if not isinstance(parent, Mapping) or key not in parent:
+        found = f"the keys {', '.join(map(str, parent))}" if isinstance(parent, Mapping) else _shown(parent)
+        raise ValueError(f"{place}{key} is missing: expected an object with {key!r}, as in SQuAD; found {found}")
+    return parent[key]
+
+
+def _text(parent: Any, place: str, key: str) -> str:
+    value = _value(parent, place, key)
+    if key == "id" and isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{place}{key} is not as in SQuAD: expected a text, found {_shown(value)}")
+    check_unicode(value, f"{place}{key}")
+    return value
+
+
+def _known_answers(question: dict[str, Any], place: str, context: str) -> list[tuple[int, str]]:
+    impossible = question.get("is_impossible")
+    if impossible not in (None, False, True):
+        raise ValueError(f"{place}is_impossible is not as in SQuAD: expected true or false, found {_shown(impossible)}")
+    return [] if impossible else answer_spans(question.get("answers"), f"{place}answers", context)
+
+
+def answer_spans(answers: Any, where: str, context: str) -> list[tuple[int, str]]:
+    """The answers (first character, text) of SQuAD's list of objects or Hugging Face's object of lists; [] if there are
+    none: null, empty, or of empty texts.
+
+    where    their place, for errors. Raises ValueError for another layout, or an answer that is not in the context.
+    """
+    if isinstance(answers, Mapping):
+        both = [answers.get(key) for key in ("text", "answer_start")]
+        texts, starts = ([] if v is None else [v] if isinstance(v, (str, Real)) else list(v) for v in both)
+        if any(texts) and len(texts) != len(starts):
+            raise ValueError(f"{where} has {len(texts)} items in text and {len(starts)} in answer_start")
+        answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=False)]
+    if answers is None:
+        return []
+    if isinstance(answers, str) or not isinstance(answers, Iterable):
+        raise ValueError(f"{where} is not as in SQuAD: expected a list, found {_shown(answers)}")
+    spans: list[tuple[int, str]] = []
+    for i, answer in enumerate(answers):
+        if answer is None or (isinstance(answer, Mapping) and not answer.get("text", True)):
+            continue
+        place = f"{where}[{i}]"
+        text, start = (_value(answer, f"{place}.", key) for key in ("text", "answer_start"))
+        if not isinstance(text, str) or not isinstance(start, Real) or not float(start).is_integer():
+            raise ValueError(f"{place} is not as in SQuAD: text {_shown(text)}, answer_start {_shown(start)}")
+        first = int(float(start))
+        if first < 0 or context[first : first + len(text)] != text:
+            raise ValueError(f"{place}: the context does not have {text!r} at character {first}")
+        spans.append((first, text))
+    return spans
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
 from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from bertnli.data.files import JSON_LINES, open_text
+from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text
 from bertnli.data.texts import TextData, Texts
 
-_NO_LABEL = {"", "-", "-1"}  # what the corpora write where there is no gold label
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_TEXT_HEADER = re.compile(  # usual names of columns of texts, and below of labels
+    "(text|sentence|question)s?_?[12ab]?|premise|hypothesis|query|passage|context|review|content|comment|tweet|title|"
+    "body|message|document|utterance|words?|tokens?|form",
+    re.IGNORECASE,
+)
+_LABEL_HEADER = re.compile(
+    "(gold_)?labels?|label_text|class|category|target|scores?|rating|stars|sentiment|polarity|intent|topic|emotion|"
+    "((ner|pos)_)?tags?|ner|similarity|answers?",
+    re.IGNORECASE,
+)
 Row = tuple[int, list[Any]]  # line number (of .parquet the row's), values of the columns
 
 
@@ -31,24 +44,33 @@ def read_table(
     """Read texts or pairs, with labels, from named columns of a table.
 
     path          .csv (quoted as Excel does), .parquet (needs pyarrow), JSON lines (.jsonl, .json, .ndjson), or
-                  tab-separated text without quoting (any other suffix)
+                  tab-separated text (any other suffix). There quotes are read as the csv module does if every one in
+                  the file opens, closes or is doubled inside a quoted field, else as characters
     text          column of the texts, or the two columns of the pairs
     label         column of the labels; None reads all rows, without labels
     label_names   classes (default: the labels in the file, sorted, numbers by value). A label is a name or, where no
-                  name is a number, an index. Rows without a label (empty, "-", and unless `real` -1) are dropped and
-                  counted
+                  name is a number, an index. Numbers are compared by value: 1, 1.0 and "1" are one class. Rows without
+                  a label (null, empty, "-", "nan", and unless `real` -1) are dropped and counted, unless a class has
+                  that name
     real          whether labels are real numbers (default: False)
 
     If all columns are numbers, such as "1", they count columns from 1 in a table without a header (.csv and
     tab-separated text).
 
-    Raises FileNotFoundError, and ValueError naming file and line (of .parquet the row) for a broken row.
+    Every row has as many fields as the first, and no column name is repeated. Lines without any field are skipped.
+
+    Raises FileNotFoundError, and ValueError naming file and line (of .parquet the row) for a broken row, and for a
+    header in a table whose columns are given by number.
     """
     path = Path(path)
     columns = [text] if isinstance(text, str) else list(text)
     if len(columns) not in (1, 2):
         raise ValueError(f"text must name one column or two; found {columns}")
-    rows = _read_rows(path, columns if label is None else [*columns, label])
+    chosen = columns if label is None else [*columns, label]
+    rows = _read_rows(path, chosen)
+    if _by_number(chosen) and path.suffix.lower() not in (*JSON_LINES, ".parquet"):
+        rows = iter(table := list(rows))
+        _check_no_header(path, table, chosen, label is not None, label_names or ())
     return text_data(path, rows, columns, label, label_names, real=real)
 
 
@@ -69,13 +91,19 @@ def text_data(
     texts: list[list[str]] = [[] for _ in columns]
     raw_labels: list[str] = []
     places: list[str] = []
+    index = _class_index(label_names or ())
+    is_missing: dict[str, bool] = {}
     dropped = 0
     for number, values in rows:
-        raw = "?" if label is None else "" if values[-1] is None else values[-1]
-        if not isinstance(raw, (str, Number)) or raw != raw:
-            raise ValueError(f"{where}:{number}: {label} is {raw!r}, not a label")
+        raw = "?" if label is None else values[-1]
+        if type(raw) is not str:
+            raw = "" if is_null(raw) else raw
+            if not isinstance(raw, (str, Number)):
+                raise ValueError(f"{where}:{number}: {label} is {raw!r}, not a label")
         raw_label = str(raw).strip()
-        if raw_label in _NO_LABEL and raw_label not in (label_names or ()) and not (real and raw_label == "-1"):
+        if raw_label not in is_missing:
+            is_missing[raw_label] = _is_no_label(raw_label, real) and _find_class(index, raw_label) is None
+        if is_missing[raw_label]:
             dropped += 1
             continue
         for column, name, value in zip(texts, columns, values, strict=False):
@@ -92,30 +120,74 @@ def text_data(
         labels = [_parse_real(raw, place) for raw, place in zip(raw_labels, places, strict=True)]
     elif label is not None:
         names, labels = label_indices(raw_labels, places, label_names, by_index=True)
-    first, *second = map(Texts.of, texts)
+    first, *second = (Texts.of(column, places) for column in texts)
     return TextData(first, second[0] if second else None, labels, names, dropped)
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
 
 
 def label_indices(
     labels: Sequence[str], places: Sequence[str], label_names: Sequence[str] | None, by_index: bool = False
 ) -> tuple[tuple[str, ...], list[int]]:
-    """The classes, and the index of each label.
+    """The classes, and the index of each label. Numbers are compared by value.
 
     places        where each label is ("file:line"), for errors
-    label_names   classes (default: the labels, sorted, numbers by value)
+    label_names   classes (default: the labels, sorted, numbers by value and in their shortest form)
     by_index      whether a label may also be an index (where no class is a number)
     """
     if label_names is None:
-        label_names = sorted(set(labels))
+        label_names = sorted({_class_name(label) for label in set(labels)})
         if all(map(_NUMBER.fullmatch, label_names)):
-            label_names.sort(key=float)
-    index = {name: i for i, name in enumerate(label_names)}
-    if by_index and not any(map(_NUMBER.fullmatch, label_names)):
-        index |= {str(i): i for i in range(len(label_names))}
-    for label, place in zip(labels, places, strict=True):
-        if label not in index:
+            label_names.sort(key=Decimal)
+    index = _class_index(label_names, by_index)
+    found = {label: _find_class(index, label) for label in set(labels)}
+    indices = [found[label] for label in labels]
+    for label, place, i in zip(labels, places, indices, strict=True):
+        if i is None:
             raise ValueError(f"{place}: unknown label {label!r}; expected one of {', '.join(label_names)}")
-    return tuple(label_names), [index[label] for label in labels]
+    return tuple(label_names), [i for i in indices if i is not None]
+
+
+def is_null(value: Any) -> bool:
+    """Whether a value is None, or what numpy and pandas have for it: NaN, NA and NaT."""
+    if isinstance(value, Number):
+        return bool(value != value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _number(label: str) -> Decimal | None:
+    """The number that a label writes; None for a name."""
+    return Decimal(label) if _NUMBER.fullmatch(label) else None
+
+
+def _class_name(label: str) -> str:
+    """The label; a number in its shortest form, such as "1" for "1.0"."""
+    number = _number(label)
+    if number is None:
+        return label
+    text = f"{abs(number) if number == 0 else number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _class_index(label_names: Sequence[str], by_index: bool = False) -> dict[str | Decimal | None, int]:
+    """The index of each class by name and by number; by its index if `by_index` and no class is a number."""
+    index: dict[str | Decimal | None, int] = {}
+    index |= {number: i for i, name in enumerate(label_names) if (number := _number(name)) is not None}
+    if by_index and not index:
+        index |= {Decimal(i): i for i in range(len(label_names))}
+    return index | {name: i for i, name in enumerate(label_names)}
+
+
+def _find_class(index: dict[str | Decimal | None, int], label: str) -> int | None:
+    return index.get(label, index.get(_number(label)))
+
+
+def _is_no_label(label: str, real: bool) -> bool:
+    """Whether a label is what the corpora write where there is no gold label."""
+    if label in ("", "-") or label.lower() == "nan":
+        return True
+    return not real and label[0] == "-" and _number(label) == -1
 
 
 def _parse_real(text: str, where: str) -> float:
@@ -128,31 +200,100 @@ def _parse_real(text: str, where: str) -> float:
     return value
 
 
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
 def _read_rows(path: Path, columns: list[str]) -> Iterator[Row]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from _parquet_rows(path, columns)
         return
+    if suffix in JSON_LINES:
+        check_file(path)
+        check_json_lines(path)
     with open_text(path) as lines:
         if suffix in JSON_LINES:
             yield from _json_rows(path, lines, columns)
-        elif suffix == ".csv":
-            yield from _delimited_rows(path, csv.reader(lines, strict=True), columns)
         else:
-            yield from _delimited_rows(path, csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), columns)
+            yield from _delimited_rows(path, _delimited_reader(lines, path), columns)
 
 
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+def column_names(path: Path) -> list[str]:
+    """The names of a table's columns: its header; of JSON lines the first object's keys."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        with _parquet(path) as parquet:
+            return list(parquet.read_schema(path).names)
+    with open_text(path) as lines:
+        if suffix in JSON_LINES:
+            return list(parse_object(next((line for line in lines if line.strip()), "{}"), f"{path}:1"))
+        if suffix != ".csv":
+            lines = iter([next(lines, "")])
+        return list(next(_delimited_reader(lines, path), []))
+
+
+def likely_options(names: Sequence[str]) -> str:
+    """The options that read a table with these columns, guessed from their names."""
+    label = next((name for name in names if _LABEL_HEADER.fullmatch(name)), names[-1] if names else "label")
+    others = [name for name in names if name != label]
+    texts = [name for name in others if _TEXT_HEADER.fullmatch(name)] or others[:1] or ["text"]
+    return f"--text-columns {','.join(texts[:2])} --label-column {label}"
+
+
+def _delimited_reader(lines: Iterator[str], path: Path) -> Any:
+    """What `csv.reader` returns."""
+    csv.field_size_limit(2**31 - 1)
+    if path.suffix.lower() == ".csv":
+        return csv.reader(lines, strict=True)
+    content = "".join(lines)
+    file = io.StringIO(content, newline="")
+    if _is_quoted(content, path):
+        return csv.reader(file, delimiter="\t", strict=True)
+    return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _is_quoted(content: str, path: Path) -> bool:
+    """Whether every quote of tab-separated text opens or closes a field, or is doubled inside of such a field.
+
+    Raises ValueError where quotes are around tabs or line ends, but the lines are also rows of one field count without.
+    """
+    parts = content.split('"')
+    if len(parts) == 1 or len(parts) % 2 == 0:
+        return False
+    ends, outside, inside = ("\t", "\r", "\n"), parts[::2], parts[1::2]
+    first, *between, last = outside
+    if (first and not first.endswith(ends)) or (last and not last.startswith(ends)):
+        return False
+    if not all(not part or (part.startswith(ends) and part.endswith(ends)) for part in between):
+        return False
+    wide = next((i for i, part in enumerate(inside) if any(end in part for end in ends)), None)
+    if wide is not None and len({line.count("\t") for line in re.split("[\r\n]+", content) if line}) == 1:
+        number = 1 + "".join(parts[: 2 * wide + 1]).count("\n")
+        raise ValueError(
+            f"{path}:{number}: the quote may be a character, or around a text of several lines or fields; save the "
+            "table as .csv or JSON lines"
+        )
+    return True
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """The module `pyarrow.parquet`; its errors become ValueError naming the file."""
     try:
         from pyarrow import ArrowException, parquet  # optional, and slow to import
     except ImportError:
         raise ValueError(f"{path}: to read parquet, pip install pyarrow") from None
+    check_file(path)
     try:
-        schema = parquet.read_schema(path)
-        _check_columns(path, columns, schema.names)
-        table = parquet.read_table(path, columns=columns)
+        yield parquet
     except ArrowException as error:
         raise ValueError(f"{path} is corrupt or not a parquet file: {error}") from None
+
+
+def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+    with _parquet(path) as parquet:
+        _check_columns(path, columns, parquet.read_schema(path).names)
+        table = parquet.read_table(path, columns=columns)
     yield from enumerate(map(list, zip(*(table[name].to_pylist() for name in columns), strict=True)), 1)
 
 
@@ -160,39 +301,107 @@ def _json_rows(path: Path, lines: Iterator[str], columns: list[str]) -> Iterator
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: expected a JSON object")
+        row = parse_object(line, f"{path}:{number}")
         _check_columns(f"{path}:{number}", columns, list(row))
         yield number, [row[name] for name in columns]
 
 
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """The object of one of a file's JSON lines. Raises ValueError at `where` for other JSON and for a repeated key."""
+    try:
+        value = json.loads(line, object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where}: not JSON: {error.msg} at column {error.colno}; expected JSON lines (one object a line)"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a JSON object, as JSON lines have one a line; found {line.strip()[:40]!r}")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"a key of {[key for key, _ in pairs]} is repeated")
+    return values
+
+
 def _delimited_rows(path: Path, reader: Any, columns: list[str]) -> Iterator[Row]:
     """reader: what `csv.reader` returns."""
-    csv.field_size_limit(2**31 - 1)
     try:
-        if all(name.isdecimal() and int(name) for name in columns):
+        header: list[str] = []
+        width = 0
+        if _by_number(columns):
             indices = [int(name) - 1 for name in columns]
         else:
-            header: list[str] = next(reader, [])
-            _check_columns(path, columns, header)
+            header = next(reader, [])
+            _check_columns(f"{path}:1", columns, header)
             indices = [header.index(name) for name in columns]
+            width = len(header)
+        last, empty_line = max(indices), 0
         for row in reader:
             if not row:
+                empty_line = empty_line or reader.line_num
                 continue
-            if len(row) <= max(indices):
+            if width == 1 and empty_line:
+                raise ValueError(f'{path}:{empty_line}: the line is empty; write an empty text as "" in a .csv file')
+            width = width or len(row)
+            if len(row) != width:
+                hint = "; quote a text that contains a comma" if reader.dialect.delimiter == "," else ""
                 raise ValueError(
-                    f"{path}:{reader.line_num}: expected at least {max(indices) + 1} columns, found {len(row)}"
+                    f"{path}:{reader.line_num}: expected {width} columns, as in the first row; found {len(row)}{hint}"
                 )
+            if last >= width:
+                raise ValueError(f"{path}:{reader.line_num}: expected {last + 1} columns or more, found {width}")
+            if row == header:
+                raise ValueError(f"{path}:{reader.line_num}: the header is repeated; remove this line")
             yield reader.line_num, [row[i] for i in indices]
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.line_num}: {error}") from None
 
 
+def _by_number(columns: Sequence[str]) -> bool:
+    return all(name.isdecimal() and int(name) for name in columns)
+
+
+def looks_like_header(names: Sequence[str]) -> bool:
+    """Whether a row of texts, or of texts and a label, has nothing but usual names of such columns."""
+    return all(_TEXT_HEADER.fullmatch(name.strip()) or _LABEL_HEADER.fullmatch(name.strip()) for name in names)
+
+
+def _check_no_header(
+    path: Path, rows: Sequence[Row], columns: Sequence[str], labelled: bool, label_names: Sequence[str]
+) -> None:
+    """Raise ValueError where the first row of a table whose columns are given by number looks like a header."""
+    if not rows:
+        return
+    line, first = rows[0]
+    is_header = looks_like_header(first) or first in (list(columns), [str(int(name) - 1) for name in columns])
+    if labelled and not is_header:
+        label, others = first[-1].strip(), Counter(row[-1].strip() for _, row in rows[1:])
+        found = [other for other in others if not _is_no_label(other, real=True)]
+        if label not in others and _find_class(_class_index(label_names), label) is None:
+            named = _LABEL_HEADER.fullmatch(label) is not None
+            above_numbers = bool(found) and not _NUMBER.fullmatch(label) and all(map(_NUMBER.fullmatch, found))
+            only_one_of_names = (
+                len(rows) > 10
+                and min(others.values()) > 1
+                and [row for _, row in rows if all(str(value).isidentifier() for value in row)] == [first]
+            )
+            is_header = named or only_one_of_names or (above_numbers and not _is_no_label(label, real=True))
+    if is_header:
+        raise ValueError(
+            f"{path}:{line}: {', '.join(map(repr, first))} looks like a header, but the columns are given by number. "
+            "Give them by name, or remove the line; if it is an example, name its class in label_names (--labels)"
+        )
+
+
 def _check_columns(where: object, columns: list[str], present: list[str]) -> None:
+    for name, count in Counter(filter(None, present)).items() if len(set(present)) < len(present) else ():
+        if count > 1:
+            raise ValueError(f"{where}: the column {name!r} is repeated; give each column a name of its own")
     for name in columns:
         if name not in present:
             hint = (

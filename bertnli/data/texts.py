@@ -10,6 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 
+def check_unicode(text: str, where: str) -> None:
+    """Raise ValueError at `where` for a lone surrogate, which UTF-8 cannot write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: character {error.start} of {text[:40]!a} is a lone surrogate, half a character; remove it"
+        ) from None
+
+
 class Texts(Sequence[str]):
     """An immutable sequence of str in one block of UTF-8 bytes. Tokenizers read it without making strings.
 
@@ -29,9 +39,18 @@ class Texts(Sequence[str]):
         self.ends = ends
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Texts:
-        """Copy texts into one block."""
-        pieces = [text.encode() for text in texts]
+    def of(cls, texts: Iterable[str], places: Sequence[str] | None = None) -> Texts:
+        """Copy texts into one block.
+
+        places    where each text is ("file:line"), for errors. Raises ValueError for a lone surrogate.
+        """
+        texts = list(texts)
+        try:
+            pieces = [text.encode() for text in texts]
+        except UnicodeEncodeError:
+            for i, text in enumerate(texts):
+                check_unicode(text, f"text {i}" if places is None else places[i])
+            raise
         ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
         starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if pieces else ends
         return cls(np.frombuffer(b"".join(pieces), np.uint8), starts, ends)

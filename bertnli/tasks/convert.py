@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bertnli.data.conll import WordData
-from bertnli.data.squad import QuestionData
-from bertnli.data.tables import label_indices, text_data
+from bertnli.data.squad import QuestionData, answer_spans
+from bertnli.data.tables import is_null, label_indices, text_data
 from bertnli.tasks.base import Head
 from bertnli.tasks.load import Examples
 
@@ -30,7 +30,7 @@ def parts_of(examples: Any, model: Head, columns: Sequence[str] | None = None) -
         return [_column(examples, name) for name in _text_columns(names, model, columns)]
     rows = list(examples)
     if rows and isinstance(rows[0], Mapping):
-        return [[row[name] for row in rows] for name in _text_columns(list(rows[0]), model, columns)]
+        return [_values(rows, name) for name in _text_columns(list(rows[0]), model, columns)]
     if not rows or model.fields == (("words",),) or isinstance(rows[0], str):
         return [rows]
     _check_lengths(rows, len(rows[0]))
@@ -46,8 +46,8 @@ def to_examples(
     label_column    by name (default: "label"; "tags" for tagging, "answers" for question answering)
 
     A label is a class name, or an index into the model's classes; in a `datasets.Dataset` that names its classes, an
-    index into these. Rows without a label (None, "", "-", -1) are dropped and counted. Answers are as in the `squad`
-    dataset: {"text": [...], "answer_start": [...]}.
+    index into these. Rows without a label (None, NaN, "", "-", -1) are dropped and counted. Answers are as in the
+    `squad` dataset, {"text": [...], "answer_start": [...]}, or as in SQuAD's files; None is no answer.
     """
     label = label_column or _LABEL_COLUMNS.get(model.task, "label")
     names = _column_names(data)
@@ -55,7 +55,7 @@ def to_examples(
         rows = list(data)
         if rows and isinstance(rows[0], Mapping):
             names = list(rows[0])
-            data = {name: [row[name] for row in rows] for name in names}
+            data = {name: _values(rows, name) for name in names}
         else:
             names = [*(next((f for f in model.fields if rows and len(f) == len(rows[0]) - 1), model.fields[0])), label]
             _check_lengths(rows, len(names))
@@ -67,11 +67,14 @@ def to_examples(
     if model.task == "tagging":
         return _word_data(parts[0], labels, _label_names(model))
     if model.task == "qa":
-        answers = [list(zip(answer["answer_start"], answer["text"], strict=True)) for answer in labels]
+        answers = [
+            answer_spans(answer, f"data:{number}: {label}", context)
+            for number, (answer, context) in enumerate(zip(labels, parts[1], strict=True), 1)
+        ]
         ids = [str(i) for i in range(len(answers))]
         return QuestionData(parts[0], parts[1], answers, ids, ids)
     if (dataset_names := getattr(getattr(data, "features", {}).get(label), "names", None)) is not None:
-        labels = [None if i is None or i < 0 else dataset_names[i] for i in labels]
+        labels = [None if is_null(i) or i < 0 else dataset_names[int(i)] for i in labels]
     numbered = enumerate(map(list, zip(*parts, labels, strict=True)), 1)
     return text_data("data", numbered, columns, label, _label_names(model), real=model.task == "regression")
 
@@ -82,10 +85,23 @@ def _label_names(model: Head) -> tuple[str, ...]:
 
 def _word_data(sentences: Sequence[Any], tags: Sequence[Any], names: tuple[str, ...]) -> WordData:
     """Tags are names, or indices."""
+    for number, (words, row) in enumerate(zip(sentences, tags, strict=True), 1):
+        if isinstance(words, str) or is_null(words) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"data:{number}: expected a list of words; found {words!r}")
+        if is_null(row) or len(row) != len(words) or any(map(is_null, row)):
+            raise ValueError(f"data:{number}: expected a tag for each of {len(words)} words; found {row!r}")
     places = [f"data:{number}" for number, row in enumerate(tags, 1) for _ in row]
     _, flat = label_indices([str(tag) for row in tags for tag in row], places, names, by_index=True)
     remaining = iter(flat)
     return WordData([list(words) for words in sentences], [[next(remaining) for _ in row] for row in tags], names)
+
+
+def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """The values of one key."""
+    for number, row in enumerate(rows, 1):
+        if name not in row:
+            raise ValueError(f"data:{number}: there is no key {name!r}; the keys are {', '.join(map(repr, row))}")
+    return [row[name] for row in rows]
 
 
 def _check_lengths(rows: Iterable[Any], length: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.data.conll import WordData, read_conll, read_conllu
+from bertnli.data.files import JSON_LINES, check_file, check_json_lines, decoded_lines
 from bertnli.data.snli import Columns, read_pairs, snli_file
 from bertnli.data.squad import QuestionData, read_squad
-from bertnli.data.tables import read_table
-from bertnli.data.texts import TextData
+from bertnli.data.tables import column_names, likely_options, looks_like_header, parse_object, read_table
+from bertnli.data.texts import TextData, check_unicode
 from bertnli.tasks.base import Head
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import space_out_data
 
 Examples = TextData | WordData | QuestionData
+_TABLES = {".csv", ".tsv", ".parquet"}  # suffixes of files that prediction may read as tables
 
 
 def load_examples(
@@ -62,8 +63,18 @@ def load_examples(
         raise ValueError("regression needs text_columns and label_column")
     else:
         columns = columns or ("parse" if words else "text")
-        data = read_pairs(snli_file(path, split), columns, labels)
+        data = _read_pairs(snli_file(path, split), columns, labels)
     return space_out_data(data) if words and (text_columns or columns == "text") else data
+
+
+def _read_pairs(path: Path, columns: Columns, labels: Sequence[str] | None) -> TextData:
+    try:
+        return read_pairs(path, columns, labels)
+    except ValueError as error:
+        if "expected a header" not in str(error) and "expected a field" not in str(error):
+            raise
+        options = likely_options(column_names(path))
+        raise ValueError(f"{error}; name other columns: {options} (text_columns, label_column in Python)") from None
 
 
 def _load_words(path: Path, label_column: str | None, labels: Sequence[str] | None) -> WordData:
@@ -114,11 +125,17 @@ def read_inputs(
 ) -> Iterator[tuple[Any, ...]]:
     """The parts of each unlabelled example of a file: a text; premise and hypothesis; words; question and context.
 
-    text_columns    columns of a table (default: the file has one example a line, see `parse_lines`)
+    text_columns    columns of a table (default: those of `model.fields` in the header of a .csv, .tsv or .parquet file;
+                    any other file has one example a line, see `parse_lines`)
+
+    Raises FileNotFoundError, and ValueError for a broken line and for a table without these columns.
     """
+    path = Path(path)
+    check_file(path)
+    text_columns = text_columns or _columns_of_table(path, model)
     if not text_columns:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            yield from parse_lines(file, str(path), model)
+        with open(path, "rb") as file:
+            yield from parse_lines(decoded_lines(file, path), str(path), model)
         return
     counts = sorted({len(names) for names in _expected_fields(model)})
     if len(text_columns) not in counts:
@@ -133,6 +150,42 @@ def read_inputs(
     yield from zip(*parts, strict=True)
 
 
+def _columns_of_table(path: Path, model: Head) -> Sequence[str] | None:
+    """The columns of a table's header that `model` reads; None for a file of lines.
+
+    Raises ValueError for a table without them and for a file of another kind.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".conll", ".conllu"):
+        raise ValueError(f"{path}: expected one sentence a line, with spaces between words; found a {suffix} file")
+    if suffix in JSON_LINES:
+        check_json_lines(path)
+    if suffix not in _TABLES:
+        return None
+    names, fields = column_names(path), _expected_fields(model)
+    for choice in fields:
+        if set(choice) <= set(names):
+            return choice
+    if suffix == ".tsv" and not looks_like_header(names):
+        return None
+    raise ValueError(_name_columns(f"{path} is a table with the columns {', '.join(map(repr, names))}", names, fields))
+
+
+def shared_columns(path: str | os.PathLike[str], text_columns: Sequence[str] | None) -> Sequence[str] | None:
+    """`text_columns` if the table `path` has them, else None: for a second file beside one that is read by them."""
+    path = Path(path)
+    if not text_columns or path.suffix.lower() not in _TABLES | JSON_LINES:
+        return None
+    return text_columns if set(text_columns) <= set(column_names(path)) else None
+
+
+def _name_columns(what: str, names: Sequence[str], fields: Fields) -> str:
+    """An error that asks for the columns of a table, with the likeliest."""
+    likely = [name for name in names if looks_like_header([name])] or list(names)
+    example = ",".join(likely[: len(fields[0])])
+    return f"{what}; name the columns of {_format(fields)}: --text-columns {example} (text_columns in Python)"
+
+
 def parse_lines(lines: Iterable[str], where: str, model: Head) -> Iterator[tuple[Any, ...]]:
     """The parts of each line's example: JSON objects if the first line begins with `{`, else tab-separated text.
 
@@ -140,25 +193,32 @@ def parse_lines(lines: Iterable[str], where: str, model: Head) -> Iterator[tuple
     """
     fields = _expected_fields(model)
     as_json: bool | None = None
-    try:
-        for number, line in enumerate(lines, 1):
-            line = line.rstrip("\r\n")
-            if not line.strip():
-                raise ValueError(f"{where}:{number}: the line is empty; expected {_format(fields)}")
-            if as_json is None:
-                as_json = line.lstrip().startswith("{")
-            if as_json:
-                example = _parse_json(line, f"{where}:{number}", fields)
-            elif fields == (("words",),):
-                example = (line.split(),)
-            else:
-                example = tuple(line.split("\t"))
-                if len(example) not in map(len, fields):
-                    raise ValueError(f"{where}:{number}: expected {_format(fields)}, found {len(example)} fields")
-            fields = tuple(names for names in fields if len(names) == len(example))  # all lines are as the first
-            yield example
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8: {error}") from error
+    for number, line in enumerate(lines, 1):
+        line = line.rstrip("\r\n")
+        if not line.strip():
+            raise ValueError(f"{where}:{number}: the line is empty; expected {_format(fields)}")
+        if as_json is None:
+            as_json = line.lstrip().startswith("{")
+            _check_first_line(line, f"{where}:{number}", fields)
+        if as_json:
+            example = _parse_json(line, f"{where}:{number}", fields)
+        elif fields == (("words",),):
+            example = (line.split(),)
+        else:
+            example = tuple(line.split("\t"))
+            if len(example) not in map(len, fields):
+                raise ValueError(f"{where}:{number}: expected {_format(fields)}, found {len(example)} fields")
+        fields = tuple(names for names in fields if len(names) == len(example))  # all lines are as the first
+        yield example
+
+
+def _check_first_line(line: str, where: str, fields: Fields) -> None:
+    """Raise ValueError where the first line is the header of a table or begins a JSON array."""
+    if line.strip() == "[" or line.lstrip().startswith("[{"):
+        raise ValueError(f"{where}: expected JSON lines (one object a line) or text; found a JSON array")
+    names = [name.strip('" ') for name in line.split("\t" if "\t" in line else ",")]
+    if tuple(names) in fields or (len(names) > 1 and looks_like_header(names)):
+        raise ValueError(_name_columns(f"{where}: {line!r} looks like the header of a table", names, fields))
 
 
 Fields = tuple[tuple[str, ...], ...]
@@ -175,17 +235,17 @@ def _format(fields: Fields) -> str:
 
 
 def _parse_json(line: str, where: str, fields: Fields) -> tuple[Any, ...]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from None
+    value = parse_object(line, where)
     for names in fields:
-        parts = [value.get(name) if isinstance(value, dict) else None for name in names]
-        if names == ("words",):
-            if isinstance(parts[0], list) and all(isinstance(word, str) for word in parts[0]):
-                return tuple(parts)
-        elif all(isinstance(part, str) for part in parts):
+        parts = [value.get(name) for name in names]
+        texts = parts[0] if names == ("words",) else parts
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            for text in texts:
+                check_unicode(text, where)
             return tuple(parts)
     kind = "a list of strings" if fields == (("words",),) else "strings"
     expected = " or ".join(" and ".join(f'"{name}"' for name in names) for names in fields)
-    raise ValueError(f"{where}: expected an object with {kind} {expected}")
+    raise ValueError(
+        f"{where}: expected an object with {kind} {expected}; found the keys {', '.join(map(repr, value))}. "
+        "Texts under other keys: --text-columns (text_columns in Python)"
+    )

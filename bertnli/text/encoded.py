@@ -29,7 +29,18 @@ def labels_tensor(labels: Sequence[Any] | Tensor | None, count: int) -> Tensor |
     """
     if labels is None:
         return None
-    tensor = torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
+    try:
+        tensor = torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
+    except (TypeError, ValueError, RuntimeError):
+        for i, label in enumerate(labels):
+            if isinstance(label, str):
+                raise TypeError(
+                    f"labels[{i}] is {label!r}, not a number; give its index in your class names: "
+                    "labels=[names.index(label) for label in labels]"
+                ) from None
+            if label is None:
+                raise TypeError(f"labels[{i}] is None, not a number; leave out the examples without a label") from None
+        raise
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"labels must be integers or reals, not {tensor.dtype}")
     if tensor.shape[:1] != (count,):

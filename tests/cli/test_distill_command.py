@@ -38,6 +38,11 @@ def test_unlabelled_sentences_for_a_model_of_words(tmp_path: Path, capsys: pytes
     (tmp_path / "more.txt").write_text("two.\n")
     assert main([str(a) for a in arguments]) == 0
     assert "8 of 8 tokens" in capsys.readouterr().out  # <unk>, four special ones, "red", "two", "."
+    arguments[arguments.index("--unlabelled") + 1] = (
+        tmp_path / "train.csv"
+    )  # a table with the columns of --text-columns
+    assert main([str(a) for a in arguments]) == 0
+    assert "2 labelled examples, 2 unlabelled" in capsys.readouterr().out
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import run, task_jobs
 
+from bertnli import from_pretrained
 from bertnli.cli import main
 
 
@@ -119,7 +120,7 @@ def test_bad_input_is_one_line_and_status_2(
         (["predict", "--model", trained, "--input", bad], '{"premise": 1}\n', "bad.tsv:1: expected an object with"),
         (["predict", "--model", trained, "--input", bad], "{oops\n", "bad.tsv:1: not JSON"),
         (["predict", "--model", trained, "--input", tmp_path / "gone"], "", "gone"),
-        ([*train, "--train", tmp_path], "", "tried"),
+        ([*train, "--train", tmp_path], "", "has neither snli_1.0_train.txt nor"),
         ([*train, "--train", corpus, "--freeze", "9"], "", "freeze must be None"),
         ([*train, "--train", corpus, "--max-len", "2"], "", "max_len"),
         ([*train, "--train", corpus, "--labels", "yes,no"], "", "unknown label"),
@@ -138,7 +139,7 @@ def test_bad_input_is_one_line_and_status_2(
     bad.write_bytes(b"a\tb\nA\xff\tb\n")
     status, _, err = run("predict", "--model", trained, "--input", bad, capsys=capsys)
     assert status == 2
-    assert "not UTF-8" in err
+    assert "bad.tsv:2: byte 0xff at position 5 is not UTF-8" in err
     predict = ["predict", "--model", trained, "--input", bad]
     for command in (
         ["train"], ["predict"], ["nothing"], [*train, "--train", corpus, "--model", "x"],
@@ -147,3 +148,54 @@ def test_bad_input_is_one_line_and_status_2(
         with pytest.raises(SystemExit) as stop:
             main([str(a) for a in command])
         assert stop.value.code == 2
+
+
+def test_tables_are_read_as_tables_or_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`trained` takes pairs."""
+    pairs = [("a cat", "a dog"), ("two, dogs", "a cat")]
+
+    def predict(name: str, content: str, *options: object) -> tuple[int, str, str]:
+        (tmp_path / name).write_text(content)
+        return run("predict", "--model", trained, "--input", tmp_path / name, *options, capsys=capsys)
+
+    status, wanted, err = predict("lines", "".join(f"{p}\t{h}\n" for p, h in pairs))
+    assert status == 0, err
+    for name, sep in (("x.csv", ","), ("x.tsv", "\t")):
+        rows = [sep.join(f'"{part}"' for part in pair) for pair in pairs]
+        for header, options in (("premise,hypothesis", []), ("q,r", ["--text-columns", "q,r"])):
+            status, out, err = predict(name, "\n".join([header.replace(",", sep), *rows]), *options)
+            assert (status, out) == (0, wanted), err
+    assert predict("x.tsv", "a cat\ta dog\ntwo, dogs\ta cat\n")[1] == wanted
+    for name, content, message in (
+        ("r.csv", "text,label\na,good\n", "r.csv is a table with the columns 'text', 'label'; name the columns of "),
+        ("r.csv", "a,b\na,good\n", "--text-columns a,b"),
+        ("r.tsv", "question\tlabel\na\tgood\n", "--text-columns question,label"),
+        ("r.txt", "premise\thypothesis\na\tb\n", "r.txt:1: 'premise\\thypothesis' looks like the header of a table"),
+        ("r.txt", "text,label\na,b\n", "r.txt:1: 'text,label' looks like the header"),
+        ("r.conll", "EU O\n", "r.conll: expected one sentence a line"),
+        ("r.json", '[{"premise": "a", "hypothesis": "b"}]', "r.json:1: expected JSON lines"),
+        ("r.txt", '[\n{"premise": "a", "hypothesis": "b"}]', "r.txt:1: expected JSON lines"),
+        ("r.txt", '{\n"premise": "a", "hypothesis": "b"}', "r.txt:1: not JSON: "),
+        ("r.jsonl", '{"premise": "a", "hypothesis": null}', "r.jsonl:1: expected an object with strings"),
+        ("r.jsonl", '{"premise": "a", "hypothesis": "\\ud83d"}', "r.jsonl:1: character 0 of"),
+        ("r.jsonl", '{"p": "a", "h": "b"}', "found the keys 'p', 'h'. Texts under other keys: --text-columns"),
+    ):
+        status, _, err = predict(name, content)
+        assert status == 2
+        assert message in err
+
+
+def test_class_names_with_commas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "r.csv"
+    table.write_text('text,label\na,"yes, please"\nb,no\n')
+    train = ["train", "--scratch", "bert.small", "--min-freq", 1, "--train", table, "--text-columns", "text",
+             "--epochs", 1, "--quiet", "--output", tmp_path / "m", "--labels"]  # fmt: skip
+    status, _, err = run(*train, 'no, "yes, please"', capsys=capsys)
+    assert status == 0, err
+    assert from_pretrained(tmp_path / "m")[0].label_names == ("no", "yes, please")
+    for wrong in ("no,", "", 'no,"yes'):
+        with pytest.raises(SystemExit):
+            run(*train, wrong, capsys=capsys)
+        assert "expected names separated by commas" in capsys.readouterr().err

@@ -229,10 +229,12 @@ def test_read_snli_drops_unknown_labels_as_d2l(tmp_path: Path) -> None:
         (r'{"label": "\q"}', ":1:13: unknown escape"),
         ('{"label": "a\tb"}', ":1:13: a control character"),
         ('{"label": 1.5}', "expected a name or an integer for 'label'"),
-        ("[1]", r":1:1: expected an object, found '\[1\]'"),
+        ("[1]", r":1: expected JSON lines \(one object a line\), found a JSON array"),
+        ("{", ":1: expected JSON lines .one object a line., found indented JSON"),
+        ("7", ":1:1: expected an object, found '7'"),
         ('{"a": 01}', ":1:8: expected ',' or '}'"),
         ("{} x", ":1:4: expected the line's end"),
-        ('{"a": ' + "[" * 300, "nested too deeply"),
+        ('{"a": ' + "[" * 300 + "1", "nested too deeply"),
     ],
 )
 def test_broken_json(tmp_path: Path, line: str, message: str) -> None:
@@ -256,7 +258,7 @@ def test_json_strings_equal_pythons(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"snli_1\.0_dev\.txt and .*snli_1\.0_dev\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"neither snli_1\.0_dev\.txt nor snli_1\.0_dev\.jsonl"):
         read_snli(tmp_path, split="dev")
     with pytest.raises(FileNotFoundError, match="nothing"):
         read_pairs(tmp_path / "nothing.txt")
@@ -269,6 +271,11 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
             read_pairs(write(tmp_path / "x.txt", empty))
     with pytest.raises(ValueError, match=r"expected a header with a column 'sentence1_binary_parse'.*columns=.text"):
         read_pairs(write(tmp_path / "x.tsv", "label\tsentence1\tsentence2\n"))
+    for name, content in (("x.tsv", "label\tpremise\tpremise\n"), ("x.csv", "text,label\n")):
+        with pytest.raises(
+            ValueError, match=r"x\.tsv:1: the header has 2 columns|--text-columns text --label-column label"
+        ):
+            read_pairs(write(tmp_path / name, content))
     with pytest.raises(ValueError, match="columns must be"):
         read_pairs(tmp_path / "x.tsv", columns="raw")  # type: ignore[arg-type]
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import tempfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bertnli import TextData, read_conll, read_conllu, read_pairs, read_squad, read_table
 
@@ -75,15 +79,18 @@ def test_labels(tmp_path: Path) -> None:
     assert of("b", "a", "b").labels == [1, 0, 1]
     assert of("1", 0, label_names=("no", "yes")).labels == [1, 0]
     assert of("1", "-1", label_names=("-1", "1")).labels == [1, 0]
-    assert of("10.0", "1", "1.0", 2.0).label_names == ("1", "1.0", "2.0", "10.0")
+    assert of("10.0", "1", "1.0", 2.0).label_names == ("1", "2", "10")
+    assert of(1.0, "+1", "1e0", "01", 1, "0.50", -0.0).label_names == ("0", "0.5", "1")
+    assert of(12345678901234567890, 12345678901234567891).label_names[1].endswith("891")
     with pytest.raises(ValueError, match=r"x\.jsonl:2: unknown label '0'; expected one of 1, 2"):
         of(1, 0, label_names=("1", "2"))  # a class that the training data lacks is no index
-    for bad in (["a"], {"a": 1}, math.nan):
+    for bad in (["a"], {"a": 1}):
         with pytest.raises(ValueError, match=r"x\.jsonl:2: l is .*, not a label"):
             of("a", bad)
     data = of(1, -1, "2.5", -0.5, real=True)
     assert (data.labels, data.label_names, data.dropped) == ([1.0, -1.0, 2.5, -0.5], (), 0)
-    for score in ("nan", "inf", "1e999"):
+    assert of(1, None, "", "nan", math.nan, real=True).dropped == 4
+    for score in ("inf", "1e999"):
         with pytest.raises(ValueError, match=rf"x\.jsonl:2: '{score}' is not a number"):
             of(1, score, real=True)
     for none in (["-"], []):
@@ -116,20 +123,127 @@ def test_fields_of_any_length(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", 'first,gold\n"open,yes\n', r"a\.csv:2: unexpected end of data"),
-        ("a.csv", "first,gold\na,yes\nb\n", r"a\.csv:3: expected at least 2 columns, found 1"),
-        ("a.csv", 'first,gold\n"two\nlines",yes\nb\n', r"a\.csv:4: expected at least 2"),
-        ("a.tsv", "first\tgold\na\tyes\nb\n", r"a\.tsv:3: expected at least 2"),
+        (
+            "a.csv",
+            "first,gold\na,yes\nb\n",
+            r"a\.csv:3: expected 2 columns, as in the first row; found 1; quote a text",
+        ),
+        ("a.csv", "first,gold\na,yes\nlong, and dull,no\n", r"a\.csv:3: expected 2 columns, .* found 3; quote a text"),
+        ("a.csv", 'first,gold\n"two\nlines",yes\nb\n', r"a\.csv:4: expected 2 columns"),
+        ("a.tsv", "first\tgold\na\tyes\nb\n", r"a\.tsv:3: expected 2 columns, as in the first row; found 1$"),
+        ("a.tsv", "first\tgold\na\tyes\t\n", r"a\.tsv:2: expected 2 columns, as in the first row; found 3$"),
+        ("a.csv", "first,gold,first\na,yes,b\n", r"a\.csv:1: the column 'first' is repeated"),
+        ("a.csv", "first,gold\na,yes\nfirst,gold\nb,no\n", r"a\.csv:3: the header is repeated"),
+        ("a.jsonl", '{"first": "a", "first": "b", "gold": 1}\n', r"a\.jsonl:1: a key of .* is repeated"),
+        ("a.json", '[\n{"first": "a", "gold": 1}\n]', r"a\.json:1: expected JSON lines .*found a JSON array"),
+        ("a.json", '{\n "first": "a",\n "gold": 1\n}', r"a\.json:1: expected JSON lines .*found indented JSON"),
+        ("a.jsonl", '{"first": "a", "gold": 1}\n[]\n', r"a\.jsonl:2: expected a JSON object, as JSON lines have"),
+        ("a.jsonl", '{"first": null, "gold": 1}\n', r"a\.jsonl:1: first is None, not a text"),
+        (
+            "a.jsonl",
+            '{"first": "a", "gold": 1}\n{"first": "b\\ud83d", "gold": 1}\n',
+            r"a\.jsonl:2: character 1 .*surrogate",
+        ),
         ("a.jsonl", '{"first": "a", "gold": 1}\nnope\n', r"a\.jsonl:2: not JSON"),
-        ("a.jsonl", "[1]\n", r"a\.jsonl:1: expected a JSON object"),
+        ("a.jsonl", "[1]\n", r"a\.jsonl:1: expected JSON lines"),
         ("a.jsonl", '{"first": "a", "gold": 1}\n{"first": "a"}\n', r"a\.jsonl:2: there is no column 'gold'"),
-        ("a.tsv", b"first\tgold\n\xff\tyes\n", r"a\.tsv is not UTF-8"),
-        ("a.csv", "", r"a\.csv: there is no column 'first'"),
+        ("a.tsv", b"first\tgold\n\xff\tyes\n", r"a\.tsv:2: byte 0xff at position 11 is not UTF-8"),
+        (
+            "a.csv",
+            b"first,gold\n" + b"ok,good\n" * 5000 + b"caf\xe9,bad\n",
+            r"a\.csv:5002: byte 0xe9 at position 40014 is",
+        ),
+        ("a.csv", "", r"a\.csv:1: there is no column 'first'"),
     ],
 )
 def test_broken_tables(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / name, "first", "gold")
+
+
+@pytest.mark.parametrize("sep", [",", "\t"])
+@pytest.mark.parametrize(
+    "header", ["text,label", "review,sentiment", "Sentence,Class", "s,stars", "words,intent", "utterance,speech_act"]
+)
+def test_a_header_is_no_example(tmp_path: Path, header: str, sep: str) -> None:
+    path = tmp_path / ("a.csv" if sep == "," else "a.tsv")
+    rows = ["a fine film,good", "dull and long,bad"] * 8
+    path.write_text("\n".join([header, *rows]).replace(",", sep))
+    for columns, label_names in (("1", None), (["1"], ("bad", "good"))):
+        with pytest.raises(ValueError, match=rf"{path.name}:1: .* looks like a header"):
+            read_table(path, columns, "2", label_names)
+    path.write_text("\n".join([header, "a,1", "b c,0", "d,"]).replace(",", sep))
+    with pytest.raises(ValueError, match=rf"{path.name}:1: .* looks like a header"):
+        read_table(path, "1", "2", real=True)
+    path.write_text("\n".join(["yes,neither", *rows]).replace(",", sep))
+    assert read_table(path, "1", "2", ("good", "bad", "neither")).labels[:2] == [2, 0]  # type: ignore[index]
+    path.write_text("\n".join(rows).replace(",", sep))
+    assert read_table(path, "1", "2").label_names == ("bad", "good")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_what_is_no_label(tmp_path: Path, suffix: str) -> None:
+    """Whole numbers that pandas wrote beside a missing value are read as before."""
+    path = tmp_path / f"x{suffix}"
+    nothing = [-1, -1.0, "-1", "-1.0", "nan", "NaN", "", "-", *([None, math.nan] if suffix == ".jsonl" else [])]
+    for label in nothing:
+        rows = [("a", 1), ("b", "0.0"), ("c", label), ("d", "1.0")]
+        if suffix == ".jsonl":
+            path.write_text("".join(json.dumps({"t": text, "l": value}) + "\n" for text, value in rows))
+        else:
+            comma = "," if suffix == ".csv" else "\t"
+            path.write_text(f"t{comma}l\n" + "".join(f"{text}{comma}{value}\n" for text, value in rows))
+        data = read_table(path, "t", "l")
+        assert list(data.first) == ["a", "b", "d"]
+        assert (data.labels, data.label_names, data.dropped) == ([1, 0, 1], ("0", "1"), 1)
+        if str(label) in ("-1", "-1.0"):
+            assert read_table(path, "t", "l", ("-1", "0", "1")).labels == [2, 1, 0, 2]
+        elif label in ("nan", "-"):
+            assert read_table(path, "t", "l", ("0", "1", str(label))).labels == [1, 0, 2, 1]
+
+
+FIELDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\t"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(FIELDS, FIELDS)), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.sampled_from(",\t"))
+def test_quoted_tables_are_read_as_the_csv_module_does(
+    rows: list[tuple[str, str]], quoting: Literal[0, 1], sep: str
+) -> None:
+    rows = [row for row in rows if row != ("first", "second")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("x.csv" if sep == "," else "x.tsv")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=sep, quoting=quoting).writerows([("first", "second"), *rows])
+        if rows:
+            data = read_table(path, ("first", "second"), None)
+            assert list(zip(data.first, data.second or (), strict=True)) == rows
+
+
+def test_quotes_that_are_characters(tmp_path: Path) -> None:
+    path = tmp_path / "x.tsv"
+    for texts in (
+        ['"Hello" he said', '"plain"'],
+        ['a "b" c', "d"],
+        ['6" disc', '"'],
+    ):
+        path.write_text("text\tlabel\n" + "".join(f"{text}\tgood\n" for text in texts))
+        assert list(read_table(path, "text", "label").first) == texts
+    path.write_text('text\tlabel\n"a\tb"\tgood\n""\tbad\n')
+    assert list(read_table(path, "text", "label").first) == ["a\tb", ""]
+    path.write_text('text\tlabel\n"open\tgood\nx\tgood\nshut"\tgood\n')
+    with pytest.raises(ValueError, match=r"x\.tsv:2: the quote may be a character, or around a text"):
+        read_table(path, "text", "label")
+
+
+def test_an_empty_line_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('text\na\n""\n\n')
+    assert list(read_table(path, "text", None).first) == ["a", ""]
+    path.write_text("text\na\n\nb\n")
+    with pytest.raises(ValueError, match=r"x\.csv:3: the line is empty"):
+        read_table(path, "text", None)
 
 
 def test_broken_parquet(tmp_path: Path) -> None:
@@ -196,12 +310,25 @@ def test_conll(tmp_path: Path, data_dir: Path) -> None:
     path.write_text("EU B-ORG\nrejects 0\n")
     with pytest.raises(ValueError, match=r"x\.conll:2: unknown label '0'; expected one of B-ORG, O"):
         read_conll(path, ("B-ORG", "O"))  # a zero for the letter is no index
-    for line in ("b", "b\t"):
+    for line in ("b", "b\t", "b O x", "# id 7", "#tag", "# "):
         path.write_text(f"a O\n{line}\n")
-        with pytest.raises(ValueError, match=r"x\.conll:2: expected a word and a tag; found 'b"):
+        with pytest.raises(
+            ValueError, match=rf"x\.conll:2: expected a word in column 1 and a tag .*; found '{line[0]}"
+        ):
             read_conll(path)
-    with pytest.raises(ValueError, match=r"x\.conll:1: expected a word and a tag; found 'a O'"):
+    with pytest.raises(ValueError, match=r"x\.conll:1: expected a word in column 1 and a tag in column -5 of 2; found"):
         read_conll(path, tag=-5)
+    comments = "# id 77-ab\tdomain=en\n# text\n#begin document (x); part 0\n"
+    path.write_text(comments + "EU _ _ B-ORG\nrejects _ _ O\n#end document\n".replace("#", "\n#"))
+    assert (read_conll(path).sentences, read_conll(path).label_names) == ([["EU", "rejects"]], ("B-ORG", "O"))
+    path.write_text("# id 77-ab\nEU B-ORG\n\n#ff\tO\n#\tB-ORG\n")
+    assert read_conll(path).sentences == [["EU"], ["#ff", "#"]]
+    path.write_text("# 77-ab\nEU B-ORG\n")
+    with pytest.raises(ValueError, match=r"x\.conll:1: '# 77-ab' could be a comment or a word"):
+        read_conll(path)
+    path.write_text("word tag\nEU B-ORG\n")
+    with pytest.raises(ValueError, match=r"x\.conll:1: 'word tag' looks like a header"):
+        read_conll(path)
     path.write_text("\n\n")
     with pytest.raises(ValueError, match=r"x\.conll has no sentences"):
         read_conll(path)
@@ -221,9 +348,10 @@ def test_conllu(tmp_path: Path) -> None:
     assert read_conllu(path, tag="xpos").label_names == ("P1", "V1")
     with pytest.raises(ValueError, match="upos"):
         read_conllu(path, tag="lemma")
-    path.write_text("1\ttoo\tshort\n")
-    with pytest.raises(ValueError, match=r"x\.conllu:1: expected the ten columns"):
-        read_conllu(path)
+    for line in ("1\ttoo\tshort", rows[1] + "\tx", "a" + rows[1], rows[0][:-2]):
+        path.write_text(f"# text\n{line}\n")
+        with pytest.raises(ValueError, match=r"x\.conllu:2: expected the ten columns"):
+            read_conllu(path)
 
 
 def test_squad(tmp_path: Path, data_dir: Path) -> None:
@@ -248,17 +376,62 @@ def test_squad(tmp_path: Path, data_dir: Path) -> None:
     assert (data.ids, data.titles) == (["1", "2"], ["T", "T"])
     del qas[1]["id"]
     path.write_text(json.dumps(whole))
-    with pytest.raises(ValueError, match=r"v2\.json: question 2 is not as in SQuAD: KeyError\('id'\)"):
+    with pytest.raises(
+        ValueError, match=r"v2\.json: data\[0\]\.paragraphs\[0\]\.qas\[1\]\.id is missing: .*keys question, "
+    ):
         read_squad(path)
     qas[0]["answers"] = [{"answer_start": 1, "text": "b"}]
     path.write_text(json.dumps(whole))
-    with pytest.raises(ValueError, match=r"v2\.json: question '1' is not as in SQuAD.*'b' at character 1"):
+    with pytest.raises(ValueError, match=r"qas\[0\]\.answers\[0\]: the context does not have 'b' at character 1"):
         read_squad(path)
     whole["data"] = [{"title": "T", "paragraphs": []}, {"title": "U"}]
     path.write_text(json.dumps(whole))
-    with pytest.raises(ValueError, match=r"v2\.json: article 2 is not as in SQuAD: KeyError\('paragraphs'\)"):
+    with pytest.raises(ValueError, match=r"v2\.json: data\[1\]\.paragraphs is missing: "):
         read_squad(path)
     for content in ("[]", "{", '{"data": []}', '{"data": [{"paragraphs": [{}]}]}'):
         path.write_text(content)
         with pytest.raises(ValueError, match=r"v2\.json"):
             read_squad(path)
+
+
+NO_ANSWER: list[dict[str, object]] = [
+    {}, {"answers": None}, {"answers": []}, {"answers": {"text": [], "answer_start": []}}, {"answers": [None]},
+    {"answers": {"text": [""], "answer_start": [-1]}}, {"answers": [{"text": "", "answer_start": -1}]}, {"answers": {}},
+    {"answers": [{"text": None, "answer_start": None}]},
+    {"answers": [{"text": "b", "answer_start": 2}], "is_impossible": True},
+]  # fmt: skip
+
+
+def squad(path: Path, context: object = "a b", **question: object) -> Path:
+    """A file of one question."""
+    qas = [{"id": "1", "question": "q", **question}]
+    path.write_text(json.dumps({"data": [{"title": None, "paragraphs": [{"context": context, "qas": qas}]}]}))
+    return path
+
+
+def test_spellings_of_answers(tmp_path: Path) -> None:
+    for spelled in NO_ANSWER:
+        data = read_squad(squad(tmp_path / "x.json", **spelled))
+        assert (data.answers, list(data.titles)) == ([[]], [""]), spelled
+    one: object
+    for one in (
+        [{"text": "b", "answer_start": 2.0}],
+        {"text": ["b"], "answer_start": [2]},
+        {"text": "b", "answer_start": 2},
+    ):
+        assert read_squad(squad(tmp_path / "x.json", answers=one, is_impossible=False)).answers == [[(2, "b")]]
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"question": None}, r"qas\[0\]\.question is not as in SQuAD: expected a text, found null"),
+        ({"context": None}, r"paragraphs\[0\]\.context is not as in SQuAD: expected a text, found null"),
+        ({"id": None}, r"qas\[0\]\.id is not"),
+        ({"question": "\ud83d"}, r"qas\[0\]\.question: character 0 .*lone surrogate"),
+        ({"is_impossible": "False"}, r"is_impossible is not as in SQuAD: expected true or false"),
+        ({"answers": "b"}, r"answers is not as in SQuAD: expected a list"),
+        ({"answers": [{"answer_start": 2}]}, r"answers\[0\]\.text is missing"),
+        ({"answers": [{"text": "b"}]}, r"answers\[0\]\.answer_start is missing"),
+        ({"answers": [{"text": "b", "answer_start": None}]}, r"answers\[0\] is not as in SQuAD"),
+        ({"answers": [{"text": "b", "answer_start": -1}]}, r"answers\[0\]: the context does not have"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message):
+            read_squad(squad(tmp_path / "x.json", **changes))

@@ -37,6 +37,17 @@ def test_single_texts() -> None:
     assert WORDS.encode_texts([word_text(3)], max_len=2).ids.tolist() == [cls, sep]
 
 
+def test_labels_that_are_no_numbers() -> None:
+    cases: list[tuple[Any, str]] = [
+        (["entailment", "neutral"], r"labels\[0\] is 'entailment', not a number; give its index in your class names"),
+        ([0, None], r"labels\[1\] is None, not a number; leave out the examples without a label"),
+        (np.array([0, "a"], dtype=object), r"labels\[1\] is 'a', not a number"),
+    ]
+    for labels, message in cases:
+        with pytest.raises(TypeError, match=message):
+            WORDS.encode_pairs(["w1", "w2"], ["w1", "w2"], 16, labels=labels)
+
+
 def test_threads_and_sources_give_the_same() -> None:
     premises, hypotheses = random_pairs(random.Random(1), 5000)
     for rule in ("longest_first", "longest_first_hf", "ratio"):
