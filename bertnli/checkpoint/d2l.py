@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bertnli.checkpoint.files import Checkpoint, read_torch, write_vocab
-from bertnli.data.files import atomic_path
+from bertnli.checkpoint.files import Checkpoint, Writer, check_sizes, num_layers, read_torch, write_files
 from bertnli.encoder.config import BERTConfig
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
 from bertnli.text.vocab import Vocab
@@ -29,18 +27,20 @@ def read(folder: Path, num_heads: int | None) -> Checkpoint:
         if f"encoder.{name}" not in state or state[f"encoder.{name}"].dim() != dims:
             raise ValueError(f"{folder / 'pretrained.params'} has no encoder.{name} of {dims} dimensions")
     vocab_size, width = state["encoder.token_embedding.weight"].shape
-    layers = {int(m[1]) for name in state if (m := re.match(r"encoder\.blks\.(\d+)\.", name))}
     ffn = state.get("encoder.blks.0.ffn.dense1.weight")
     config = BERTConfig(
         vocab_size,
         num_hiddens=width,
         ffn_num_hiddens=width if ffn is None else len(ffn),
         num_heads=_default_num_heads(width) if num_heads is None else num_heads,
-        num_layers=max(layers, default=-1) + 1,
+        num_layers=num_layers(state),
         max_len=state["encoder.pos_embedding"].shape[1],
         num_segments=len(state["encoder.segment_embedding.weight"]),
         pretraining_heads="mlm.mlp.3.weight" in state,
     )
+    check_sizes(config, state, folder / "pretrained.params", {})
+    if len(vocab) != vocab_size:
+        raise ValueError(f"{folder} has a vocabulary of {len(vocab)} tokens, but a model of vocab_size {vocab_size}")
     return Checkpoint(folder, state, config, vocab)
 
 
@@ -55,10 +55,16 @@ def write(config: BERTConfig, state: dict[str, Tensor], folder: Path, tokenizer:
             raise ValueError(f"D2L's format has no place for {name}={getattr(config, name)!r}")
     if config.num_heads != _default_num_heads(config.num_hiddens):
         _log.warning("D2L's format does not hold num_heads=%d: give it to load_pretrained_model", config.num_heads)
-    write_vocab(folder, vocab)
-    with atomic_path(folder / "pretrained.params") as path:
-        torch.save({name: value for name, value in state.items() if not name.startswith("output.")}, path)
-    (folder / "config.json").unlink(missing_ok=True)  # another format's, which would be read instead
+    if len(vocab) != config.vocab_size:
+        raise ValueError(
+            f"D2L's format needs a vocabulary of vocab_size={config.vocab_size} tokens; found {len(vocab)}"
+        )
+    tensors = {name: value for name, value in state.items() if not name.startswith("output.")}
+    files: dict[str, Writer] = {"pretrained.params": lambda path: torch.save(tensors, path)}
+    files["vocab.json"] = lambda path: path.write_text(vocab.to_text(), encoding="utf-8", newline="\n")
+    # The old vocabulary goes first, so that a folder of an interrupted save does not load. The configuration is
+    # another format's, which would be read instead.
+    write_files(folder, files, remove=("vocab.json", "config.json"))
 
 
 def _default_num_heads(width: int) -> int:

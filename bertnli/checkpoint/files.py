@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import pickle
 import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bertnli.data import download as hub
-from bertnli.data.files import atomic_path
+from bertnli.data.files import atomic_paths, read_json
+from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
 from bertnli.text.vocab import Vocab
@@ -71,6 +75,7 @@ def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | N
             "pip install huggingface_hub"
         ) from None
     patterns = ["config.json", "*.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
+    patterns += ["special_tokens_map.json", "added_tokens.json"]
     try:
         cache = None if folder is None else Path(folder)
         return Path(snapshot_download(str(name), allow_patterns=patterns, cache_dir=cache))
@@ -81,49 +86,226 @@ def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | N
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+def read_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return value
 
 
-def write_json(path: Path, value: object) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def read_torch(path: Path) -> dict[str, Tensor]:
+    """The tensors by name. Raises ValueError for a file that is none, or whose contents are larger than the file."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it holds more bytes than it has")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # torch and pickle raise any kind
         raise ValueError(f"{path} is not a file of tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a dict of tensors")
-    return dict(state)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{path} must hold a dict of tensors by name")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path}: {name} is a {type(value).__name__}; expected a tensor")
+        plain = value.layout == torch.strided and value.device.type == "cpu"
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {name} has shape {list(value.shape)} without as many values")
+    return _without_wrappers(dict(state), path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors by name. Raises ValueError for a file that is none."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        return dict(safetensors.torch.load_file(path))
-    except SafetensorError as error:
+        state = dict(safetensors.torch.load_file(path))
+    except OSError:
+        raise
+    except Exception as error:  # a dtype that torch does not have is a KeyError
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    return _without_wrappers(state, path)
 
 
-def write_safetensors(path: Path, state: dict[str, Tensor]) -> None:
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+def _without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The names without the prefixes of DataParallel and torch.compile."""
+    result: dict[str, Tensor] = {}
+    for name, value in state.items():
+        plain = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+        if plain in result:
+            raise ValueError(
+                f"{path} has {plain} twice, once with the prefix {name.removesuffix(plain) or 'module.'!r}"
+            )
+        result[plain] = value
+    return result
 
 
-def write_vocab(folder: Path, tokenizer: Vocab | Tokenizer) -> None:
-    """Write vocab.json for words, vocab.txt for WordPiece. Raises TypeError for another tokenizer."""
+# The dimension of a parameter that each size of the configuration must equal.
+_SIZES = (
+    ("vocab_size", "encoder.token_embedding.weight", 0, 2),
+    ("num_hiddens", "encoder.token_embedding.weight", 1, 2),
+    ("num_segments", "encoder.segment_embedding.weight", 0, 2),
+    ("max_len", "encoder.pos_embedding", 1, 3),
+    ("ffn_num_hiddens", "encoder.blks.0.ffn.dense1.weight", 0, 2),
+)
+_OURS = ("encoder.", "hidden.", "mlm.", "nsp.", "output.")
+
+
+def num_layers(state: dict[str, Tensor]) -> int:
+    """The number of encoder blocks that have parameters."""
+    return len({match[1] for name in state if (match := re.match(r"encoder\.blks\.([0-9]+)\.", name))})
+
+
+def check_sizes(config: BERTConfig, state: dict[str, Tensor], where: Path, keys: Mapping[str, str]) -> None:
+    """Compare the configuration and the tensors before a module is built.
+
+    where    the file of the configuration
+    keys     the names there of the config's fields, where they differ
+
+    Raises ValueError naming file and key, or parameter. Missing or unknown encoder parameters are errors.
+    """
+    for name, value in state.items():
+        if name.startswith(_OURS) and not value.is_floating_point():
+            raise ValueError(f"{where.parent}: {name} is of {value.dtype}; expected floating-point weights")
+    layers = num_layers(state)
+    if config.num_layers != layers:
+        raise ValueError(
+            f"{where}: {keys.get('num_layers', 'num_layers')} is {config.num_layers}, "
+            f"but the weights have {layers} layers"
+        )
+    for field_name, name, dim, dims in _SIZES:
+        if name not in state:
+            continue  # counted below
+        shape = list(state[name].shape)
+        if len(shape) != dims or shape[dim] != getattr(config, field_name):
+            raise ValueError(
+                f"{where}: {keys.get(field_name, field_name)} is {getattr(config, field_name)}, "
+                f"but {name} in {where.parent} has shape {shape}"
+            )
+    with torch.device("meta"):
+        skeleton = BERTModel(config)
+    parameters = skeleton.state_dict()
+    if lacks := sorted(name for name in parameters.keys() - state.keys() if name.startswith("encoder.")):
+        raise ValueError(f"{where.parent} lacks {lacks[0]} ({len(lacks)} encoder parameters are missing)")
+    if surplus := sorted(name for name in state.keys() - parameters.keys() if name.startswith("encoder.")):
+        raise ValueError(f"{where.parent} has {surplus[0]}, for which its config has no place")
+    for name, parameter in parameters.items():
+        if name in state and state[name].shape != parameter.shape:
+            raise ValueError(
+                f"{name} in {where.parent} has shape {list(state[name].shape)}; the model needs {list(parameter.shape)}"
+            )
+
+
+def num_columns(state: dict[str, Tensor], where: Path) -> int:
+    """The width of the output layer; 0 if there is none. Raises ValueError naming the parameter."""
+    if "output.weight" not in state:
+        return 0
+    shape = list(state["output.weight"].shape)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{where.parent}: output.weight has shape {shape}; expected [labels, hidden units]")
+    return shape[0]
+
+
+def check_labels(labels: Any, columns: int, where: str) -> tuple[str, ...] | None:
+    """The names of the output layer's columns. Raises ValueError where they are not as many different strings."""
+    if labels is None or not columns:
+        return None
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise ValueError(f"{where} must be a list of strings; found {labels!r}")
+    if len(labels) != columns or len(set(labels)) < columns:
+        raise ValueError(f"{where} must be {columns} different names, one a column of the output layer; found {labels}")
+    return tuple(labels)
+
+
+def check_dropout(value: Any, where: str) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1):
+        raise ValueError(f"{where} must be a number from 0 to below 1; found {value!r}")
+    return value
+
+
+# ---- writing: all files of a checkpoint, or none ---------------------------------------------------------------------
+
+Writer = Callable[[Path], object]
+
+
+def write_files(folder: Path, files: Mapping[str, Writer], remove: Sequence[str] = ()) -> None:
+    """Write the files by their writers and let them take their names together: see `atomic_paths`.
+
+    Raises OSError naming the file that cannot be written.
+    """
+    with atomic_paths(folder, list(files), remove) as temporaries:
+        for (name, write), temporary in zip(files.items(), temporaries, strict=True):
+            try:
+                write(temporary)
+            except OSError as error:
+                raise OSError(error.errno, f"cannot write: {error.strerror}", str(folder / name)) from error
+            except (RuntimeError, SafetensorError) as error:  # a full disk, as torch and safetensors say it
+                raise OSError(f"cannot write {folder / name}: {str(error).splitlines()[0]}") from error
+
+
+def write_with_weights(
+    folder: Path,
+    state: dict[str, Tensor],
+    settings: object,
+    tokenizer: Vocab | Tokenizer,
+    others: Mapping[str, object] | None = None,
+    remove: Sequence[str] = (),
+) -> None:
+    """Write model.safetensors, other JSON files, config.json and the vocabulary, in this order of names.
+
+    The weights hold a fingerprint of configuration and vocabulary, and they take their name first: if the process is
+    killed before the last file has its name, `check_fingerprint` finds that the files do not belong together.
+    """
+    name, vocab = vocab_file(tokenizer)
+    content = {key: _json(value) for key, value in {**(others or {}), "config.json": settings}.items()}
+    text = {**content, name: vocab.to_text()}
+    mark = _fingerprint(text["config.json"].encode(), text[name].encode(), tokenizer)
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    metadata = {"format": "pt", "bertnli.fingerprint": mark}
+    files: dict[str, Writer] = {"model.safetensors": lambda path: safetensors.torch.save_file(tensors, path, metadata)}
+    for key, value in text.items():
+        files[key] = partial(_write_text, value)
+    write_files(folder, files, remove)
+
+
+def check_fingerprint(folder: Path, tokenizer: Vocab | Tokenizer) -> None:
+    """Raise ValueError if the weights were saved with another configuration or vocabulary."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        return
+    with safe_open(path, framework="pt") as file:
+        mark = (file.metadata() or {}).get("bertnli.fingerprint")
+    if mark is None:
+        return  # another program's
+    name, _ = vocab_file(tokenizer)
+    vocab = folder / name
+    if not vocab.exists() or mark != _fingerprint((folder / "config.json").read_bytes(), vocab.read_bytes(), tokenizer):
+        raise ValueError(
+            f"{folder}: config.json and {name} are not of the same save as model.safetensors; a save was interrupted, "
+            "or a file was edited or copied. Save the checkpoint again"
+        )
+
+
+def _fingerprint(config: bytes, vocab: bytes, tokenizer: Vocab | Tokenizer) -> str:
+    digest = hashlib.sha256()
+    for part in (config, vocab, str(getattr(tokenizer, "lowercase", None)).encode()):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def vocab_file(tokenizer: Vocab | Tokenizer) -> tuple[str, Vocab | WordPieceTokenizer]:
+    """vocab.json for words, vocab.txt for WordPiece, and what is in it. Raises TypeError for another tokenizer."""
     vocab = tokenizer.vocab if isinstance(tokenizer, WordTokenizer) else tokenizer
     if not isinstance(vocab, (Vocab, WordPieceTokenizer)):
         raise TypeError(f"a {type(vocab).__name__} cannot be saved; give a Vocab, WordTokenizer or WordPieceTokenizer")
-    vocab.save(folder / ("vocab.json" if isinstance(vocab, Vocab) else "vocab.txt"))
+    return ("vocab.json" if isinstance(vocab, Vocab) else "vocab.txt"), vocab
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

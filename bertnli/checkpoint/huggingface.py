@@ -6,16 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bertnli.checkpoint.files import (
     Checkpoint,
-    read_json,
+    check_dropout,
+    check_fingerprint,
+    check_labels,
+    check_sizes,
+    num_columns,
+    read_object,
     read_safetensors,
     read_torch,
-    write_json,
-    write_safetensors,
-    write_vocab,
+    write_with_weights,
 )
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
@@ -53,6 +57,27 @@ _ARCHITECTURES = {
     "tagging": "BertForTokenClassification",
     "qa": "BertForQuestionAnswering",
 }
+# The fields of BERTConfig that have a key of config.json of the same meaning.
+_KEYS = {
+    "vocab_size": "vocab_size",
+    "num_hiddens": "hidden_size",
+    "ffn_num_hiddens": "intermediate_size",
+    "num_heads": "num_attention_heads",
+    "num_layers": "num_hidden_layers",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "max_len": "max_position_embeddings",
+    "num_segments": "type_vocab_size",
+    "activation": "hidden_act",
+    "norm_eps": "layer_norm_eps",
+}
+_DEFAULTS = {
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
 _HEADLESS = ("BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -63,42 +88,46 @@ _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_p
 def read(folder: Path) -> Checkpoint:
     """Raises FileNotFoundError for a missing file, ValueError naming file and key for what cannot be loaded."""
     where = folder / "config.json"
-    settings = read_json(where)
+    settings = read_object(where)
     _check(settings, where)
-    if (folder / "model.safetensors").exists():
-        state = from_huggingface(read_safetensors(folder / "model.safetensors"))
-    elif (folder / "pytorch_model.bin").exists():
-        state = from_huggingface(read_torch(folder / "pytorch_model.bin"))
-    else:
+    path = folder / "model.safetensors"
+    if not path.exists():
+        path = folder / "pytorch_model.bin"
+    if not path.exists():
         raise FileNotFoundError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+    raw = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     try:
-        config = BERTConfig(
-            settings["vocab_size"],
-            num_hiddens=settings["hidden_size"],
-            ffn_num_hiddens=settings["intermediate_size"],
-            num_heads=settings["num_attention_heads"],
-            num_layers=settings["num_hidden_layers"],
-            dropout=settings.get("hidden_dropout_prob", 0.1),
-            attention_dropout=settings.get("attention_probs_dropout_prob", 0.1),
-            max_len=settings["max_position_embeddings"],
-            num_segments=settings.get("type_vocab_size", 2),
-            activation=_ACTIVATIONS[settings.get("hidden_act", "gelu")],
-            embedding_norm=True,
-            norm_eps=settings.get("layer_norm_eps", 1e-12),
-            pretraining_heads="mlm.mlp.0.weight" in state,
-        )
-    except KeyError as error:
-        raise ValueError(f"{where} lacks {error}") from None
-    columns = len(state["output.weight"]) if "output.weight" in state else 0
-    return Checkpoint(
+        state = from_huggingface(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    config = _read_config(settings, where, pretraining_heads="mlm.mlp.0.weight" in state)
+    check_sizes(config, state, where, _KEYS)
+    columns = num_columns(state, where)
+    checkpoint = Checkpoint(
         folder,
         state,
         config,
         _read_tokenizer(folder),
         task=_task(settings, columns),
-        label_names=_label_names(settings, columns),
-        head_dropout=settings.get("classifier_dropout"),
+        label_names=_label_names(settings, columns, f"{where}: id2label"),
+        head_dropout=check_dropout(settings.get("classifier_dropout"), f"{where}: classifier_dropout"),
     )
+    check_fingerprint(folder, checkpoint.tokenizer)
+    return checkpoint
+
+
+def _read_config(settings: dict[str, Any], where: Path, pretraining_heads: bool) -> BERTConfig:
+    values = {**_DEFAULTS, **settings}
+    try:
+        sizes = {name: values[key] for name, key in _KEYS.items()}
+    except KeyError as error:
+        raise ValueError(f"{where} lacks {error}") from None
+    sizes["activation"] = _ACTIVATIONS[sizes["activation"]]
+    try:
+        return BERTConfig(**sizes, embedding_norm=True, pretraining_heads=pretraining_heads)
+    except (TypeError, ValueError) as error:  # by the file's names
+        message = re.sub(r"\w+", lambda word: _KEYS.get(word[0], word[0]), str(error))
+        raise ValueError(f"{where}: {message}") from None
 
 
 def _check(settings: dict[str, Any], where: Path) -> None:
@@ -106,9 +135,12 @@ def _check(settings: dict[str, Any], where: Path) -> None:
         raise ValueError(f'{where} has model_type "{settings["model_type"]}"; only "bert" can be loaded')
     if settings.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"{where} has position_embedding_type {settings['position_embedding_type']!r}, not 'absolute'")
-    if settings.get("hidden_act", "gelu") not in _ACTIVATIONS:
+    if settings.get("hidden_act", "gelu") not in [*_ACTIVATIONS]:  # a list: the value may not be hashable
         raise ValueError(f"{where} has hidden_act {settings['hidden_act']!r}; known: {sorted(_ACTIVATIONS)}")
-    for name in settings.get("architectures") or ():
+    architectures = settings.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise ValueError(f"{where}: architectures must be a list of names; found {architectures!r}")
+    for name in architectures:
         if name not in (*_HEADLESS, *_ARCHITECTURES.values()):
             raise ValueError(f"{where} is of a {name}; known: {', '.join((*_HEADLESS, *_ARCHITECTURES.values()))}")
 
@@ -126,23 +158,26 @@ def _task(settings: dict[str, Any], columns: int) -> str:
     return "regression" if columns == 1 or kind == "regression" else task
 
 
-def _label_names(settings: dict[str, Any], columns: int) -> tuple[str, ...] | None:
-    names = settings.get("id2label") or {}
-    label_names = tuple(str(names[key]) for key in sorted(names, key=int))
-    placeholders = all(re.fullmatch(r"LABEL_\d+", name) for name in label_names)
-    return None if placeholders or len(label_names) != columns else label_names
+def _label_names(settings: dict[str, Any], columns: int, where: str) -> tuple[str, ...] | None:
+    names = settings.get("id2label")
+    if not names or not columns:
+        return None
+    if not isinstance(names, dict) or not all(re.fullmatch("[0-9]{1,9}", key) for key in names):
+        raise ValueError(f'{where} is {names}; expected each column and its label, as in {{"0": "entailment"}}')
+    if all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()):
+        return None  # placeholders
+    if sorted(map(int, names)) != list(range(columns)):
+        raise ValueError(
+            f"{where} has the keys {', '.join(names)}; expected 0 to {columns - 1}, the columns of the output layer"
+        )
+    if not all(isinstance(name, str | int) for name in names.values()):
+        raise ValueError(f"{where} is {names}; expected labels that are strings")
+    return check_labels([str(names[key]) for key in sorted(names, key=int)], columns, where)
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").exists():
-        return WordPieceTokenizer.from_file(folder / "tokenizer.json")
-    path = folder / "tokenizer_config.json"
-    options = read_json(path) if path.exists() else {}
-    lowercase = options.get("do_lower_case", True)
-    for name, known in (("strip_accents", (None, lowercase)), ("tokenize_chinese_chars", (True,))):
-        if options.get(name, known[0]) not in known:
-            raise ValueError(f"{path} has {name}={options[name]}, which is not supported")
-    return WordPieceTokenizer.from_file(folder / "vocab.txt", lowercase=lowercase)
+    path = folder / "tokenizer.json"
+    return WordPieceTokenizer.from_file(path if path.exists() else folder / "vocab.txt")
 
 
 # ---- names of parameters --------------------------------------------------------------------------------------------
@@ -160,12 +195,17 @@ def from_huggingface(raw: dict[str, Tensor]) -> dict[str, Tensor]:
         stem = next((stem for stem in (pattern, pattern.rpartition(".")[0]) if stem in _NAMES), None)
         if stem is not None:
             d2l_name = _NAMES[stem] + pattern[len(stem) :]
-            state[d2l_name if layer is None else d2l_name.replace("{i}", layer[1])] = value
+            d2l_name = d2l_name if layer is None else d2l_name.replace("{i}", layer[1])
+            other = state.get(d2l_name, value)
+            if other.dtype != value.dtype or not torch.equal(other, value):
+                raise ValueError(f"{name} is there twice, by names with and without a prefix, and differs")
+            state[d2l_name] = value
         elif not name.endswith(".position_ids"):
             state[name] = value
     if "encoder.pos_embedding" in state:
         state["encoder.pos_embedding"] = state["encoder.pos_embedding"][None]
-    if "mlm.mlp.0.weight" in state:  # the decoder is tied to the embeddings and may be absent
+    # The decoder is tied to the embeddings and may be absent.
+    if {"mlm.mlp.0.weight", "encoder.token_embedding.weight"} <= state.keys():
         state.setdefault("mlm.mlp.3.weight", state["encoder.token_embedding.weight"])
     return state
 
@@ -200,37 +240,33 @@ def write(model: Head | BERTModel, state: dict[str, Tensor], folder: Path, token
         raise ValueError("Hugging Face's BERT needs a WordPieceTokenizer")
     if isinstance(model, Head) and model.task not in _ARCHITECTURES:
         raise ValueError(f"Hugging Face's BERT has no head for the task {model.task!r}")
-    write_vocab(folder, tokenizer)
-    write_json(folder / "config.json", {**_config(config), "pad_token_id": tokenizer.pad_id, **_head_config(model)})
-    tokenizer_config = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": tokenizer.lowercase,
-        "model_max_length": config.max_len,
-    }
-    write_json(folder / "tokenizer_config.json", tokenizer_config)
-    (folder / "tokenizer.json").unlink(missing_ok=True)  # another model's, which would be read instead
     if isinstance(model, Head) and not model.pooled:  # Hugging Face's token heads have no pooler
         state = {name: value for name, value in state.items() if not name.startswith("hidden.")}
     is_qa = isinstance(model, Head) and model.task == "qa"
-    write_safetensors(folder / "model.safetensors", to_huggingface(state, "qa_outputs" if is_qa else "classifier"))
+    write_with_weights(
+        folder,
+        to_huggingface(state, "qa_outputs" if is_qa else "classifier"),
+        {**_config(config), "pad_token_id": tokenizer.pad_id, **_head_config(model)},
+        tokenizer,
+        others={
+            "tokenizer_config.json": {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": tokenizer.lowercase,
+                "split_special_tokens": tokenizer.split_special_tokens,
+                "model_max_length": config.max_len,
+            }
+        },
+        # Another model's, which would be read too.
+        remove=("tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    )
 
 
 def _config(config: BERTConfig) -> dict[str, Any]:
-    dropout, attention_dropout = config.dropout, config.attention_dropout
-    return {
-        "model_type": "bert",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.num_hiddens,
-        "intermediate_size": config.ffn_num_hiddens,
-        "num_attention_heads": config.num_heads,
-        "num_hidden_layers": config.num_layers,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout if attention_dropout is None else attention_dropout,
-        "max_position_embeddings": config.max_len,
-        "type_vocab_size": config.num_segments,
-        "hidden_act": next(name for name, activation in _ACTIVATIONS.items() if activation == config.activation),
-        "layer_norm_eps": config.norm_eps,
-    }
+    settings = {key: getattr(config, name) for name, key in _KEYS.items()}
+    if config.attention_dropout is None:
+        settings["attention_probs_dropout_prob"] = config.dropout
+    settings["hidden_act"] = next(name for name, activation in _ACTIVATIONS.items() if activation == config.activation)
+    return {"model_type": "bert", **settings}
 
 
 def _head_config(model: Head | BERTModel) -> dict[str, Any]:

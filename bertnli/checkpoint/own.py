@@ -10,51 +10,78 @@ from torch import Tensor
 
 from bertnli.checkpoint.files import (
     Checkpoint,
-    read_json,
+    check_dropout,
+    check_fingerprint,
+    check_labels,
+    check_sizes,
+    num_columns,
+    read_object,
     read_safetensors,
-    write_json,
-    write_safetensors,
-    write_vocab,
+    write_with_weights,
 )
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.base import Head
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
-from bertnli.text.wordpiece import WordPieceTokenizer
+from bertnli.text.wordpiece import WordPieceTokenizer, read_vocab_txt
+
+_VERSION = 1
 
 
 def read(folder: Path) -> Checkpoint:
     """Raises FileNotFoundError for a missing file, ValueError naming the file and key for a broken one."""
-    settings = read_json(folder / "config.json")
-    known = {f.name for f in dataclasses.fields(BERTConfig)}
+    where = folder / "config.json"
+    settings = read_object(where)
+    version = settings.get("format_version")
+    if type(version) is not int or version != _VERSION:
+        raise ValueError(f"{where}: format_version is {version!r}; this bertnli reads {_VERSION}. Update bertnli")
+    model, tokenizer = _part(settings, "model", where), _part(settings, "tokenizer", where)
     try:
-        config = BERTConfig(**{name: value for name, value in settings["model"].items() if name in known})
-        vocab: Vocab | Tokenizer
-        if settings["tokenizer"]["type"] == "words":
-            vocab = Vocab.from_json(folder / "vocab.json")
-        else:
-            options = {name: settings["tokenizer"][name] for name in ("lowercase", "split_special_tokens")}
-            vocab = WordPieceTokenizer.from_file(folder / "vocab.txt", **options)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} lacks or misuses {error}") from error
-    labels = settings.get("labels")
-    return Checkpoint(
+        config = BERTConfig(**model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: model: {error}") from None
+    vocab = _read_vocab(folder, tokenizer, where)
+    state = read_safetensors(folder / "model.safetensors")
+    check_sizes(config, state, where, {})
+    if not isinstance(settings.get("task", ""), str):
+        raise ValueError(f"{where}: task must be a string; found {settings['task']!r}")
+    checkpoint = Checkpoint(
         folder,
-        read_safetensors(folder / "model.safetensors"),
+        state,
         config,
         vocab,
         task=settings.get("task", "classification"),
-        label_names=None if labels is None else tuple(labels),
-        head_dropout=settings.get("classifier_dropout"),
-        head_settings=settings.get("settings") or {},
+        label_names=check_labels(settings.get("labels"), num_columns(state, where), f"{where}: labels"),
+        head_dropout=check_dropout(settings.get("classifier_dropout"), f"{where}: classifier_dropout"),
+        head_settings=_part(settings, "settings", where) if settings.get("settings") else {},
     )
+    check_fingerprint(folder, checkpoint.tokenizer)
+    return checkpoint
+
+
+def _part(settings: dict[str, Any], key: str, where: Path) -> dict[str, Any]:
+    if not isinstance(settings.get(key), dict):
+        raise ValueError(f"{where}: {key} must be an object; found {settings.get(key)!r}")
+    return dict(settings[key])
+
+
+def _read_vocab(folder: Path, options: dict[str, Any], where: Path) -> Vocab | Tokenizer:
+    kind = options.get("type")
+    if kind == "words":
+        return Vocab.from_json(folder / "vocab.json")
+    if kind != "wordpiece":
+        raise ValueError(f'{where}: tokenizer.type is {kind!r}; expected "words" or "wordpiece"')
+    for key in ("lowercase", "split_special_tokens"):
+        if not isinstance(options.get(key), bool):
+            raise ValueError(f"{where}: tokenizer.{key} must be true or false; found {options.get(key)!r}")
+    return read_vocab_txt(folder / "vocab.txt", options["lowercase"], options["split_special_tokens"])
 
 
 def write(model: Head | BERTModel, state: dict[str, Tensor], folder: Path, tokenizer: Vocab | Tokenizer) -> None:
     settings: dict[str, Any] = {
         "format": "bertnli",
-        "format_version": 1,
+        "format_version": _VERSION,
         "model": dataclasses.asdict(model.config),
         "tokenizer": {"type": "words"},
     }
@@ -68,6 +95,4 @@ def write(model: Head | BERTModel, state: dict[str, Tensor], folder: Path, token
         settings["task"], settings["settings"] = model.task, model.settings
         settings["labels"] = None if model.label_names is None else list(model.label_names)
         settings["classifier_dropout"] = model.dropout.p
-    write_vocab(folder, tokenizer)
-    write_json(folder / "config.json", settings)
-    write_safetensors(folder / "model.safetensors", state)
+    write_with_weights(folder, state, settings, tokenizer)

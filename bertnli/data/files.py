@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 JSON_LINES = {".jsonl", ".json-lines", ".jsonlines", ".ndjson", ".json"}  # suffixes of files with one object a line
 
@@ -70,19 +72,73 @@ def check_json_lines(path: Path) -> None:
     )
 
 
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises ValueError naming the file where it is not JSON."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply for JSON of this kind") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`: renamed to `path` when the block succeeds, removed when it fails."""
+    """A temporary path beside `path`: renamed to `path` when the block succeeds, removed when it fails.
+
+    Raises OSError naming `path` where it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with atomic_paths(path.parent, [path.name]) as (temporary,):
         yield temporary
+
+
+@contextmanager
+def atomic_paths(folder: Path, names: Sequence[str], remove: Sequence[str] = ()) -> Iterator[list[Path]]:
+    """Temporary paths for the files `names` of the folder, which change together.
+
+    When the block succeeds, all are on the disk before the first takes its name. Then the files `remove` go, and the
+    new ones take their names in the order given. When it fails, the temporary files are removed.
+    """
+    path, temporaries = folder, list[Path]()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            path = folder / name
+            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+            os.close(handle)
+            temporaries.append(Path(temporary))
+        path = folder / ", ".join(names)
+        yield temporaries
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
+        for name, new in zip(names, temporaries, strict=True):
+            path = folder / name
+            new.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            _sync(new)
+        for name in remove:
+            path = folder / name
+            path.unlink(missing_ok=True)
+        for name, new in zip(names, temporaries, strict=True):
+            path = folder / name
+            os.replace(new, path)
+        _sync(folder)
+    except OSError as error:
+        own = tuple(f".{name}." for name in names)
+        if error.errno is None or not (error.filename is None or Path(str(error.filename)).name.startswith(own)):
+            raise  # of another file, or worded already
+        raise OSError(error.errno, f"cannot write: {error.strerror or error}", str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for new in temporaries:
+            new.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the file, or the names in the folder, are on the disk."""
+    if os.name != "posix" and path.is_dir():
+        return  # other systems cannot open a folder
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import wraps
+from numbers import Integral, Real
 from typing import Any
 
 from bertnli.ops.activation import ACTIVATIONS
@@ -64,7 +65,8 @@ class BERTConfig:
     `type_vocab_size`, `layer_norm_eps`.
 
     Sources: Devlin et al. 2019; Dive into Deep Learning, "Bidirectional Encoder Representations from Transformers".
-    Raises ValueError for sizes that cannot work together, TypeError for a size that is given under two names.
+    Raises ValueError for sizes that cannot work together, TypeError for a value of another type and for a size that is
+    given under two names.
     """
 
     vocab_size: int
@@ -83,7 +85,14 @@ class BERTConfig:
     pretraining_heads: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "num_hiddens", "ffn_num_hiddens", "num_heads", "max_len", "num_segments"):
+        sizes = ("vocab_size", "num_hiddens", "ffn_num_hiddens", "num_heads", "max_len", "num_segments")
+        for name in (*sizes, "num_layers"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Integral):
+                raise TypeError(f"{name} must be an integer; found {getattr(self, name)!r}")
+        for name in ("embedding_norm", "train_positions", "pretraining_heads"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False; found {getattr(self, name)!r}")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; found {getattr(self, name)}")
         if self.num_layers < 0:
@@ -94,8 +103,15 @@ class BERTConfig:
             raise ValueError(f"activation must be one of {ACTIVATIONS}; found {self.activation!r}")
         for name in ("dropout", "attention_dropout"):
             p = getattr(self, name)
-            if p is not None and not 0 <= p < 1:
+            if p is None and name == "attention_dropout":
+                continue
+            if isinstance(p, bool) or not isinstance(p, Real):
+                raise TypeError(f"{name} must be a number; found {p!r}")
+            if not 0 <= float(p) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1; found {p}")
+
+        if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, Real) or not 0 <= float(self.norm_eps) < 1:
+            raise ValueError(f"norm_eps must be a number from 0 to below 1; found {self.norm_eps!r}")
 
     @classmethod
     def original(cls, vocab_size: int, **sizes: Any) -> BERTConfig:

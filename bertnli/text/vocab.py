@@ -8,11 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, overload
 
 from torch import Tensor
 
-from bertnli.data.files import atomic_path
+from bertnli.data.files import atomic_path, read_json
 from bertnli.data.texts import TextData
 
 
@@ -52,11 +53,7 @@ class Vocab:
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Vocab:
         """Read a JSON list of tokens in the order of their ids (D2L's `vocab.json`)."""
-        with open(path, encoding="utf-8") as file:
-            try:
-                tokens = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{path}: expected a JSON list of tokens: {error}") from None
+        tokens = read_json(Path(path))
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ValueError(f"{path}: expected a JSON list of tokens, all strings")
         return cls.of(tokens)
@@ -72,7 +69,11 @@ class Vocab:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokens as a JSON list that `from_json` reads."""
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(self.idx_to_token, ensure_ascii=False), encoding="utf-8", newline="\n")
+            temporary.write_text(self.to_text(), encoding="utf-8", newline="\n")
+
+    def to_text(self) -> str:
+        """The content of `vocab.json`."""
+        return json.dumps(self.idx_to_token, ensure_ascii=False)
 
     def __len__(self) -> int:
         return len(self.idx_to_token)

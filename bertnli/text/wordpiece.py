@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from bertnli import _text
-from bertnli.data.files import atomic_path
+from bertnli.data.files import atomic_path, read_json
 from bertnli.text.tokenizer import Tokenizer, id_list
 
 
@@ -79,32 +79,40 @@ class WordPieceTokenizer(Tokenizer):
     ) -> WordPieceTokenizer:
         """Read `vocab.txt` (one token a line) or a Hugging Face `tokenizer.json`.
 
-        lowercase   as in the class (default: True for `vocab.txt`, what the file says for `tokenizer.json`)
+        The files tokenizer_config.json, special_tokens_map.json and added_tokens.json beside it count as they do in
+        `transformers`; truncation and padding in `tokenizer.json` are ignored.
 
-        Truncation and padding in `tokenizer.json` are ignored. Raises ValueError for settings that this class does not
-        have.
+        lowercase              as in the class (default: what the files say, else True)
+        split_special_tokens   as in the class; the files can set it too
+
+        Raises ValueError naming file and key for settings that this class does not have.
         """
         path = Path(path)
-        text = path.read_bytes().decode("utf-8")
-        if path.suffix == ".json":
-            tokens, lower = _read_tokenizer_json(path, text)
-            if lowercase is not None and lowercase != lower:
-                raise ValueError(f"{path} says lowercase={lower}, but lowercase={lowercase} was asked for")
-            return cls(tokens, lower, split_special_tokens)
-        lines = text.removeprefix("\ufeff").split("\n")
-        if lines[-1] == "":
-            lines.pop()
+        is_json = path.suffix == ".json"
+        tokens, stored = _read_tokenizer_json(path) if is_json else (_read_lines(path), None)
+        settings = _read_settings(path, {token: i for i, token in enumerate(tokens)})
+        where, chosen = path.parent / "tokenizer_config.json", _stored_case(path, stored, settings)
+        if lowercase is not None and chosen is not None and lowercase != chosen:
+            source = path if chosen == stored else where
+            raise ValueError(f"{source} says lowercase={chosen}, but lowercase={lowercase} was asked for")
+        lower = chosen is not False if lowercase is None else lowercase
+        _require(f"{where} beside {path.name}", "strip_accents", settings.get("strip_accents"), None, lower)
         try:
-            return cls((line.removesuffix("\r") for line in lines), lowercase is not False, split_special_tokens)
+            return cls(tokens, lower, split_special_tokens or settings.get("split_special_tokens") is True)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the vocabulary, one token a line. Raises ValueError for a token with a line feed."""
+        text = self.to_text()
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+
+    def to_text(self) -> str:
+        """The content of `vocab.txt`. Raises ValueError for a token with a line feed."""
         if any("\n" in token for token in self.tokens):
             raise ValueError("a token with a line feed cannot be saved in a vocab.txt")
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8", newline="\n")
+        return "".join(f"{token}\n" for token in self.tokens)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -131,21 +139,122 @@ class WordPieceTokenizer(Tokenizer):
         return self.tokens[index]
 
 
-def _read_tokenizer_json(path: Path, text: str) -> tuple[list[str], bool]:
+_BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
+_PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # these use tokenizer.json as it is
+
+
+def read_vocab_txt(path: Path, lowercase: bool, split_special_tokens: bool) -> WordPieceTokenizer:
+    """The tokenizer of a vocab.txt alone, whatever files are beside it. Raises ValueError naming the file."""
+    try:
+        return WordPieceTokenizer(_read_lines(path), lowercase, split_special_tokens)
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _require(where: Path | str, what: str, found: object, *allowed: object) -> None:
+    if not any(type(found) is type(value) and found == value for value in allowed):
+        expected = " or ".join(map(repr, allowed))
+        raise ValueError(f"{where}: {what} is {found!r}; only {expected} can be reproduced exactly")
+
+
+def _require_special(where: Path | str, what: str, token: Any) -> str:
+    """The content of a token that must be one of BERT's five, matched as it is. It is a str or an object."""
+    content = token["content"] if isinstance(token, dict) else token
+    _require(where, what, content, *WordPieceTokenizer.SPECIAL)
+    if isinstance(token, dict):
+        for flag in ("single_word", "lstrip", "rstrip", "normalized"):
+            _require(where, f"{flag} of the added token {content}", token.get(flag, False), False)
+    return str(content)
+
+
+def _read_settings(vocab: Path, ids: dict[str, int]) -> dict[str, Any]:
+    """tokenizer_config.json, after a check of it and of the other files beside the vocabulary that change ids.
+
+    Raises ValueError naming file and key of what this class does not have.
+    """
+    settings: dict[str, Any] = {}
+    for name in ("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"):
+        path = vocab.parent / name
+        where = f"{path} beside {vocab.name}"
+        settings = read_json(path) if path.exists() else {}
+        try:
+            if name == "added_tokens.json":
+                for content, index in settings.items():
+                    _require_special(where, "an added token", content)
+                    _require(where, f"the id of the added token {content}", index, ids.get(content))
+            else:
+                _check_special_tokens(where, settings, ids)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a file of a Hugging Face tokenizer: {error!r}") from None
+    classes = _BERT_CLASSES + (_PLAIN_CLASSES if vocab.suffix == ".json" else ())
+    _require(where, "tokenizer_class", settings.get("tokenizer_class"), None, *classes)
+    for key in ("do_lower_case", "split_special_tokens"):
+        _require(where, key, settings.get(key), None, True, False)
+    for key in ("tokenize_chinese_chars", "do_basic_tokenize", "clean_text"):
+        _require(where, key, settings.get(key), None, True)
+    _require(where, "never_split", settings.get("never_split") or None, None)
+    _require(where, "truncation_side", settings.get("truncation_side"), None, "right")
+    _require(where, "wordpieces_prefix", settings.get("wordpieces_prefix"), None, "##")
+    return settings
+
+
+def _stored_case(path: Path, stored: bool | None, settings: dict[str, Any]) -> bool | None:
+    """`lowercase` as the files have it, which in tokenizer.json is `stored`; None if they have it nowhere.
+
+    BertTokenizer takes it from tokenizer_config.json, the plain classes from tokenizer.json.
+    """
+    where, chosen = path.parent / "tokenizer_config.json", settings.get("do_lower_case")
+    if stored is None:
+        return None if chosen is None else bool(chosen)
+    is_plain = settings.get("tokenizer_class") in _PLAIN_CLASSES
+    if chosen is None and where.exists() and not is_plain and not stored:
+        raise ValueError(
+            f"{where} has no do_lower_case, which then is true for transformers, but {path} has "
+            f"normalizer.lowercase=False. Add do_lower_case to {where.name}"
+        )
+    if chosen is not None and is_plain and chosen != stored:
+        raise ValueError(f"{where} has do_lower_case={chosen}, but {path} has normalizer.lowercase={stored}")
+    return stored if chosen is None else bool(chosen)
+
+
+def _check_special_tokens(where: str, settings: dict[str, Any], ids: dict[str, int]) -> None:
+    """Check the special tokens that tokenizer_config.json or special_tokens_map.json names."""
+    for key, token in settings.items():
+        if key.endswith("_token") and isinstance(token, str | dict):
+            content, own = _require_special(where, key, token), f"[{key.removesuffix('_token').upper()}]"
+            if own in WordPieceTokenizer.SPECIAL:
+                _require(where, key, content, own)
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = settings.get(key) or []
+        for token in more.values() if isinstance(more, dict) else more:
+            _require_special(where, key, token)
+    for index, token in (settings.get("added_tokens_decoder") or {}).items():
+        content = _require_special(where, f"added_tokens_decoder.{index}", token)
+        _require(where, f"the id of the added token {content}", index, str(ids.get(content)))
+
+
+def _read_tokenizer_json(path: Path) -> tuple[list[str], bool]:
     """The tokens and `lowercase` of a Hugging Face tokenizer.json. Raises ValueError where it is not plain BERT."""
     try:
-        settings = json.loads(text)
-        model, normalizer = settings["model"], settings["normalizer"] or {}
-        vocab: dict[str, int] = model["vocab"]
-    except (ValueError, KeyError, TypeError) as error:
+        return _parse_tokenizer_json(path, read_json(path))
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path}: expected a Hugging Face tokenizer.json: {error!r}") from None
 
-    def require(what: str, found: object, *allowed: object) -> None:
-        if found not in allowed:
-            raise ValueError(
-                f"{path}: {what} is {found!r}; only {' or '.join(map(repr, allowed))} can be reproduced exactly"
-            )
 
+def _parse_tokenizer_json(path: Path, settings: dict[str, Any]) -> tuple[list[str], bool]:
+    require = partial(_require, path)
+    model, normalizer = settings["model"], settings["normalizer"] or {}
+    vocab: dict[str, int] = model["vocab"]
     require("model.type", model.get("type", "WordPiece"), "WordPiece")
     require("model.unk_token", model.get("unk_token"), "[UNK]")
     require("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), "##")
@@ -170,8 +279,7 @@ def _read_tokenizer_json(path: Path, text: str) -> tuple[list[str], bool]:
     added = {token["content"]: token for token in settings.get("added_tokens", ())}
     require("the set of added tokens", sorted(added), sorted(WordPieceTokenizer.SPECIAL))
     for content, token in added.items():
-        for flag in ("single_word", "lstrip", "rstrip", "normalized"):
-            require(f"{flag} of the added token {content}", token.get(flag), False)
+        _require_special(path, "an added token", token)
         require(f"the id of the added token {content}", token["id"], vocab.get(content))
     tokens = sorted(vocab, key=vocab.__getitem__)
     if [vocab[token] for token in tokens] != list(range(len(tokens))):

@@ -337,6 +337,7 @@ def test_a_foreign_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "several" / "config.json").write_text(json.dumps({**settings, **several}))
     state = load_file(tmp_path / "model.safetensors") | {"classifier.weight": torch.zeros(2, 32)}
     save_file(state, tmp_path / "several" / "model.safetensors")
+    lacking = {name: value.clone() for name, value in state.items() if "attention.self.query" not in name}
     with pytest.raises(ValueError, match="of the task 'multi_label_classification', and no head of that task"):
         from_pretrained(tmp_path / "several")
     load_pretrained_model(tmp_path / "several")  # its encoder is as good as any
@@ -345,11 +346,11 @@ def test_a_foreign_config_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"is of a {kind}"):
             load_pretrained_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 0}))
-    with pytest.raises(ValueError, match=r"has encoder.blks.0.* for which its config has no place"):
+    with pytest.raises(ValueError, match="num_hidden_layers is 0, but the weights have 1 layers"):
         load_pretrained_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"strip_accents": False}))
-    with pytest.raises(ValueError, match="strip_accents=False"):
+    with pytest.raises(ValueError, match="strip_accents is False"):
         load_pretrained_model(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "config.json").write_text("{")
@@ -359,7 +360,7 @@ def test_a_foreign_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(ValueError, match="is not a safetensors file"):
         load_pretrained_model(tmp_path)
-    save_file({"embeddings.word_embeddings.weight": torch.zeros(10, 32)}, tmp_path / "model.safetensors")
+    save_file(lacking, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="lacks encoder"):
         load_pretrained_model(tmp_path)
 
