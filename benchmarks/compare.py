@@ -141,7 +141,7 @@ def text_jobs() -> dict[str, Job]:
 WORK = {"inference": inference_jobs, "training": training_jobs, "text": text_jobs}
 
 
-def serve(pipe: Connection, checkout: str, works: list[str], threads: int) -> None:
+def serve(pipe: Connection, checkout: str, works: list[str], match: str, threads: int) -> None:
     """Answer each job's name with its seconds; before that, once, with all jobs' outputs."""
     sys.path.insert(0, checkout)
     import torch
@@ -150,7 +150,7 @@ def serve(pipe: Connection, checkout: str, works: list[str], threads: int) -> No
 
     assert Path(bertnli.__file__).resolve().is_relative_to(Path(checkout).resolve()), bertnli.__file__
     torch.set_num_threads(threads)
-    jobs = {name: job for work in works for name, job in WORK[work]().items()}
+    jobs = {name: job for work in works for name, job in WORK[work]().items() if match in name}
     pipe.send({name: job() for name, (_, job) in jobs.items()})
     while (name := pipe.recv()) is not None:
         repeats, job = jobs[name]
@@ -166,6 +166,7 @@ def main() -> int:
     parser.add_argument("new", help="folder of the newer checkout, built in place")
     parser.add_argument("--rounds", type=int, default=15, help="timings of each job and checkout (default: 15)")
     parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK), help="what to run (default: all)")
+    parser.add_argument("--match", default="", help="only jobs whose name has this text (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process (default: 2)")
     parser.add_argument("--json", type=Path, help="file that gets one JSON object a job appended")
     a = parser.parse_args()
@@ -173,7 +174,7 @@ def main() -> int:
     pipes, processes = [], []
     for checkout in (a.old, a.new):
         here, there = context.Pipe()
-        processes.append(context.Process(target=serve, args=(there, checkout, a.work, a.threads), daemon=True))
+        processes.append(context.Process(target=serve, args=(there, checkout, a.work, a.match, a.threads), daemon=True))
         processes[-1].start()
         pipes.append(here)
     before, after = (pipe.recv() for pipe in pipes)
