@@ -13,6 +13,20 @@ if not torch.cuda.is_available():
 from helpers.isa import ISAS, set_cpu_isa
 
 ROOT = Path(__file__).resolve().parent.parent
+# Folders and files that start other processes, compile, or interpret Triton kernels.
+SLOW = ["cli", "d2l", "kernels", "runtime", "test_docs.py", "test_install.py", "test_readme.py", "test_style.py"]
+SLOW += ["checkpoint", "distillation", "tasks", "ops/test_all_operators.py"]
+SLOW += ["encoder/test_bert.py", "text/test_text_cpp.py", "text/test_wordpiece.py", "text/test_encode_file.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need: `slow` by place, `real_data` by fixture."""
+    for item in items:
+        place = item.path.relative_to(ROOT / "tests")
+        if str(place) in SLOW or place.parts[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real_data)
 
 
 @pytest.fixture(params=ISAS)
