@@ -232,10 +232,7 @@ class Model:
 
     def _outputs(self, parts: Sequence[Sequence[Any]], batch_size: int = 256) -> torch.Tensor:
         """The head's outputs of unlabelled examples, float32 [N, num_labels] on the CPU; all finite."""
-        examples = self.head.inputs(*parts)
-        if isinstance(self.tokenizer, WordTokenizer) and isinstance(examples, TextData):
-            examples = space_out_data(examples, self.tokenizer.vocab)
-        encoded = self.head.encode(self.tokenizer, examples)
+        encoded = inference.encode_inputs(self.head, self.tokenizer, *parts)
         outputs = inference.score(self.head, encoded, batch_size=batch_size, precision=self.precision)
         return inference.check_finite(outputs)
 
@@ -260,8 +257,5 @@ class Model:
             data = to_examples(data, head, text_columns, label_column)
             data = space_out_data(data) if words and isinstance(data, TextData) else data
         if split == "train":
-            if head.label_names is None and len(data.label_names) == head.output.out_features:
-                head.label_names = tuple(data.label_names)
-            if isinstance(data, TextData):
-                head.settings["texts"] = 1 if data.second is None else 2
+            head.adapt(data)
         return head.encode(self.tokenizer, data, truncation=truncation)

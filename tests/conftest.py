@@ -20,11 +20,13 @@ SLOW += ["encoder/test_bert.py", "text/test_text_cpp.py", "text/test_wordpiece.p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need: `slow` by place, `real_data` by fixture."""
+    """Mark tests by what they need: `slow` by place, `real_data` by fixture; skip `gpu` where there is none."""
     for item in items:
         place = item.path.relative_to(ROOT / "tests")
         if str(place) in SLOW or place.parts[0] in SLOW:
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_data)
 

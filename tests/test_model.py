@@ -194,6 +194,9 @@ def test_labelled_data_of_the_other_tasks() -> None:
     examples: Any = to_examples(questions, qa.head)
     assert examples.answers == [[(4, "red")], []]
     assert qa.evaluate(questions)["examples"] == 2
+    assert not qa.head.settings["no_answer"]
+    qa.fit(questions, epochs=1, progress=False)  # as the command line does, it learns that a question may have none
+    assert qa.head.settings["no_answer"]
     examples = to_examples([("red", 1), ("blue", -1.5)], regressor.head)
     assert (examples.labels, examples.label_names) == ([1.0, -1.5], ())
 

@@ -21,7 +21,6 @@ from bertnli.data import download as hub
 from bertnli.data.demo import write_demo_corpus
 from bertnli.data.files import atomic_path, decoded_lines
 from bertnli.data.snli import SNLI_LABELS
-from bertnli.data.squad import QuestionData
 from bertnli.data.texts import TextData
 from bertnli.distillation.distill import distill as run_distillation
 from bertnli.distillation.student import make_student, pruned_tokenizer
@@ -171,19 +170,16 @@ def _head(args: Namespace, base: BERTModel | Head, task: str, data: Examples) ->
 
 
 def _adapt_settings(args: Namespace, model: Head, data: Examples) -> None:
-    """What the checkpoint must say about the data."""
+    """What the checkpoint must say of the data and of the options that encode them."""
+    model.adapt(data)
     if args.max_len is not None:
         if args.max_len > model.config.max_len:
             raise ValueError(f"--max-len {args.max_len}: the model reads {model.config.max_len} tokens at most")
         model.settings["max_len"] = args.max_len
-    if isinstance(data, TextData):
-        model.settings["texts"] = 1 if data.second is None else 2
-    if args.stride is not None and model.task != "qa":
-        raise ValueError(f"--stride is for question answering; the model does {model.task}")
-    if isinstance(data, QuestionData):
-        model.settings["no_answer"] = any(not answers for answers in data.answers or ())
-        if args.stride is not None:
-            model.settings["stride"] = args.stride
+    if args.stride is not None:
+        if model.task != "qa":
+            raise ValueError(f"--stride is for question answering; the model does {model.task}")
+        model.settings["stride"] = args.stride
 
 
 def _print_truncated(model: Head, encoded: EncodedTexts) -> None:

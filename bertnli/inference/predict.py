@@ -165,6 +165,21 @@ def evaluate(
     return {"examples": len(encoded), "loss": loss, **head.metrics(outputs, data)}
 
 
+def encode_inputs(
+    head: Head,
+    tokenizer: Tokenizer | Vocab,
+    *inputs: Any,
+    max_len: int | None = None,
+    truncation: Truncation = "longest_first",
+) -> Any:
+    """Encode unlabelled examples as `predict` does: see there for the arguments."""
+    tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
+    examples = head.inputs(*inputs)
+    if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
+        examples = space_out_data(examples, tokenizer.vocab)
+    return head.encode(tokenizer, examples, max_len, truncation)
+
+
 def predict(
     model: Head | InferenceSession,
     tokenizer: Tokenizer | Vocab,
@@ -190,10 +205,6 @@ def predict(
     """
     session = _session(model, precision)
     head = session.model
-    tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
-    examples = head.inputs(*inputs)
-    if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
-        examples = space_out_data(examples, tokenizer.vocab)
-    data = head.encode(tokenizer, examples, max_len, truncation)
+    data = encode_inputs(head, tokenizer, *inputs, max_len=max_len, truncation=truncation)
     outputs = check_finite(score(session, data, batch_size=batch_size))
     return head.predictions(outputs, data)

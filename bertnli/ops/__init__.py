@@ -4,6 +4,7 @@ The CPU implementations and the gradients, for every device, are in csrc/ops; th
 bertnli/kernels. On other devices, for float64 on CUDA and without Triton, PyTorch's own operations run.
 """
 
+import bertnli.ops.adam  # noqa: F401  (registers what its operators do to fake tensors)
 from bertnli.ops.activation import ACTIVATIONS, bias_act
 from bertnli.ops.attention import varlen_attention, varlen_attention_packed, varlen_attention_with_sum
 from bertnli.ops.devices import cpu_isa, cpu_multiplies_bf16, cpu_threads, has_kernel

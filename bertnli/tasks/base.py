@@ -180,6 +180,14 @@ class Head(nn.Module):
             given, expected = ("pairs", "single texts") if count == 2 else ("single texts", "pairs")
             raise ValueError(f"the model was trained on {expected}; found {given}")
 
+    def adapt(self, data: Any) -> None:
+        """Keep what checkpoints must say of the training data: class names, if the head has none, and in `settings`
+        how many texts an example has."""
+        if self.label_names is None and len(data.label_names) == self.output.out_features:
+            self.label_names = tuple(data.label_names)
+        if isinstance(data, TextData):
+            self.settings["texts"] = 1 if data.second is None else 2
+
     def encode(
         self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"
     ) -> Any:

@@ -192,6 +192,11 @@ class BERTQuestionAnswering(Head):
                 answers.append(Answer(context[start:stop], start, stop, best))
         return answers
 
+    def adapt(self, data: QuestionData) -> None:
+        """Keep in `settings` whether questions of the training data may have no answer."""
+        super().adapt(data)
+        self.settings["no_answer"] = any(not answers for answers in data.answers or ())
+
     def encode(
         self,
         tokenizer: Tokenizer,

@@ -218,16 +218,3 @@ class Adam(torch.optim.Optimizer):
 
     def _constants(self, group: dict[str, Any]) -> tuple[float, float, float, float]:
         return (*group["betas"], group["eps"], 0.0 if self.decoupled else group["weight_decay"])
-
-
-def _fake_norm(gradients: list[Tensor]) -> Tensor:
-    return torch.empty((), dtype=torch.float64)
-
-
-def _fake_update(*_: Any) -> None:
-    return None
-
-
-torch.library.register_fake("bertnli::gradient_norm", _fake_norm)
-for _name in ("adam_step", "adam_rows", "adam_catch_up"):
-    torch.library.register_fake(f"bertnli::{_name}", _fake_update)

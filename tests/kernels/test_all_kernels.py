@@ -85,7 +85,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         assert launch.get("spilled", 0) <= (320 if launch["ranked"] else 64), launch
 
 
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_training_step_on_a_gpu_is_that_of_the_cpu_and_waits_for_nothing() -> None:
     """Equal gradients, and no synchronisation on the way."""
     lens = [27, 8, 60, 1]

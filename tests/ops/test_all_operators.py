@@ -15,7 +15,6 @@ from helpers.operators import (
 from torch import Tensor
 
 from bertnli import ops
-from bertnli.training import adam  # noqa: F401  (its operators' fakes)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -41,8 +41,6 @@ from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket
 from bertnli.tasks.base import Head
 from bertnli.training import loop, steps
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
 
 class AllTokens(BERTTagger):
     """Reads all tokens in training, as a tagger on a GPU does."""
@@ -336,7 +334,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[PackedBatch]:
     return inputs
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_captured_steps_are_the_eager_ones(precision: str, captured: list[PackedBatch]) -> None:
     options: dict[str, Any] = dict(epochs=3, batch_size=9, lr=1e-3, progress=False, device="cuda", precision=precision)
@@ -348,7 +346,7 @@ def test_captured_steps_are_the_eager_ones(precision: str, captured: list[Packed
     assert losses[0] > losses[-1]
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str, captured: list[PackedBatch]) -> None:
@@ -365,7 +363,7 @@ def test_captured_inference_is_that_of_the_cpu(head: type[Head], precision: str,
     assert captured
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("task", TASKS)
 def test_distillation_on_a_gpu(task: str, captured: list[PackedBatch]) -> None:
     """The losses are those of the CPU. Steps are captured for heads that read one token per sequence."""
@@ -377,7 +375,7 @@ def test_distillation_on_a_gpu(task: str, captured: list[PackedBatch]) -> None:
     assert taught(task, "cuda", hidden_layers=[1]) == pytest.approx(taught(task, hidden_layers=[1]), rel=1e-2)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_graphs_survive_clearing_of_cublas_workspaces() -> None:
     """The matrix product has a long inner dimension, so that cuBLAS splits it and uses a workspace."""
     x, w = torch.randn(64, 1 << 15, device="cuda"), torch.randn(1 << 15, 64, device="cuda")
@@ -393,7 +391,7 @@ def test_graphs_survive_clearing_of_cublas_workspaces() -> None:
         torch.testing.assert_close(found[0], found[1].float(), rtol=2e-2, atol=3)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
     options: dict[str, Any] = dict(epochs=2, batch_size=9, progress=False, device="cuda", cuda_graphs=True)
     first, second = (fit(model(dropout=0.3), pairs(), lr=1e-3, **options).losses for _ in range(2))
@@ -407,7 +405,7 @@ def test_captured_steps_draw_new_dropout_and_are_fixed_by_the_seed() -> None:
     assert len(set(losses)) == 20
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("head", [BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering])
 def test_no_step_waits_for_the_gpu(head: type[Head], cuda_graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
