@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.encoder.config import BERTConfig
-from bertnli.encoder.layers import EncoderBlock
+from bertnli.encoder.layers import EncoderBlock, dropout_p
 from bertnli.text.batch import PackedBatch, pad_amount
 
 _MIN_RECURRENCE = 3  # project distinct tokens only if each occurs at least 3 times on average
@@ -156,7 +156,7 @@ class BERTEncoder(nn.Module):
         sparse, dtype = self.token_embedding.sparse, self._matrix_dtype
         if not self.config.embedding_norm:
             return ops.embed(*tables, *ids, sparse=sparse).to(dtype)
-        norm, p = self.embedding_norm, self.embedding_dropout.p if self.embedding_dropout.training else 0.0
+        norm, p = self.embedding_norm, dropout_p(self.embedding_dropout)
         return ops.embed_norm(*tables, *ids, norm.weight, norm.bias, norm.eps, p, dtype=dtype, sparse=sparse)
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:

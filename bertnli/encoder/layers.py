@@ -16,6 +16,18 @@ from bertnli.encoder.config import BERTConfig
 from bertnli.text.batch import PackedBatch
 
 
+def dropout_p(dropout: nn.Module) -> float:
+    """The probability that an operator applies in place of the module; an `nn.Identity` instead of it is none.
+
+    Raises TypeError for another module.
+    """
+    if isinstance(dropout, nn.Dropout):
+        return dropout.p if dropout.training else 0.0
+    if isinstance(dropout, nn.Identity):
+        return 0.0
+    raise TypeError(f"dropout inside the encoder is nn.Dropout or nn.Identity; found {type(dropout).__name__}")
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention over packed tokens, with D2L's parameter names. AddNorm adds the bias of W_o."""
 
@@ -23,7 +35,8 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         width = config.num_hiddens
         self.num_heads = config.num_heads
-        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
+        # Never called: the operator drops attention weights with its p.
+        self.dropout = nn.Dropout(config.dropout if config.attention_dropout is None else config.attention_dropout)
         self.W_q = nn.Linear(width, width)
         self.W_k = nn.Linear(width, width)
         self.W_v = nn.Linear(width, width)
@@ -37,7 +50,7 @@ class MultiHeadAttention(nn.Module):
             qkv.view(tokens, 3, self.num_heads, width // self.num_heads),
             batch.cu_seqlens,
             batch.max_seqlen,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=dropout_p(self.dropout),
         )  # (T, h, d)
         return ops.linear(out.flatten(1), self.W_o.weight)
 
@@ -73,7 +86,7 @@ class MultiHeadAttention(nn.Module):
             keys,
             batch.cu_seqlens,
             batch.max_seqlen,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=dropout_p(self.dropout),
             scale=1 / math.sqrt(d),
             cu_seqlens_q=cu_seqlens_q,
             max_seqlen_q=max_tokens_read,
@@ -94,7 +107,7 @@ class AddNorm(nn.Module):
         self.ln = nn.LayerNorm(config.num_hiddens, eps=config.norm_eps)
 
     def forward(self, x: Tensor, y: Tensor, y_bias: Tensor) -> Tensor:
-        p = self.dropout.p if self.training else 0.0
+        p = dropout_p(self.dropout)
         return ops.add_norm(x, y, self.ln.weight, self.ln.bias, self.ln.eps, p, y_bias=y_bias)
 
 
