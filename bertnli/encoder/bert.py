@@ -10,11 +10,13 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.encoder.config import BERTConfig
-from bertnli.encoder.layers import EncoderBlock, dropout_p
+from bertnli.encoder.layers import EncoderBlock
+from bertnli.encoder.plain import call, dropout_p, is_plain, is_plain_table
 from bertnli.text.batch import PackedBatch, pad_amount
 
 _MIN_RECURRENCE = 3  # project distinct tokens only if each occurs at least 3 times on average
@@ -134,7 +136,7 @@ class BERTEncoder(nn.Module):
             x = x[:tokens]
         elif not len(self.blks):
             x = x[rows]
-        return x.to(self.token_embedding.weight.dtype)
+        return x.to(self.pos_embedding.dtype)
 
     @property
     def _matrix_dtype(self) -> torch.dtype:
@@ -143,25 +145,46 @@ class BERTEncoder(nn.Module):
         It is bfloat16 while training replaces the matrices by copies (training/optimizer.py), and under autocast on a
         GPU, where float32 activations would be written, read and cast at every product.
         """
-        table = self.token_embedding.weight
+        table = self.pos_embedding
         if table.is_cuda and table.dtype == torch.float32 and torch.is_autocast_enabled("cuda"):
             return torch.get_autocast_dtype("cuda")
-        block = cast(EncoderBlock, self.blks[0]) if len(self.blks) else None
-        return table.dtype if block is None else block.attention.W_q.weight.dtype
+        if not len(self.blks):
+            return table.dtype
+        layer = cast(EncoderBlock, self.blks[0]).attention.W_q
+        if is_plain(layer, nn.Linear):
+            return layer.weight.dtype
+        return next((m.weight.dtype for m in self.blks.modules() if type(m) is nn.Linear), table.dtype)
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """The sum of token, segment and position embeddings, [T, H]; with `embedding_norm`, normed and dropped out."""
-        tables = self._tables()
-        ids = batch.input_ids, batch.segment_ids, batch.positions
-        sparse, dtype = self.token_embedding.sparse, self._matrix_dtype
-        if not self.config.embedding_norm:
-            return ops.embed(*tables, *ids, sparse=sparse).to(dtype)
-        norm, p = self.embedding_norm, dropout_p(self.embedding_dropout)
-        return ops.embed_norm(*tables, *ids, norm.weight, norm.bias, norm.eps, p, dtype=dtype, sparse=sparse)
+        ids, dtype = (batch.input_ids, batch.segment_ids, batch.positions), self._matrix_dtype
+        if not self._has_plain_tables(batch):
+            x: Tensor = (
+                self.token_embedding(ids[0]) + self.segment_embedding(ids[1]) + F.embedding(ids[2], self._positions())
+            )
+        else:
+            tables, sparse = self._tables(), self.token_embedding.sparse
+            if self.config.embedding_norm and is_plain(self.embedding_norm, nn.LayerNorm):
+                norm, p = self.embedding_norm, dropout_p(self.embedding_dropout)
+                if p is not None:
+                    return ops.embed_norm(
+                        *tables, *ids, norm.weight, norm.bias, norm.eps, p, dtype=dtype, sparse=sparse
+                    )
+            x = ops.embed(*tables, *ids, sparse=sparse)
+        if self.config.embedding_norm:
+            x = self.embedding_dropout(call(self.embedding_norm, x))
+        return x.to(dtype)
+
+    def _has_plain_tables(self, batch: PackedBatch) -> bool:
+        tokens, segments = self.token_embedding, self.segment_embedding
+        return is_plain_table(tokens, batch.input_ids) and is_plain_table(segments, batch.segment_ids)
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.token_embedding.weight, self.segment_embedding.weight, self._positions()
+
+    def _positions(self) -> Tensor:
         positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
-        return self.token_embedding.weight, self.segment_embedding.weight, positions.flatten(0, 1)
+        return positions.flatten(0, 1)
 
     def _embed_and_project(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
         """`embed(batch)` and the first layer's projection of it, [T, 3H]; None for the latter unless tokens recur.
@@ -171,6 +194,9 @@ class BERTEncoder(nn.Module):
         multiplied by a matrix.
         """
         if self.config.embedding_norm or batch.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.embed(batch), None
+        attention = cast(EncoderBlock, self.blks[0]).attention
+        if not (self._has_plain_tables(batch) and attention.projects_plainly):
             return self.embed(batch), None
         distinct, slots = torch.unique(batch.input_ids, return_inverse=True)
         if len(distinct) == 0 or len(slots) < _MIN_RECURRENCE * len(distinct):
@@ -182,7 +208,7 @@ class BERTEncoder(nn.Module):
         tokens = ops.take(tokens, distinct, sparse=self.token_embedding.sparse)
         ids = slots.to(torch.int32), batch.segment_ids, batch.positions
         x = ops.embed(tokens, segments, positions, *ids).to(dtype)
-        weight, bias = cast(EncoderBlock, self.blks[0]).attention.projection()
+        weight, bias = attention.projection()
         used = positions[: int(batch.positions.max()) // 64 * 64 + 64]
         projected = (
             ops.linear(tokens.to(dtype), weight),

@@ -13,46 +13,59 @@ from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.encoder.config import BERTConfig
+from bertnli.encoder.plain import call, dropout_p, is_plain, linear
 from bertnli.text.batch import PackedBatch
 
 
-def dropout_p(dropout: nn.Module) -> float:
-    """The probability that an operator applies in place of the module; an `nn.Identity` instead of it is none.
-
-    Raises TypeError for another module.
-    """
-    if isinstance(dropout, nn.Dropout):
-        return dropout.p if dropout.training else 0.0
-    if isinstance(dropout, nn.Identity):
-        return 0.0
-    raise TypeError(f"dropout inside the encoder is nn.Dropout or nn.Identity; found {type(dropout).__name__}")
-
-
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention over packed tokens, with D2L's parameter names. AddNorm adds the bias of W_o."""
+    """Multi-head attention over packed tokens, with D2L's parameter names.
+
+    The linear layers are computed together where they are plain (bertnli/encoder/plain.py), else called.
+    """
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         width = config.num_hiddens
         self.num_heads = config.num_heads
-        # Never called: the operator drops attention weights with its p.
+        # Never called, since the attention operator drops weights with its p: hooks on it do nothing.
         self.dropout = nn.Dropout(config.dropout if config.attention_dropout is None else config.attention_dropout)
         self.W_q = nn.Linear(width, width)
         self.W_k = nn.Linear(width, width)
         self.W_v = nn.Linear(width, width)
         self.W_o = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> Tensor:
-        """[T, H] to [T, H]: each token attends to those of its sequence. `qkv`, [T, 3H], is x's projection if known."""
+    def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[T, H] to [T, H], and W_o's bias where it is left to be added: each token attends to those of its sequence.
+
+        `qkv`, [T, 3H], is x's projection if known.
+        """
         tokens, width = x.shape
-        qkv = ops.linear(x, *self.projection()) if qkv is None else qkv
+        if qkv is None:
+            layers = self.W_q, self.W_k, self.W_v
+            plain = self.projects_plainly
+            qkv = ops.linear(x, *self.projection()) if plain else torch.cat([call(layer, x) for layer in layers], 1)
         out = ops.varlen_attention_packed(
             qkv.view(tokens, 3, self.num_heads, width // self.num_heads),
             batch.cu_seqlens,
             batch.max_seqlen,
-            dropout_p=dropout_p(self.dropout),
+            dropout_p=self._dropout_p(),
         )  # (T, h, d)
-        return ops.linear(out.flatten(1), self.W_o.weight)
+        return linear(self.W_o, out.flatten(1))
+
+    @property
+    def projects_plainly(self) -> bool:
+        """Whether query, key and value may be computed by their parameters alone."""
+        return is_plain(self.W_q, nn.Linear) and is_plain(self.W_k, nn.Linear) and is_plain(self.W_v, nn.Linear)
+
+    def _dropout_p(self) -> float:
+        if isinstance(self.dropout, nn.Dropout):
+            return self.dropout.p if self.dropout.training else 0.0
+        if isinstance(self.dropout, nn.Identity):
+            return 0.0
+        raise TypeError(
+            "attention drops weights in its operator, so its dropout must be nn.Dropout or nn.Identity; "
+            f"found {type(self.dropout).__name__}"
+        )
 
     def projection(self) -> tuple[Tensor, Tensor]:
         """Weight [3H, H] and bias [3H] of query, key and value: one GEMM for the three."""
@@ -61,11 +74,11 @@ class MultiHeadAttention(nn.Module):
 
     def absorbed(
         self, x: Tensor, batch: PackedBatch, rows: Tensor, read: Tensor, max_tokens_read: int | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attention of the tokens `rows`, int64 [R], without projecting keys and values of all tokens.
 
-        x [T, H] and `read`, x[rows], [R, H], to [R, H]. `max_tokens_read` is the most of them in one sequence; to find
-        it (None) waits for the device.
+        x [T, H] and `read`, x[rows], [R, H], to [R, H] and the bias, as of a call. `max_tokens_read` is the most of
+        them in one sequence; to find it (None) waits for the device.
 
         A score is q_i . (W_k x_j + b_k) = (W_k^T q_i) . x_j + q_i . b_k, whose last term is the same for every j and so
         cancels in the softmax. The output is W_v (sum_j a_j x_j) + b_v sum_j a_j. So each head's query is absorbed into
@@ -86,7 +99,7 @@ class MultiHeadAttention(nn.Module):
             keys,
             batch.cu_seqlens,
             batch.max_seqlen,
-            dropout_p=dropout_p(self.dropout),
+            dropout_p=self._dropout_p(),
             scale=1 / math.sqrt(d),
             cu_seqlens_q=cu_seqlens_q,
             max_seqlen_q=max_tokens_read,
@@ -95,7 +108,7 @@ class MultiHeadAttention(nn.Module):
         # The key bias has no influence: optimizers should find a gradient of zero for it, not None.
         bias = self.W_v.bias + 0 * self.W_k.bias
         out = out.transpose(0, 1) + weight_sum[:, :, None] * bias.view(h, d)  # (R, h, d)
-        return ops.linear(out.reshape(count, width).to(q.dtype), self.W_o.weight)
+        return linear(self.W_o, out.reshape(count, width).to(q.dtype))
 
 
 class AddNorm(nn.Module):
@@ -106,13 +119,16 @@ class AddNorm(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.ln = nn.LayerNorm(config.num_hiddens, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, y: Tensor, y_bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, y_bias: Tensor | None) -> Tensor:
         p = dropout_p(self.dropout)
-        return ops.add_norm(x, y, self.ln.weight, self.ln.bias, self.ln.eps, p, y_bias=y_bias)
+        if p is not None and is_plain(self.ln, nn.LayerNorm):
+            return ops.add_norm(x, y, self.ln.weight, self.ln.bias, self.ln.eps, p, y_bias=y_bias)
+        y = y if y_bias is None else y + y_bias
+        return call(self.ln, (x + self.dropout(y)).to(x.dtype))
 
 
 class PositionWiseFFN(nn.Module):
-    """Two linear layers with an activation between. AddNorm adds the bias of the second."""
+    """Two linear layers with an activation between: [T, H] to [T, H], and the second bias as the attention's."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -120,9 +136,10 @@ class PositionWiseFFN(nn.Module):
         self.dense2 = nn.Linear(config.ffn_num_hiddens, config.num_hiddens)
         self.activation = config.activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = ops.bias_act(ops.linear(x, self.dense1.weight), self.dense1.bias, self.activation)  # (T, F)
-        return ops.linear(hidden, self.dense2.weight)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        hidden, bias = linear(self.dense1, x)  # (T, F)
+        hidden = ops.bias_act(hidden, hidden.new_zeros(hidden.shape[1]) if bias is None else bias, self.activation)
+        return linear(self.dense2, hidden)
 
 
 class EncoderBlock(nn.Module):
@@ -142,15 +159,21 @@ class EncoderBlock(nn.Module):
         qkv: Tensor | None = None,
     ) -> Tensor:
         """[T, H] to [T, H], or to [R, H] of the tokens `rows`; `max_tokens_read` and `qkv` as in the attention."""
+        attention = self.attention
         if rows is None:
-            attended = self.attention(x, batch, qkv)
-        elif rows.numel() < batch.cu_seqlens.numel():
+            attended, bias = attention(x, batch, qkv)
+        elif (
+            rows.numel() < batch.cu_seqlens.numel()
+            and is_plain(attention, MultiHeadAttention)
+            and attention.projects_plainly
+        ):
             whole, x = _TakeRows.apply(x, rows)  # type: ignore[no-untyped-call]
-            attended = self.attention.absorbed(whole, batch, rows, x, max_tokens_read)
+            attended, bias = attention.absorbed(whole, batch, rows, x, max_tokens_read)
         else:  # several tokens a sequence: projecting keys and values once is cheaper
-            attended, x = self.attention(x, batch)[rows], x[rows]
-        y = self.addnorm1(x, attended, self.attention.W_o.bias)
-        return cast(Tensor, self.addnorm2(y, self.ffn(y), self.ffn.dense2.bias))
+            attended, bias = attention(x, batch)
+            attended, x = attended[rows], x[rows]
+        y = self.addnorm1(x, attended, bias)
+        return cast(Tensor, self.addnorm2(y, *self.ffn(y)))
 
 
 class _TakeRows(torch.autograd.Function):

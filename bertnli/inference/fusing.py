@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from bertnli.encoder.bert import BERTEncoder
 from bertnli.encoder.layers import AddNorm, EncoderBlock, MultiHeadAttention, PositionWiseFFN
+from bertnli.encoder.plain import why_not_plain
 from bertnli.tasks.base import Head
 
 
@@ -14,8 +18,8 @@ class CannotFuse(Exception):
     """The operator does not compute what the modules do; the message names the module in the way."""
 
 
-def encoder_parameters(model: Head) -> list[Tensor]:
-    """The encoder's parameters in the order of csrc/ops/prepacked.h.
+def encoder_parts(model: Head) -> Parts:
+    """The encoder's parts, with the parameters in the order of csrc/ops/prepacked.h.
 
     Raises CannotFuse unless `model.features` is the fused operator's result for them, and `model` calls nothing beside
     `features` and `head`.
@@ -25,58 +29,76 @@ def encoder_parameters(model: Head) -> list[Tensor]:
     for name in ("__call__", "forward", "features"):
         _check_not_overridden(model, name)
     _check_module(model, type(model), "the model")
-    hooks = torch.nn.modules.module
-    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+    if _has_any_global_hook():
         raise CannotFuse("hooks are registered for all modules")
 
-    parts, config = _Parts(model), model.encoder.config
-    parts.take("encoder", BERTEncoder)
-    parts.take("encoder.token_embedding", nn.Embedding, "weight")
-    parts.take("encoder.segment_embedding", nn.Embedding, "weight")
-    parts.take("encoder", BERTEncoder, "pos_embedding")
+    taker, config = _Taker(model), model.encoder.config
+    taker.take("encoder", BERTEncoder)
+    taker.take("encoder.token_embedding", nn.Embedding, "weight")
+    taker.take("encoder.segment_embedding", nn.Embedding, "weight")
+    taker.take("encoder", BERTEncoder, "pos_embedding")
     if config.embedding_norm:
-        parts.take_norm("encoder.embedding_norm", config.norm_eps)
-    parts.take("encoder.blks", nn.Sequential)
+        taker.take_norm("encoder.embedding_norm", config.norm_eps)
+    taker.take("encoder.blks", nn.Sequential)
     for name in model.encoder.blks._modules:
         block = f"encoder.blks.{name}"
-        parts.take(block, EncoderBlock)
-        parts.take(f"{block}.attention", MultiHeadAttention, num_heads=config.num_heads)
+        taker.take(block, EncoderBlock)
+        taker.take(f"{block}.attention", MultiHeadAttention, num_heads=config.num_heads)
         for layer in ("W_q", "W_k", "W_v", "W_o"):
-            parts.take(f"{block}.attention.{layer}", nn.Linear, "weight", "bias")
-        parts.take(f"{block}.addnorm1", AddNorm)
-        parts.take_norm(f"{block}.addnorm1.ln", config.norm_eps)
-        parts.take(f"{block}.ffn", PositionWiseFFN, activation=config.activation)
-        parts.take(f"{block}.ffn.dense1", nn.Linear, "weight", "bias")
-        parts.take(f"{block}.ffn.dense2", nn.Linear, "weight", "bias")
-        parts.take(f"{block}.addnorm2", AddNorm)
-        parts.take_norm(f"{block}.addnorm2.ln", config.norm_eps)
-    return parts.parameters
+            taker.take(f"{block}.attention.{layer}", nn.Linear, "weight", "bias")
+        taker.take(f"{block}.addnorm1", AddNorm)
+        taker.take_norm(f"{block}.addnorm1.ln", config.norm_eps)
+        taker.take(f"{block}.ffn", PositionWiseFFN, activation=config.activation)
+        taker.take(f"{block}.ffn.dense1", nn.Linear, "weight", "bias")
+        taker.take(f"{block}.ffn.dense2", nn.Linear, "weight", "bias")
+        taker.take(f"{block}.addnorm2", AddNorm)
+        taker.take_norm(f"{block}.addnorm2.ln", config.norm_eps)
+    return taker.parts
 
 
-def head_parameters(model: Head) -> list[Tensor]:
-    """Weight and bias of the hidden layer, if the head has one, and of the output layer.
+def head_parts(model: Head) -> Parts:
+    """The head's parts: weight and bias of the hidden layer, if it has one, and of the output layer.
 
     Raises CannotFuse unless they are all that `model.head` computes with.
     """
     _check_not_overridden(model, "head")
-    parts = _Parts(model)
-    parts.take("dropout", nn.Dropout)
+    taker = _Taker(model)
+    taker.take("dropout", nn.Dropout)
     if model.pooled:
-        parts.take("hidden", nn.Sequential)
+        taker.take("hidden", nn.Sequential)
         if len(model.hidden._modules) != 2:
             raise CannotFuse("hidden has other layers")
-        parts.take("hidden.0", nn.Linear, "weight", "bias")
-        parts.take("hidden.1", nn.Tanh)
-    parts.take("output", nn.Linear, "weight", "bias")
-    return parts.parameters
+        taker.take("hidden.0", nn.Linear, "weight", "bias")
+        taker.take("hidden.1", nn.Tanh)
+    taker.take("output", nn.Linear, "weight", "bias")
+    return taker.parts
 
 
-class _Parts:
+@dataclass
+class Parts:
+    """The parameters of an operator, and the places of the modules whose work it does."""
+
+    parameters: list[Tensor] = field(default_factory=list)
+    # (children of the parent, name, module, its class); None for the model's own children, which keep the model alive.
+    places: list[tuple[dict[str, nn.Module | None] | None, str, nn.Module, type]] = field(default_factory=list)
+
+    def are_in_place(self, model: Head) -> bool:
+        """True if none of the modules has been replaced or hooked since they were taken."""
+        own = model._modules
+        return not _has_any_global_hook() and all(
+            (own if children is None else children).get(name) is module
+            and type(module) is kind
+            and not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+            for children, name, module, kind in self.places
+        )
+
+
+class _Taker:
     """Takes modules of a model by name; raises CannotFuse where one is not of the given kind and settings."""
 
     def __init__(self, model: Head) -> None:
         self.modules = dict(model.named_modules(remove_duplicate=False))
-        self.parameters: list[Tensor] = []
+        self.parts = Parts()
 
     def take(self, path: str, kind: type[nn.Module], *parameters: str, **settings: object) -> None:
         module = self.modules.get(path)
@@ -90,21 +112,18 @@ class _Parts:
                 raise CannotFuse(f"{path}.{name} is not a parameter")
             if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
                 raise CannotFuse(f"{path}.{name} is {parameter.dtype} on {parameter.device}")
-            self.parameters.append(parameter)
+            self.parts.parameters.append(parameter)
+        assert module is not None
+        parent, _, name = path.rpartition(".")
+        self.parts.places.append((self.modules[parent]._modules if parent else None, name, module, kind))
 
     def take_norm(self, path: str, eps: float) -> None:
         self.take(path, nn.LayerNorm, "weight", "bias", eps=eps)
 
 
 def _check_module(module: nn.Module | None, kind: type[nn.Module], path: str) -> None:
-    if module is None or type(module) is not kind:
-        raise CannotFuse(f"{path} is a {type(module).__name__}, not a {kind.__name__}")
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise CannotFuse(f"{path} has hooks")
-    if "forward" in vars(module):
-        raise CannotFuse(f"{path} has a `forward` of its own")
-    if module._compiled_call_impl is not None:
-        raise CannotFuse(f"{path} is compiled")
+    if (reason := why_not_plain(module, kind)) is not None:
+        raise CannotFuse(f"{path} {reason}")
 
 
 def is_overridden(model: Head, name: str) -> bool:

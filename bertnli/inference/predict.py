@@ -67,7 +67,7 @@ def score(
 
     R is the number of tokens that the head reads: of a classifier or regressor one an example, of others see their
     class. `model` is a head, or a session of it. A head keeps one session for each precision, and makes it anew when
-    weights have changed or after `train()`; a module that is replaced, or a hook that is added, in between is not seen.
+    weights have changed, a layer was replaced or hooked, and after `train()`.
 
     batch_size   examples that are computed at a time
     precision    "fp32", "bf16" or "int8" (default: the session's, else "fp32"); see InferenceSession

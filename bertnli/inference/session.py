@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bertnli import _ops
 from bertnli.encoder.bert import BERTEncoder, check_length
-from bertnli.inference.fusing import CannotFuse, encoder_parameters, head_parameters, is_overridden
+from bertnli.inference.fusing import CannotFuse, Parts, encoder_parts, head_parts, is_overridden
 from bertnli.runtime.eval_mode import eval_mode
 from bertnli.runtime.precision import PRECISIONS, autocast, unused_precision, uses_bf16
 from bertnli.tasks.base import Head
@@ -35,8 +35,8 @@ class InferenceSession:
     own) the modules themselves run, in bfloat16 for "bf16" as `uses_bf16` says.
 
     The encoder's weights are prepacked as they are when the session is made. Use it while `is_current()`: after a
-    change, old and new weights mix. A module that is replaced, or a hook that is added, afterwards is not seen at all:
-    make a new session. `score`, `evaluate` and `predict` do so when weights have changed, and after `model.train()`.
+    change, old and new weights mix, and a layer that is replaced or hooked is not called. `score`, `evaluate` and
+    `predict` make a new session then, and after `model.train()`.
 
     Raises ValueError for an unknown precision, for "int8" where the modules themselves would run, and for layers whose
     widths do not fit together.
@@ -52,8 +52,9 @@ class InferenceSession:
         self._first = False  # whether the head reads each sequence's first token
         self._encoder: _ops.FusedEncoder | None = None
         self._head: list[Tensor] | None = None  # the parameters of a fused head
+        self._parts: list[Parts] = []
         try:
-            parameters = encoder_parameters(model)
+            encoder = encoder_parts(model)
         except CannotFuse as reason:
             if precision == "int8":
                 raise ValueError(
@@ -65,9 +66,13 @@ class InferenceSession:
         self._bf16 = False  # of the head
         self._first = model.pooled and not is_overridden(model, "token_index")
         config = model.encoder.config
-        self._encoder = _ops.FusedEncoder(parameters, config.num_heads, config.norm_eps, config.activation, precision)
+        sizes = config.num_heads, config.norm_eps, config.activation
+        self._encoder = _ops.FusedEncoder(encoder.parameters, *sizes, precision)
+        self._parts.append(encoder)
         with suppress(CannotFuse):
-            self._head = head_parameters(model)
+            head = head_parts(model)
+            self._head = head.parameters
+            self._parts.append(head)
 
     @property
     def model(self) -> Head:
@@ -91,9 +96,12 @@ class InferenceSession:
         """True if the session's weights are still the model's, as far as can be told quickly.
 
         Seen are changes in place, other memory (`parameter.data = ...`) and, by a few sampled values of each parameter,
-        writes through `.data`. Parameters made in inference mode have no versions: their sessions are never current.
+        writes through `.data`; and layers that were replaced or got hooks. Parameters made in inference mode have no
+        versions: their sessions are never current.
         """
-        return self._encoder is None or self._encoder.is_current()
+        if self._encoder is None:
+            return True
+        return self._encoder.is_current() and all(parts.are_in_place(self.model) for parts in self._parts)
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Outputs [R, num_labels] of the tokens that the head reads, float32 from the fused operator.

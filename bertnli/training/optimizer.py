@@ -94,7 +94,7 @@ class LazyTrainingOptimizer(TrainingOptimizer):
     @contextmanager
     def epoch(self) -> Iterator[None]:
         embedding = self.encoder.token_embedding
-        sparse = embedding.sparse
+        sparse = getattr(embedding, "sparse", False)  # an adapter in its place has none
         swapped = [m for m in self.encoder.blks.modules() if self.bf16 and isinstance(m, nn.Linear)]
         masters = [m.weight for m in swapped]
         try:

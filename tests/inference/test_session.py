@@ -138,7 +138,7 @@ def with_forward(model: Head) -> None:
         (lambda m: setattr(m.encoder.blks[0].attention, "num_heads", 4), "blks.0.attention.num_heads is 4"),
         (lambda m: setattr(m.encoder.blks[1].addnorm2.ln, "eps", 0.1), "blks.1.addnorm2.ln.eps is 0.1"),
         (lambda m: setattr(m.encoder.embedding_norm, "eps", 0.1), "encoder.embedding_norm.eps is 0.1"),
-        (lambda m: setattr(m.encoder.blks[0].attention.W_o, "bias", None), "W_o.bias is not a parameter"),
+        (lambda m: setattr(m.encoder.blks[0].attention.W_o, "bias", None), "W_o has no bias"),
         (lambda m: setattr(m.encoder, "_compiled_call_impl", m.encoder._call_impl), "encoder is compiled"),
         (lambda m: m.double(), "token_embedding.weight is torch.float64 on cpu"),
     ],
