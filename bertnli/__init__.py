@@ -7,6 +7,14 @@ Text becomes packed tokens once, in C++, and batches are never padded to their l
 `from bertnli import d2l` has the names of *Dive into Deep Learning*.
 """
 
+import os
+import sys
+
+# OpenMP reads it when torch is loaded. By default its threads spin for milliseconds while they wait; on a busy machine
+# they use up the time slices of the threads they wait for. Spinning shortly costs nothing (docs/measured.md).
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 import torch
 
 from bertnli import _text

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch, as bertnli sets it: tests share their machine
+
 import torch
 
 # Read when Triton is imported: without a GPU its kernels are interpreted, on CPU tensors.

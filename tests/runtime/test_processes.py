@@ -1,4 +1,4 @@
-"""Processes that fork or exit while threads exist."""
+"""Processes that fork or exit while threads exist, and how threads wait for each other."""
 
 from __future__ import annotations
 
@@ -80,3 +80,21 @@ def test_the_interpreter_exits_while_daemon_threads_encode() -> None:
     for _ in range(3):
         done = python(EXIT)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("first", "setting", "spin_count"),
+    [
+        ("", {}, "10000"),
+        ("", {"GOMP_SPINCOUNT": "5"}, "5"),
+        ("", {"OMP_WAIT_POLICY": "active"}, "None"),
+        ("import torch", {}, "None"),
+    ],
+)
+def test_threads_spin_shortly_unless_the_user_decides(first: str, setting: dict[str, str], spin_count: str) -> None:
+    code = f"{first}\nimport os, bertnli; print(os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | setting, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == spin_count
