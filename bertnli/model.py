@@ -18,6 +18,7 @@ from bertnli.tasks.base import Head
 from bertnli.tasks.classification import BERTClassifier, Prediction
 from bertnli.tasks.convert import parts_of, to_examples
 from bertnli.tasks.load import load_examples, read_inputs
+from bertnli.tasks.regression import BERTRegressor
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import Vocab, space_out_data
@@ -102,7 +103,8 @@ class Model:
     ) -> npt.NDArray[np.float32]:
         """Scores of texts or pairs as an array.
 
-        A regressor (or another head of one output) gives its output, float32 [N]. A classifier gives the probabilities
+        A regressor (or another head of one output) gives its output, float32 [N], after the sigmoid that a CrossEncoder
+        may have. A classifier gives the probabilities
         of its classes, [N, C], or with `label` that of the named class, [N]. Arguments otherwise: see `predict`.
 
         Raises ValueError for other heads, for a `label` that the model does not have, and for outputs that are NaN or
@@ -120,7 +122,7 @@ class Model:
             return np.zeros((0, width) if is_classifier and label is None else 0, np.float32)
         outputs = self._outputs(parts, batch_size)
         if not is_classifier:
-            return outputs[:, 0].numpy()
+            return (head.values(outputs) if isinstance(head, BERTRegressor) else outputs)[:, 0].numpy()
         probabilities = outputs.softmax(1).numpy()
         return probabilities if label is None else probabilities[:, (head.label_names or ()).index(label)]
 

@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bertnli.checkpoint import d2l, huggingface, own
+from bertnli.checkpoint import d2l, huggingface, own, sentence_transformers
 from bertnli.checkpoint.files import Checkpoint, find_folder, read_object
 from bertnli.encoder.bert import BERTModel
-from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.base import HEADS, Head
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
@@ -68,7 +67,7 @@ def load_pretrained_model(
         stored = getattr(checkpoint.config, name)
         if value is not None and value != stored:
             raise ValueError(f"{name}={value}, but {key} in {checkpoint.folder} has {stored}")
-    bert = BERTModel(_with_dropout(checkpoint.config, dropout))
+    bert = _bert(checkpoint, dropout)
     _load_state(bert, checkpoint, with_output=False)
     return bert.to(devices[0]) if devices else bert, checkpoint.vocab
 
@@ -85,13 +84,13 @@ def from_pretrained(
     before), or a BERTModel if the checkpoint has no output layer. Arguments and errors: see `load_pretrained_model`.
     """
     checkpoint = _read(find_folder(name_or_dir, folder))
-    bert = BERTModel(_with_dropout(checkpoint.config, dropout))
+    bert = _bert(checkpoint, dropout)
     model: Head | BERTModel = bert
     if "output.weight" in checkpoint.state:
         if checkpoint.task not in HEADS:
             raise ValueError(
                 f"{checkpoint.folder} is of the task {checkpoint.task!r}, and no head of that task is defined; "
-                f"known: {', '.join(HEADS)}"
+                f"known: {', '.join(HEADS)}. load_pretrained_model loads its encoder alone"
             )
         num_labels = len(checkpoint.state["output.weight"])
         head_dropout = checkpoint.head_dropout if dropout is None else None
@@ -132,11 +131,21 @@ def save_pretrained(
         raise ValueError(f'format must be "bertnli", "huggingface" or "d2l"; found {format!r}')
 
 
-def _with_dropout(config: BERTConfig, dropout: float | None) -> BERTConfig:
-    return config if dropout is None else dataclasses.replace(config, dropout=dropout, attention_dropout=None)
+def _bert(checkpoint: Checkpoint, dropout: float | None) -> BERTModel:
+    """A model for the checkpoint's weights, without a pretraining head of which it has nothing."""
+    config = checkpoint.config
+    if dropout is not None:
+        config = dataclasses.replace(config, dropout=dropout, attention_dropout=None)
+    bert = BERTModel(config)
+    for name in ("mlm", "nsp"):
+        if not any(key.startswith(f"{name}.") for key in checkpoint.state):
+            setattr(bert, name, None)
+    return bert
 
 
 def _read(folder: Path, num_heads: int | None = None) -> Checkpoint:
+    if modules := sentence_transformers.modules(folder):
+        folder = modules[0][1]
     if (folder / "config.json").exists():
         is_own = read_object(folder / "config.json").get("format") == "bertnli"
         checkpoint = own.read(folder) if is_own else huggingface.read(folder)
@@ -153,7 +162,8 @@ def _read(folder: Path, num_heads: int | None = None) -> Checkpoint:
 
 
 def _load_state(model: nn.Module, checkpoint: Checkpoint, with_output: bool = True) -> None:
-    """Fill the model. A warning names missing and unknown parameters; of the encoder there are none (`check_sizes`)."""
+    """Fill the model. A warning names unknown parameters, and missing ones that the model computes with; of the encoder
+    there are none (`check_sizes`)."""
     parameters = _state_of(model)
     state = {name: value for name, value in checkpoint.state.items() if with_output or not name.startswith("output.")}
     for name, parameter in parameters.items():
@@ -162,7 +172,7 @@ def _load_state(model: nn.Module, checkpoint: Checkpoint, with_output: bool = Tr
                 f"{name} in {checkpoint.folder} has shape {list(state[name].shape)}; "
                 f"the model needs {list(parameter.shape)}"
             )
-    missing, unknown = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+    missing, unknown = sorted(model.state_dict().keys() - state.keys()), sorted(state.keys() - parameters.keys())
     if missing:
         _log.warning("%s lacks %s: newly initialised", checkpoint.folder, ", ".join(missing))
     if unknown:

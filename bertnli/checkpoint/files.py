@@ -129,6 +129,43 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return _without_wrappers(state, path)
 
 
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """The tensors of a Hugging Face folder, be they in one file or in shards, and that file or the shards' index.
+
+    Raises FileNotFoundError for a missing file, ValueError for a broken one.
+    """
+    path = next((folder / name for name in _WEIGHTS if (folder / name).exists()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder} has neither model.safetensors nor pytorch_model.bin, be it whole or in shards"
+        )
+    if path.suffix != ".json":
+        return _read_tensors(path), path
+    places = read_object(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{path}: weight_map must be an object of each parameter's file; found {places!r}")
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{path}: weight_map names the file {name!r}; expected one in the same folder")
+        shard = _read_tensors(folder / name)
+        if twice := state.keys() & shard.keys():
+            raise ValueError(f"{folder / name} has {min(twice)}, which another shard has too")
+        state.update(shard)
+    if lacks := sorted(places.keys() - state.keys()):
+        raise ValueError(f"{path}: weight_map has {lacks[0]}, which is not in {places[lacks[0]]}")
+    return state, path
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing")
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+
+
 def _without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The names without the prefixes of DataParallel and torch.compile."""
     result: dict[str, Tensor] = {}
@@ -145,7 +182,7 @@ def _without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
 # The dimension of a parameter that each size of the configuration must equal.
 _SIZES = (
     ("vocab_size", "encoder.token_embedding.weight", 0, 2),
-    ("num_hiddens", "encoder.token_embedding.weight", 1, 2),
+    ("embedding_width", "encoder.token_embedding.weight", 1, 2),
     ("num_segments", "encoder.segment_embedding.weight", 0, 2),
     ("max_len", "encoder.pos_embedding", 1, 3),
     ("ffn_num_hiddens", "encoder.blks.0.ffn.dense1.weight", 0, 2),
@@ -178,6 +215,8 @@ def check_sizes(config: BERTConfig, state: dict[str, Tensor], where: Path, keys:
     for field_name, name, dim, dims in _SIZES:
         if name not in state:
             continue  # counted below
+        if field_name == "embedding_width":
+            field_name = "num_hiddens" if config.embedding_size is None else "embedding_size"
         shape = list(state[name].shape)
         if len(shape) != dims or shape[dim] != getattr(config, field_name):
             raise ValueError(
@@ -279,9 +318,10 @@ def check_fingerprint(folder: Path, tokenizer: Vocab | Tokenizer) -> None:
         mark = (file.metadata() or {}).get("bertnli.fingerprint")
     if mark is None:
         return  # another program's
-    name, _ = vocab_file(tokenizer)
-    vocab = folder / name
-    if not vocab.exists() or mark != _fingerprint((folder / "config.json").read_bytes(), vocab.read_bytes(), tokenizer):
+    name, vocab = vocab_file(tokenizer)
+    text, path = vocab.to_text().encode(), folder / name
+    same = path.exists() and path.read_bytes() == text  # what was read may be tokenizer.json
+    if not same or mark != _fingerprint((folder / "config.json").read_bytes(), text, tokenizer):
         raise ValueError(
             f"{folder}: config.json and {name} are not of the same save as model.safetensors; a save was interrupted, "
             "or a file was edited or copied. Save the checkpoint again"

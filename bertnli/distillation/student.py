@@ -73,8 +73,11 @@ def make_student(
     sample           sequences of the teacher's tokens; the first 16,384 tokens are used
     max_len          most tokens per sequence (default: the teacher's)
 
-    Raises ValueError for layers that the teacher does not have, and for sizes that do not go with `layers`.
+    Raises ValueError for a teacher with an `embedding_size`, for layers that the teacher does not have, and for sizes
+    that do not go with `layers`.
     """
+    if teacher.config.embedding_size is not None:
+        raise ValueError("distilling a teacher whose embeddings are projected (embedding_size) is not supported")
     asked = dict(ffn_num_hiddens=ffn_num_hiddens, num_heads=num_heads, num_layers=num_layers)
     given = {name: number for name, number in asked.items() if number is not None}
     sizes: dict[str, Any] = dict(ffn_num_hiddens=4 * num_hiddens, num_heads=max(1, num_hiddens // 32), num_layers=4)

@@ -54,16 +54,21 @@ class BERTEncoder(nn.Module):
         self.config = config
         # By head, what bertnli/inference has made ready of this encoder.
         self.sessions: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.num_hiddens)
-        self.segment_embedding = nn.Embedding(config.num_segments, config.num_hiddens)
-        self.pos_embedding = nn.Parameter(torch.randn(1, config.max_len, config.num_hiddens))
+        width = config.embedding_size or config.num_hiddens
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.segment_embedding = nn.Embedding(config.num_segments, width)
+        self.pos_embedding = nn.Parameter(torch.randn(1, config.max_len, width))
         if config.embedding_norm:
-            self.embedding_norm = nn.LayerNorm(config.num_hiddens, eps=config.norm_eps)
+            self.embedding_norm = nn.LayerNorm(width, eps=config.norm_eps)
             self.embedding_dropout = nn.Dropout(config.dropout)
+        if config.embedding_size is not None:
+            self.embedding_projection = nn.Linear(width, config.num_hiddens)
         self.blks = nn.Sequential(*(EncoderBlock(config) for _ in range(config.num_layers)))
         if config.embedding_norm:
             self.apply(_init_original)
             nn.init.normal_(self.pos_embedding, std=0.02)
+        if not config.train_segments:
+            nn.init.zeros_(self.segment_embedding.weight)
 
     # Whatever may change the layers drops the sessions, and so the memory of their prepacked weights.
 
@@ -156,31 +161,35 @@ class BERTEncoder(nn.Module):
         return next((m.weight.dtype for m in self.blks.modules() if type(m) is nn.Linear), table.dtype)
 
     def embed(self, batch: PackedBatch) -> Tensor:
-        """The sum of token, segment and position embeddings, [T, H]; with `embedding_norm`, normed and dropped out."""
+        """The sum of token, segment and position embeddings, [T, H]; with `embedding_norm`, normed and dropped out, and
+        projected to H where they are narrower."""
         ids, dtype = (batch.input_ids, batch.segment_ids, batch.positions), self._matrix_dtype
+        projected = self.config.embedding_size is not None
         if not self._has_plain_tables(batch):
-            x: Tensor = (
-                self.token_embedding(ids[0]) + self.segment_embedding(ids[1]) + F.embedding(ids[2], self._positions())
-            )
+            segments = self.segment_embedding(ids[1])
+            segments = segments if self.config.train_segments else segments.detach()
+            x: Tensor = self.token_embedding(ids[0]) + segments + F.embedding(ids[2], self._positions())
         else:
             tables, sparse = self._tables(), self.token_embedding.sparse
             if self.config.embedding_norm and is_plain(self.embedding_norm, nn.LayerNorm):
                 norm, p = self.embedding_norm, dropout_p(self.embedding_dropout)
                 if p is not None:
-                    return ops.embed_norm(
-                        *tables, *ids, norm.weight, norm.bias, norm.eps, p, dtype=dtype, sparse=sparse
-                    )
+                    wanted = None if projected else dtype
+                    x = ops.embed_norm(*tables, *ids, norm.weight, norm.bias, norm.eps, p, dtype=wanted, sparse=sparse)
+                    return x if not projected else self.embedding_projection(x).to(dtype)
             x = ops.embed(*tables, *ids, sparse=sparse)
         if self.config.embedding_norm:
             x = self.embedding_dropout(call(self.embedding_norm, x))
-        return x.to(dtype)
+        return (self.embedding_projection(x) if projected else x).to(dtype)
 
     def _has_plain_tables(self, batch: PackedBatch) -> bool:
         tokens, segments = self.token_embedding, self.segment_embedding
         return is_plain_table(tokens, batch.input_ids) and is_plain_table(segments, batch.segment_ids)
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.token_embedding.weight, self.segment_embedding.weight, self._positions()
+        segments = self.segment_embedding.weight
+        segments = segments if self.config.train_segments else segments.detach()
+        return self.token_embedding.weight, segments, self._positions()
 
     def _positions(self) -> Tensor:
         positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
@@ -259,7 +268,8 @@ class BERTModel(nn.Module):
         super().__init__()
         self.config = config = BERTConfig.from_d2l_arguments(*args, **kwargs)
         self.encoder = BERTEncoder(config)
-        self.hidden = nn.Sequential(nn.Linear(config.num_hiddens, config.num_hiddens), nn.Tanh())
+        activation = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}[config.pooler_activation]
+        self.hidden = nn.Sequential(nn.Linear(config.num_hiddens, config.num_hiddens), activation())
         self.mlm = MaskLM(config) if config.pretraining_heads else None
         self.nsp = NextSentencePred(config) if config.pretraining_heads else None
         if config.embedding_norm:

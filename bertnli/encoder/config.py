@@ -15,6 +15,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "bert.base": dict(num_hiddens=768, ffn_num_hiddens=3072, num_heads=12, num_layers=12, dropout=0.1, max_len=512),
 }
 
+POOLER_ACTIVATIONS = ("tanh", "relu", "gelu")
 _OTHER_NAMES = {
     "hidden_size": "num_hiddens",  # Hugging Face
     "intermediate_size": "ffn_num_hiddens",
@@ -58,6 +59,9 @@ class BERTConfig:
     embedding_norm       LayerNorm and dropout on the embedding sum (original BERT) or neither (D2L)
     norm_eps             epsilon of every LayerNorm
     train_positions      whether position embeddings get a gradient (in D2L's code they get none)
+    train_segments       whether segment embeddings get a gradient (DistilBERT's are zeros and get none)
+    pooler_activation    of the hidden layer on `<cls>`: "tanh" (BERT), "relu" (DistilBERT) or "gelu" (ELECTRA)
+    embedding_size       width of the embeddings, which a linear layer projects to H (ELECTRA; default: H, no layer)
     pretraining_heads    whether BERTModel has the masked-language-model and next-sentence heads
 
     Hugging Face's names are accepted too: `hidden_size`, `intermediate_size`, `num_attention_heads`,
@@ -82,25 +86,35 @@ class BERTConfig:
     embedding_norm: bool = False
     norm_eps: float = 1e-5
     train_positions: bool = True
+    train_segments: bool = True
+    pooler_activation: str = "tanh"
+    embedding_size: int | None = None
     pretraining_heads: bool = True
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "num_hiddens", "ffn_num_hiddens", "num_heads", "max_len", "num_segments")
+        sizes = ["vocab_size", "num_hiddens", "ffn_num_hiddens", "num_heads", "max_len", "num_segments"]
+        sizes += [] if self.embedding_size is None else ["embedding_size"]
         for name in (*sizes, "num_layers"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Integral):
                 raise TypeError(f"{name} must be an integer; found {getattr(self, name)!r}")
-        for name in ("embedding_norm", "train_positions", "pretraining_heads"):
+        for name in ("embedding_norm", "train_positions", "train_segments", "pretraining_heads"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False; found {getattr(self, name)!r}")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; found {getattr(self, name)}")
+        if self.embedding_size == self.num_hiddens:
+            object.__setattr__(self, "embedding_size", None)
+        if self.embedding_size is not None and not self.embedding_norm:
+            raise ValueError(f"embedding_size={self.embedding_size} needs embedding_norm=True")
         if self.num_layers < 0:
             raise ValueError(f"num_layers must be at least 0; found {self.num_layers}")
         if self.num_hiddens % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide num_hiddens={self.num_hiddens}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {ACTIVATIONS}; found {self.activation!r}")
+        if self.pooler_activation not in POOLER_ACTIVATIONS:
+            raise ValueError(f"pooler_activation must be one of {POOLER_ACTIVATIONS}; found {self.pooler_activation!r}")
         for name in ("dropout", "attention_dropout"):
             p = getattr(self, name)
             if p is None and name == "attention_dropout":

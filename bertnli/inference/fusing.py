@@ -33,6 +33,8 @@ def encoder_parts(model: Head) -> Parts:
         raise CannotFuse("hooks are registered for all modules")
 
     taker, config = _Taker(model), model.encoder.config
+    if config.embedding_size is not None:
+        raise CannotFuse("its embeddings are projected")
     taker.take("encoder", BERTEncoder)
     taker.take("encoder.token_embedding", nn.Embedding, "weight")
     taker.take("encoder.segment_embedding", nn.Embedding, "weight")

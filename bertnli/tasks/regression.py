@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,15 @@ class BERTRegressor(Head):
     """A real number, or `num_labels` of them, for each text or pair, from its `<cls>` vector. Loss: squared error.
 
     Labels: float32 [N], or [N, num_labels]. Arguments: see Head.
+
+    settings    activation    of the outputs: "identity", or "sigmoid" as of many CrossEncoders; then labels are from 0
+                              to 1
     """
 
     task = "regression"
     metric = "pearson"
     ignored = float("nan")
+    defaults: ClassVar[dict[str, Any]] = {"activation": "identity"}
 
     def __init__(
         self,
@@ -34,10 +38,17 @@ class BERTRegressor(Head):
     ) -> None:
         super().__init__(bert, num_labels, label_names, dropout)
 
+    def values(self, outputs: Tensor) -> Tensor:
+        """The predicted numbers: the outputs after the activation. Raises ValueError for an unknown activation."""
+        kind = self.settings["activation"]
+        if kind not in ("identity", "sigmoid"):
+            raise ValueError(f'settings["activation"] must be "identity" or "sigmoid"; found {kind!r}')
+        return outputs.sigmoid() if kind == "sigmoid" else outputs
+
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         assert batch.labels is not None
         labels = batch.labels.to(outputs.dtype).view_as(outputs)
-        return (outputs - labels).masked_fill(labels.isnan(), 0).square().sum()
+        return (self.values(outputs) - labels).masked_fill(labels.isnan(), 0).square().sum()
 
     def num_targets(self, batch: PackedBatch) -> int:
         return len(batch) * self.output.out_features
@@ -48,14 +59,21 @@ class BERTRegressor(Head):
         width = self.output.out_features
         if labels.shape != (len(labels), width) and (width > 1 or labels.dim() != 1):
             return f"labels of shape {list(labels.shape)}; the model has {width} outputs an example"
-        return None if bool(labels.isfinite().all()) else "labels that are not finite"
+        if not bool(labels.isfinite().all()):
+            return "labels that are not finite"
+        low, high = labels.aminmax() if labels.numel() else (0, 0)
+        if self.settings["activation"] == "sigmoid" and not 0 <= float(low) <= float(high) <= 1:
+            return (
+                f"labels from {float(low):g} to {float(high):g}; the model's outputs are sigmoids: scale them to 0 to 1"
+            )
+        return None
 
     def metrics(self, outputs: Tensor, data: EncodedTexts) -> dict[str, Any]:
         assert data.labels is not None
-        return regression_metrics(outputs, data.labels.view_as(outputs), self.label_names)
+        return regression_metrics(self.values(outputs), data.labels.view_as(outputs), self.label_names)
 
     def predictions(self, outputs: Tensor, data: EncodedTexts) -> list[Any]:
-        return outputs.squeeze(1).tolist()
+        return self.values(outputs).squeeze(1).tolist()
 
 
 def regression_metrics(outputs: Tensor, labels: Tensor, label_names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -114,6 +114,47 @@ class WordPieceTokenizer(Tokenizer):
             raise ValueError("a token with a line feed cannot be saved in a vocab.txt")
         return "".join(f"{token}\n" for token in self.tokens)
 
+    def to_tokenizer_json(self) -> dict[str, Any]:
+        """The content of a Hugging Face `tokenizer.json`. Raises ValueError if a token is there twice."""
+        if len(self._index) < len(self.tokens):
+            raise ValueError("a vocabulary with a repeated token cannot be saved in a tokenizer.json")
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        special = sorted((self._index[token], token) for token in self.SPECIAL)
+        cls_, sep = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
+        first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+        single = [cls_, first, sep]
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": index, "content": token, **plain} for index, token in special],
+            "normalizer": {
+                "type": "BertNormalizer",
+                "clean_text": True,
+                "handle_chinese_chars": True,
+                "strip_accents": None,
+                "lowercase": self.lowercase,
+            },
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": single,
+                "pair": [*single, second, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+                "special_tokens": {
+                    token: {"id": token, "ids": [index], "tokens": [token]}
+                    for token, index in (("[CLS]", self.cls_id), ("[SEP]", self.sep_id))
+                },
+            },
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+            "model": {
+                "type": "WordPiece",
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100,
+                "vocab": {token: i for i, token in enumerate(self.tokens)},
+            },
+        }
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -139,7 +180,8 @@ class WordPieceTokenizer(Tokenizer):
         return self.tokens[index]
 
 
-_BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
+# Of transformers; the classes of DistilBERT and ELECTRA are BERT's under other names.
+_BERT_CLASSES = tuple(f"{name}Tokenizer{fast}" for name in ("Bert", "DistilBert", "Electra") for fast in ("", "Fast"))
 _PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # these use tokenizer.json as it is
 
 

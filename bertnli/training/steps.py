@@ -112,8 +112,8 @@ class EagerStep:
         self.rank, self.num_processes = rank_and_size()
         self.bound: Any = _BoundObjective(model, objective)
         if self.num_processes > 1:
-            # With train_positions=False the position embeddings have no gradient.
-            unused = not model.config.train_positions
+            # Embeddings that do not train have no gradient.
+            unused = not (model.config.train_positions and model.config.train_segments)
             self.bound = DistributedDataParallel(self.bound, find_unused_parameters=unused)
 
     def start_epoch(self) -> None:
