@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,12 @@ class Tokenizer:
         path: str,
         json_lines: bool,
         parse: bool,
-        strict_labels: bool,
-        indices: bool,
         label_names: list[str],
+        other_label: Callable[[str, bool], int | str],
         max_len: int,
         truncation: str,
         num_threads: int,
-    ) -> tuple[_Int32, _Int64, _Int32, _Int64, int]: ...
+    ) -> tuple[_Int32, _Int64, _Int32, _Int64, int, bool]: ...
     def encode_spans(self, texts: _Texts, num_threads: int) -> tuple[_Int32, _Int64, _Int32, _Int32, _Int32]: ...
 
 class WordTokenizer(Tokenizer):
@@ -48,11 +47,10 @@ def read_pairs(
     path: str,
     json_lines: bool,
     parse: bool,
-    strict_labels: bool,
-    indices: bool,
     label_names: list[str],
+    other_label: Callable[[str, bool], int | str],
     num_threads: int,
-) -> tuple[npt.NDArray[np.uint8], _Int64, _Int64, _Int64, _Int64, list[int], int]: ...
+) -> tuple[npt.NDArray[np.uint8], _Int64, _Int64, _Int64, _Int64, list[int], int, bool]: ...
 def extract_text(parse: str) -> str: ...
 def gather_packed(
     ids: _Int32, offsets: _Int64, first_lens: _Int32, index: _Int64

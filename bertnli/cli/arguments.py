@@ -240,6 +240,12 @@ def _add_encoding(sub: argparse.ArgumentParser) -> None:
         help="how pairs longer than --max-len are cut: longest_first drops tokens of the longer text; longest_first_hf "
         "as Hugging Face's fast tokenizers do; ratio in proportion to the lengths; only_first, only_second that text",
     )
+    sub.add_argument(
+        "--split-special-tokens",
+        action="store_true",
+        help="read a literal [SEP] or [CLS] in a text as ordinary text, for text that strangers write (default: the "
+        "checkpoint's setting; words of a word vocabulary are always ordinary)",
+    )
     sub.add_argument("--device", help="torch device (default: a GPU if there is one)")
     sub.add_argument(
         "--threads", type=_positive, help="number of CPU threads (default: $OMP_NUM_THREADS, else one per core)"

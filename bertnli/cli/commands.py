@@ -128,7 +128,7 @@ def _from_scratch(args: Namespace) -> Start:
     task, words = args.task or "classification", args.vocab == "words"
     data = _load(args, task, args.train, "train", words, args.labels)[: args.limit]
     make = WordTokenizer.from_texts if words else WordPieceTokenizer.of_characters
-    tokenizer: Tokenizer = make(texts_of(data), args.min_freq)
+    tokenizer = _with_switches(args, make(texts_of(data), args.min_freq))
     sizes = SIZES[args.scratch] | ({} if args.dropout is None else {"dropout": args.dropout})
     bert = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
     return bert, tokenizer, task, args.labels, data
@@ -137,6 +137,7 @@ def _from_scratch(args: Namespace) -> Start:
 def _from_checkpoint(args: Namespace) -> Start:
     """The same of --model, where the checkpoint may give the task and the class names."""
     loaded, tokenizer = checkpoint.from_pretrained(args.model, dropout=args.dropout)
+    tokenizer = _with_switches(args, tokenizer)
     trained_task = loaded.task if isinstance(loaded, Head) else None
     task = args.task or trained_task or "classification"
     names = args.labels
@@ -194,7 +195,7 @@ def _print_truncated(model: Head, encoded: EncodedTexts) -> None:
 
 def distill(args: Namespace) -> None:
     options, state_file = _training_options(args), _state_file(args)
-    teacher, teacher_tokenizer = _load_head(args.teacher, args.device)
+    teacher, teacher_tokenizer = _load_head(args.teacher, args)
     names = _name_classes(teacher, args.labels)
     data = _load(args, teacher.task, args.train, "train", teacher_tokenizer, names)[: args.limit]
     dev_path = _dev_path(args)
@@ -244,7 +245,7 @@ def _load_unlabelled(args: Namespace, model: Head, tokenizer: Tokenizer) -> Any:
 
 
 def evaluate(args: Namespace) -> None:
-    model, tokenizer = _load_head(args.model, args.device)
+    model, tokenizer = _load_head(args.model, args)
     names = _name_classes(model, args.labels)
     started = time.perf_counter()
     data = _load(args, model.task, args.data, "test", tokenizer, names)
@@ -259,7 +260,7 @@ def evaluate(args: Namespace) -> None:
 
 
 def predict(args: Namespace) -> None:
-    model, tokenizer = _load_head(args.model, args.device)
+    model, tokenizer = _load_head(args.model, args)
     session = _session(model, args)
     if args.input != "-":
         _print_predictions(args, session, tokenizer, read_inputs(args.input, model, args.text_columns))
@@ -313,11 +314,18 @@ def _load(
     )
 
 
-def _load_head(name: str, device: str | None) -> tuple[Head, Tokenizer]:
+def _load_head(name: str, args: Namespace) -> tuple[Head, Tokenizer]:
     model, tokenizer = checkpoint.from_pretrained(name)
     if not isinstance(model, Head):
         raise ValueError(f"{name} has no output layer of a task; fine-tune it first with `bertnli train`")
-    return model.to(_device(device)), tokenizer
+    return model.to(_device(args.device)), _with_switches(args, tokenizer)
+
+
+def _with_switches(args: Namespace, tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with --split-special-tokens, which only WordPiece lacks."""
+    if args.split_special_tokens and isinstance(tokenizer, WordPieceTokenizer):
+        return WordPieceTokenizer(tokenizer.tokens, tokenizer.lowercase, split_special_tokens=True)
+    return tokenizer
 
 
 def _session(model: Head, args: Namespace) -> InferenceSession:

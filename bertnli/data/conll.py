@@ -10,7 +10,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from bertnli.data.files import open_text
-from bertnli.data.tables import label_indices, looks_like_header
+from bertnli.data.labels import label_indices
+from bertnli.data.tables import looks_like_header
 
 Line = tuple[int, str, list[str]]  # its number in the file, its text, its columns
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
 from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text
-from bertnli.data.texts import TextData, Texts
+from bertnli.data.labels import NUMBER, class_index, find_class, is_no_label, label_indices, label_text, parse_real
+from bertnli.data.texts import TextData, Texts, check_unicode
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _TEXT_HEADER = re.compile(  # usual names of columns of texts, and below of labels
     "(text|sentence|question)s?_?[12ab]?|premise|hypothesis|query|passage|context|review|content|comment|tweet|title|"
     "body|message|document|utterance|words?|tokens?|form",
@@ -67,7 +64,7 @@ def read_table(
     if len(columns) not in (1, 2):
         raise ValueError(f"text must name one column or two; found {columns}")
     chosen = columns if label is None else [*columns, label]
-    rows = _read_rows(path, chosen)
+    rows = read_rows(path, chosen)
     if _by_number(chosen) and path.suffix.lower() not in (*JSON_LINES, ".parquet"):
         rows = iter(table := list(rows))
         _check_no_header(path, table, chosen, label is not None, label_names or ())
@@ -91,119 +88,47 @@ def text_data(
     texts: list[list[str]] = [[] for _ in columns]
     raw_labels: list[str] = []
     places: list[str] = []
-    index = _class_index(label_names or ())
+    index = class_index(label_names or ())
     is_missing: dict[str, bool] = {}
     dropped = 0
     for number, values in rows:
-        raw = "?" if label is None else values[-1]
-        if type(raw) is not str:
-            raw = "" if is_null(raw) else raw
-            if not isinstance(raw, (str, Number)):
-                raise ValueError(f"{where}:{number}: {label} is {raw!r}, not a label")
-        raw_label = str(raw).strip()
+        place = f"{where}:{number}"
+        for name, value in zip(columns, values, strict=False):
+            if not isinstance(value, str):
+                raise ValueError(f"{place}: {name} is {value!r}, not a text")
+        try:
+            raw_label = "?" if label is None else label_text(values[-1])
+        except TypeError as error:
+            raise ValueError(f"{place}: {label} is {error}") from None
         if raw_label not in is_missing:
-            is_missing[raw_label] = _is_no_label(raw_label, real) and _find_class(index, raw_label) is None
+            check_unicode(raw_label, place)
+            is_missing[raw_label] = is_no_label(raw_label, real) and find_class(index, raw_label) is None
         if is_missing[raw_label]:
+            for value in values[: len(columns)]:
+                check_unicode(value, place)
             dropped += 1
             continue
-        for column, name, value in zip(texts, columns, values, strict=False):
-            if not isinstance(value, str):
-                raise ValueError(f"{where}:{number}: {name} is {value!r}, not a text")
+        for column, value in zip(texts, values, strict=False):
             column.append(value)
         raw_labels.append(raw_label)
-        places.append(f"{where}:{number}")
+        places.append(place)
     if not raw_labels:
         raise ValueError(f"{where} has no {'rows' if label is None else 'labelled rows'}")
     names: tuple[str, ...] = ()
     labels: list[Any] | None = None
     if label is not None and real:
-        labels = [_parse_real(raw, place) for raw, place in zip(raw_labels, places, strict=True)]
+        labels = [parse_real(raw, place) for raw, place in zip(raw_labels, places, strict=True)]
     elif label is not None:
         names, labels = label_indices(raw_labels, places, label_names, by_index=True)
     first, *second = (Texts.of(column, places) for column in texts)
     return TextData(first, second[0] if second else None, labels, names, dropped)
 
 
-# ---- labels ---------------------------------------------------------------------------------------------------------
-
-
-def label_indices(
-    labels: Sequence[str], places: Sequence[str], label_names: Sequence[str] | None, by_index: bool = False
-) -> tuple[tuple[str, ...], list[int]]:
-    """The classes, and the index of each label. Numbers are compared by value.
-
-    places        where each label is ("file:line"), for errors
-    label_names   classes (default: the labels, sorted, numbers by value and in their shortest form)
-    by_index      whether a label may also be an index (where no class is a number)
-    """
-    if label_names is None:
-        label_names = sorted({_class_name(label) for label in set(labels)})
-        if all(map(_NUMBER.fullmatch, label_names)):
-            label_names.sort(key=Decimal)
-    index = _class_index(label_names, by_index)
-    found = {label: _find_class(index, label) for label in set(labels)}
-    indices = [found[label] for label in labels]
-    for label, place, i in zip(labels, places, indices, strict=True):
-        if i is None:
-            raise ValueError(f"{place}: unknown label {label!r}; expected one of {', '.join(label_names)}")
-    return tuple(label_names), [i for i in indices if i is not None]
-
-
-def is_null(value: Any) -> bool:
-    """Whether a value is None, or what numpy and pandas have for it: NaN, NA and NaT."""
-    if isinstance(value, Number):
-        return bool(value != value)
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
-
-
-def _number(label: str) -> Decimal | None:
-    """The number that a label writes; None for a name."""
-    return Decimal(label) if _NUMBER.fullmatch(label) else None
-
-
-def _class_name(label: str) -> str:
-    """The label; a number in its shortest form, such as "1" for "1.0"."""
-    number = _number(label)
-    if number is None:
-        return label
-    text = f"{abs(number) if number == 0 else number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _class_index(label_names: Sequence[str], by_index: bool = False) -> dict[str | Decimal | None, int]:
-    """The index of each class by name and by number; by its index if `by_index` and no class is a number."""
-    index: dict[str | Decimal | None, int] = {}
-    index |= {number: i for i, name in enumerate(label_names) if (number := _number(name)) is not None}
-    if by_index and not index:
-        index |= {Decimal(i): i for i in range(len(label_names))}
-    return index | {name: i for i, name in enumerate(label_names)}
-
-
-def _find_class(index: dict[str | Decimal | None, int], label: str) -> int | None:
-    return index.get(label, index.get(_number(label)))
-
-
-def _is_no_label(label: str, real: bool) -> bool:
-    """Whether a label is what the corpora write where there is no gold label."""
-    if label in ("", "-") or label.lower() == "nan":
-        return True
-    return not real and label[0] == "-" and _number(label) == -1
-
-
-def _parse_real(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {text!r} is not a number")
-    return value
-
-
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _read_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+def read_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+    """The rows of a table, with these columns. Errors are those of `read_table`."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from _parquet_rows(path, columns)
@@ -247,30 +172,39 @@ def _delimited_reader(lines: Iterator[str], path: Path) -> Any:
         return csv.reader(lines, strict=True)
     content = "".join(lines)
     file = io.StringIO(content, newline="")
-    if _is_quoted(content, path):
+    if has_consistent_quotes(io.StringIO(content, newline=""), path):
         return csv.reader(file, delimiter="\t", strict=True)
     return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _is_quoted(content: str, path: Path) -> bool:
-    """Whether every quote of tab-separated text opens or closes a field, or is doubled inside of such a field.
+def has_consistent_quotes(lines: Iterable[str], path: Path) -> bool:
+    """Whether the `csv` module should read the quotes of tab-separated text: there are some, and every one opens or
+    closes a field, or is doubled inside of such a field. Reads up to the first one that does not.
 
     Raises ValueError where quotes are around tabs or line ends, but the lines are also rows of one field count without.
     """
-    parts = content.split('"')
-    if len(parts) == 1 or len(parts) % 2 == 0:
+    ends = ("\t", "\r", "\n")
+    any_quotes = inside = False
+    wide: int | None = None  # line of the first quote around a tab or a line end
+    counts = set()
+    for number, line in enumerate(lines, 1):
+        if line.strip("\r\n"):
+            counts.add(line.count("\t"))
+        parts = line.split('"')
+        any_quotes |= len(parts) > 1
+        for i, part in enumerate(parts):
+            after, before = i > 0, i < len(parts) - 1
+            if inside ^ (i % 2 == 1):
+                if wide is None and any(end in part for end in ends):
+                    wide = number
+            elif part and ((after and not part.startswith(ends)) or (before and not part.endswith(ends))):
+                return False
+        inside ^= len(parts) % 2 == 0
+    if not any_quotes or inside:
         return False
-    ends, outside, inside = ("\t", "\r", "\n"), parts[::2], parts[1::2]
-    first, *between, last = outside
-    if (first and not first.endswith(ends)) or (last and not last.startswith(ends)):
-        return False
-    if not all(not part or (part.startswith(ends) and part.endswith(ends)) for part in between):
-        return False
-    wide = next((i for i, part in enumerate(inside) if any(end in part for end in ends)), None)
-    if wide is not None and len({line.count("\t") for line in re.split("[\r\n]+", content) if line}) == 1:
-        number = 1 + "".join(parts[: 2 * wide + 1]).count("\n")
+    if wide is not None and len(counts) == 1:
         raise ValueError(
-            f"{path}:{number}: the quote may be a character, or around a text of several lines or fields; save the "
+            f"{path}:{wide}: the quote may be a character, or around a text of several lines or fields; save the "
             "table as .csv or JSON lines"
         )
     return True
@@ -299,7 +233,7 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
 
 def _json_rows(path: Path, lines: Iterator[str], columns: list[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line.strip(" \t\r\n"):  # what JSON has as white space
             continue
         row = parse_object(line, f"{path}:{number}")
         _check_columns(f"{path}:{number}", columns, list(row))
@@ -381,16 +315,16 @@ def _check_no_header(
     is_header = looks_like_header(first) or first in (list(columns), [str(int(name) - 1) for name in columns])
     if labelled and not is_header:
         label, others = first[-1].strip(), Counter(row[-1].strip() for _, row in rows[1:])
-        found = [other for other in others if not _is_no_label(other, real=True)]
-        if label not in others and _find_class(_class_index(label_names), label) is None:
+        found = [other for other in others if not is_no_label(other, real=True)]
+        if label not in others and find_class(class_index(label_names), label) is None:
             named = _LABEL_HEADER.fullmatch(label) is not None
-            above_numbers = bool(found) and not _NUMBER.fullmatch(label) and all(map(_NUMBER.fullmatch, found))
+            above_numbers = bool(found) and not NUMBER.fullmatch(label) and all(map(NUMBER.fullmatch, found))
             only_one_of_names = (
                 len(rows) > 10
                 and min(others.values()) > 1
                 and [row for _, row in rows if all(str(value).isidentifier() for value in row)] == [first]
             )
-            is_header = named or only_one_of_names or (above_numbers and not _is_no_label(label, real=True))
+            is_header = named or only_one_of_names or (above_numbers and not is_no_label(label, real=True))
     if is_header:
         raise ValueError(
             f"{path}:{line}: {', '.join(map(repr, first))} looks like a header, but the columns are given by number. "

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bertnli.data.conll import WordData
+from bertnli.data.labels import is_null, label_indices
 from bertnli.data.squad import QuestionData, answer_spans
-from bertnli.data.tables import is_null, label_indices, text_data
+from bertnli.data.tables import text_data
 from bertnli.tasks.base import Head
 from bertnli.tasks.load import Examples
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bertnli import _text
-from bertnli.data.snli import Columns, reader_options
+from bertnli.data.snli import Columns, read_quoted, read_unless_quoted, reader_options
 from bertnli.data.texts import Texts
 from bertnli.text.encoded import EncodedTexts, as_tensors, labels_tensor
 from bertnli.text.vocab import Vocab
@@ -146,13 +146,21 @@ class Tokenizer(ABC):
         """
         self._check_special()
         max_len = operator.index(max_len)
-        *arrays, labels, dropped = self._core.encode_file(
-            **reader_options(Path(path), columns or self._columns, label_names),
-            max_len=max_len,
-            truncation=truncation,
-            num_threads=_threads(num_threads),
-        )
-        return self._encoded(tuple(arrays), torch.from_numpy(labels), max_len, dropped)
+        options = reader_options(Path(path), columns or self._columns, label_names)
+        how: dict[str, Any] = dict(max_len=max_len, truncation=truncation, num_threads=_threads(num_threads))
+
+        def encode() -> tuple[EncodedTexts, bool]:
+            *arrays, labels, dropped, quotes = self._core.encode_file(**options, **how)
+            return self._encoded(tuple(arrays), torch.from_numpy(labels), max_len, dropped), quotes
+
+        encoded = read_unless_quoted(options, encode)
+        if encoded is None:
+            data = read_quoted(options)
+            encoded = self.encode_pairs(data.first, data.second or (), labels=data.labels, **how)
+            encoded.dropped = data.dropped
+        if not len(encoded):
+            raise ValueError(f"{path} has no labelled rows")
+        return encoded
 
     def encode_texts_with_offsets(self, texts: Iterable[str], num_threads: int = 0) -> TokenizedTexts:
         """All tokens of each text and their places, as `tokenizers` gives them with `add_special_tokens=False`.
@@ -205,9 +213,12 @@ class WordTokenizer(Tokenizer):
 
     vocab   a `Vocab`, or any object with `idx_to_token` and `token_to_idx`, which are read once, here. Sequences need
             `<pad>`, `<cls>` and `<sep>` in it: encoding pairs raises ValueError where one is missing
+
+    A literal "<sep>" (`<pad>`, `<cls>`, `<mask>`) in a text is an unknown word, so that no text can forge a segment.
     """
 
     _columns = "parse"
+    SPECIAL = ("<pad>", "<mask>", "<cls>", "<sep>")
 
     def __init__(self, vocab: Any) -> None:
         self.vocab = vocab
@@ -215,7 +226,8 @@ class WordTokenizer(Tokenizer):
         self.unk_id = index.get("<unk>", 0)
         self._missing = [token for token in ("<pad>", "<cls>", "<sep>") if token not in index]
         self.pad_id, self.cls_id, self.sep_id = (index.get(t, self.unk_id) for t in ("<pad>", "<cls>", "<sep>"))
-        self._core = _text.WordTokenizer(list(index.items()), self.pad_id, self.cls_id, self.sep_id, self.unk_id)
+        words = [(token, i) for token, i in index.items() if token not in self.SPECIAL]
+        self._core = _text.WordTokenizer(words, self.pad_id, self.cls_id, self.sep_id, self.unk_id)
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], min_freq: int = 5) -> WordTokenizer:
@@ -224,7 +236,7 @@ class WordTokenizer(Tokenizer):
         Pass sentences through `space_out` first; otherwise "sleeping." with its full stop becomes a word.
         """
         words = [text.lower().split() for text in texts]
-        return cls(Vocab(words, min_freq=min_freq, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
+        return cls(Vocab(words, min_freq=min_freq, reserved_tokens=cls.SPECIAL))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WordTokenizer, (self.vocab,)

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -182,13 +183,23 @@ std::string lower_by_python(std::string_view text) {
   return std::string(utf8(low.ptr(), "text", {}));
 }
 
+// Asks a Python function (text, whether it is JSON) -> index or error, from a thread that may not hold the GIL.
+std::function<Label(std::string_view, bool)> label_reader(const py::function& ask) {
+  return [&ask](std::string_view text, bool json) {
+    std::optional<py::gil_scoped_acquire> gil;
+    take_gil([&gil] { gil.emplace(); });
+    const py::object answer = ask(py::str(text.data(), text.size()), json);
+    return py::isinstance<py::str>(answer) ? Label{-1, answer.cast<std::string>()} : Label{answer.cast<int64_t>(), {}};
+  };
+}
+
 py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bool json_lines, bool parse,
-                         bool strict_labels, bool indices, std::vector<std::string> label_names, int64_t max_len,
+                         std::vector<std::string> label_names, const py::function& other_label, int64_t max_len,
                          const std::string& truncation, int threads) {
   check_max_len(max_len, true);
   RowOptions rows{tokenizer, static_cast<size_t>(max_len), rule_of(truncation), parse};
   if (tokenizer.wants_lowered()) rows.lower = lower_by_python;
-  const ReadOptions read{json_lines, parse, strict_labels, indices, std::move(label_names), threads};
+  const ReadOptions read{json_lines, parse, std::move(label_names), label_reader(other_label), threads};
   EncodedFile file;
   {
     const FreeGil free_gil;
@@ -203,7 +214,7 @@ py::tuple encode_file_py(const Tokenizer& tokenizer, const std::string& path, bo
     l[i] = file.labels.data()[i];
   }
   return py::make_tuple(to_array(std::move(file.ids)), offsets, to_array(std::move(file.first_lens)), labels,
-                        file.dropped);
+                        file.found.dropped, file.found.has_quotes);
 }
 
 py::tuple encode_spans_py(const Tokenizer& tokenizer, const py::object& texts, int threads) {
@@ -279,19 +290,20 @@ py::tuple gather_padded_py(const Array<int32_t>& ids, const Array<int64_t>& offs
   return py::make_tuple(token_ids, segments, valid_lens);
 }
 
-py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, bool strict_labels, bool indices,
-                        std::vector<std::string> label_names, int threads) {
+py::tuple read_pairs_py(const std::string& path, bool json_lines, bool parse, std::vector<std::string> label_names,
+                        const py::function& other_label, int threads) {
   PairTable table;
   {
     const FreeGil free_gil;
-    table = read_pairs(path, {json_lines, parse, strict_labels, indices, std::move(label_names), threads});
+    table = read_pairs(path, {json_lines, parse, std::move(label_names), label_reader(other_label), threads});
   }
   Array<uint8_t> arena(static_cast<py::ssize_t>(table.arena.size()),
                        reinterpret_cast<const uint8_t*>(table.arena.data()));
   py::list labels(table.labels.size());
   for (size_t i = 0; i < table.labels.size(); ++i) labels[i] = table.labels[i];
   return py::make_tuple(arena, to_array(table.premises.starts), to_array(table.premises.ends),
-                        to_array(table.hypotheses.starts), to_array(table.hypotheses.ends), labels, table.dropped);
+                        to_array(table.hypotheses.starts), to_array(table.hypotheses.ends), labels, table.found.dropped,
+                        table.found.has_quotes);
 }
 
 }  // namespace
@@ -315,8 +327,8 @@ PYBIND11_MODULE(_text, m) {
       .def("encode_ragged", &encode_ragged_py, py::arg("first"), py::arg("second"), py::arg("max_len"),
            py::arg("truncation"), py::arg("num_threads"))
       .def("encode_file", &encode_file_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
-           py::arg("strict_labels"), py::arg("indices"), py::arg("label_names"), py::arg("max_len"),
-           py::arg("truncation"), py::arg("num_threads"))
+           py::arg("label_names"), py::arg("other_label"), py::arg("max_len"), py::arg("truncation"),
+           py::arg("num_threads"))
       .def("encode_spans", &encode_spans_py, py::arg("texts"), py::arg("num_threads"));
   py::class_<WordTokenizer, Tokenizer>(m, "WordTokenizer")
       .def(py::init([](const VocabItems& vocab, int32_t pad, int32_t cls, int32_t sep, int32_t unk) {
@@ -330,8 +342,8 @@ PYBIND11_MODULE(_text, m) {
            }),
            py::arg("vocab"), py::arg("pad"), py::arg("cls"), py::arg("sep"), py::arg("unk"), py::arg("literals"),
            py::arg("lowercase"));
-  m.def("read_pairs", &read_pairs_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"),
-        py::arg("strict_labels"), py::arg("indices"), py::arg("label_names"), py::arg("num_threads"));
+  m.def("read_pairs", &read_pairs_py, py::arg("path"), py::arg("json_lines"), py::arg("parse"), py::arg("label_names"),
+        py::arg("other_label"), py::arg("num_threads"));
   m.def(
       "extract_text",
       [](const std::string& parse) {

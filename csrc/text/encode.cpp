@@ -233,7 +233,7 @@ IdBuffer encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens) {
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows) {
   std::vector<std::unique_ptr<EncodingSink>> parts;
   EncodedFile all;
-  all.dropped = read_rows(path, read, [&](size_t n, size_t bytes) {
+  all.found = read_rows(path, read, [&](size_t n, size_t bytes) {
     std::vector<PairSink*> sinks;
     for (size_t i = 0; i < n; ++i) {
       parts.push_back(std::make_unique<EncodingSink>(rows, bytes));

@@ -55,7 +55,7 @@ IdBuffer encode_ragged(const Job& job, int64_t* offsets, int32_t* first_lens);
 // The rows of a file of labelled pairs; all columns but ids have one element a row.
 struct EncodedFile {
   IdBuffer ids, lengths, first_lens, labels;
-  int64_t dropped = 0;
+  RowsFound found;
 };
 EncodedFile encode_file(const std::string& path, const ReadOptions& read, const RowOptions& rows);
 

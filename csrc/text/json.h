@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "unicode.h"
 
@@ -56,11 +59,17 @@ inline std::string quoted(std::string_view s) {
   return result;
 }
 
-// A strict scanner of one JSON value (RFC 8259). Strings are decoded only on request.
+// A scanner of one JSON value that takes what Python's json module takes: RFC 8259, NaN and Infinity. Strings are
+// decoded only on request.
 class Json {
  public:
-  Json(const char* p, const char* end) : p(p), end_(end) {}
-  const char* p;
+  const char* p = nullptr;
+
+  void reset(std::string_view line) {
+    p = line.data();
+    end_ = p + line.size();
+    keys_.clear();
+  }
 
   [[noreturn]] void fail(const std::string& message) const { throw ErrorAt{p, message, true}; }
   void space() {
@@ -74,8 +83,8 @@ class Json {
       fail(std::string("expected ") + what + (p < end_ ? ", found " + quoted(here()) : ", found the line's end"));
     ++p;
   }
-  // Decodes to *out unless it is null.
-  void string(std::string* out) {
+  // Decodes to *out unless it is null. Lone surrogates are an error, unless nobody reads the string.
+  void string(std::string* out, bool lone_surrogates = false) {
     expect('"', "a string");
     for (;;) {
       const char* from = p;
@@ -87,7 +96,7 @@ class Json {
         return;
       }
       if (*p != '\\') fail("a control character in a string must be escaped");
-      escape(out);
+      escape(out, lone_surrogates || out == nullptr);
     }
   }
   void skip_value(int depth = 0) {
@@ -115,45 +124,18 @@ class Json {
           }
           expect(',', "',' or ']'");
         }
-      case 't':
-        return word("true");
-      case 'f':
-        return word("false");
-      case 'n':
-        return word("null");
       default:
-        (void)number();
+        (void)scalar();
     }
   }
-  // An object. Calls value() after each key, which is in `key`; value() must read the value.
-  std::string key;
-  template <class Value>
-  void members(const Value& value) {
-    expect('{', "an object");
-    space();
-    if (at('}')) {
-      ++p;
-      return;
-    }
-    for (;;) {
-      key.clear();
-      string(&key);
-      expect(':', "':'");
-      value();
-      space();
-      if (at('}')) {
-        ++p;
-        return;
-      }
-      expect(',', "',' or '}'");
-    }
-  }
-  void word(std::string_view w) {
-    if (!std::string_view(p, static_cast<size_t>(end_ - p)).starts_with(w)) unexpected();
-    p += w.size();
-  }
-  std::string_view number() {
+  // A number, true, false or null, as it is written.
+  std::string_view scalar() {
     const char* from = p;
+    for (const std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
+      if (!std::string_view(p, static_cast<size_t>(end_ - p)).starts_with(word)) continue;
+      p += word.size();
+      return word;
+    }
     const auto digits = [&] {
       if (p >= end_ || *p < '0' || *p > '9') unexpected();
       while (p < end_ && *p >= '0' && *p <= '9') ++p;
@@ -175,6 +157,32 @@ class Json {
     }
     return {from, static_cast<size_t>(p - from)};
   }
+  // An object. Calls value() after each key, which is in `key`; value() must read the value. No key may be repeated.
+  std::string key;
+  template <class Value>
+  void members(const Value& value) {
+    expect('{', "an object");
+    space();
+    if (at('}')) {
+      ++p;
+      return;
+    }
+    const size_t first = keys_.size();
+    for (;;) {
+      space();
+      const char* where = p;
+      key.clear();
+      string(&key, true);
+      keys_.emplace_back(std::hash<std::string>()(key), where);
+      expect(':', "':'");
+      value();
+      space();
+      if (at('}')) break;
+      expect(',', "',' or '}'");
+    }
+    ++p;
+    check_repeats(first);
+  }
 
  private:
   std::string_view here() const { return {p, std::min<size_t>(static_cast<size_t>(end_ - p), 12)}; }
@@ -194,7 +202,23 @@ class Json {
     }
     return v;
   }
-  void escape(std::string* out) {
+  // No two of the keys from `first` on are equal. Forgets them.
+  void check_repeats(size_t first) {
+    const auto begin = keys_.begin() + static_cast<std::ptrdiff_t>(first);
+    std::sort(begin, keys_.end());
+    for (auto later = begin; later != keys_.end(); ++later) {
+      if (later == begin || (later - 1)->first != later->first) continue;
+      std::string keys[2];
+      for (const int i : {0, 1}) {
+        p = (later - 1 + i)->second;
+        string(&keys[i], true);
+      }
+      p = later->second;
+      if (keys[0] == keys[1]) fail("the key " + quoted(keys[0]) + " is repeated");
+    }
+    keys_.erase(begin, keys_.end());
+  }
+  void escape(std::string* out, bool lone_surrogates) {
     ++p;
     const char c = p < end_ ? *p : '\0';
     constexpr std::string_view kLetters = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
@@ -208,12 +232,18 @@ class Json {
     ++p;
     char32_t v = hex4();
     if (v >= 0xD800 && v <= 0xDFFF) {
-      const bool high = v < 0xDC00;
-      if (!high || end_ - p < 2 || p[0] != '\\' || p[1] != 'u') fail("a lone surrogate is no text");
-      p += 2;
-      const char32_t low = hex4();
-      if (low < 0xDC00 || low > 0xDFFF) fail("a lone surrogate is no text");
-      v = 0x10000 + ((v - 0xD800) << 10) + (low - 0xDC00);
+      const char* behind = p;
+      char32_t low = 0;
+      if (v < 0xDC00 && end_ - p >= 2 && p[0] == '\\' && p[1] == 'u') {
+        p += 2;
+        low = hex4();
+      }
+      if (low >= 0xDC00 && low <= 0xDFFF) {
+        v = 0x10000 + ((v - 0xD800) << 10) + (low - 0xDC00);
+      } else {
+        p = behind;
+        if (!lone_surrogates) fail("a lone surrogate is no text");
+      }
     }
     if (out != nullptr) {
       char bytes[4];
@@ -221,7 +251,8 @@ class Json {
     }
   }
 
-  const char* end_;
+  const char* end_ = nullptr;
+  std::vector<std::pair<size_t, const char*>> keys_;  // hash and place of each key of the objects that are open
 };
 
 }  // namespace bertnli

@@ -1,7 +1,7 @@
 #include "reader.h"
 
 #include <algorithm>
-#include <charconv>
+#include <array>
 #include <memory>
 #include <optional>
 #include <system_error>
@@ -25,12 +25,6 @@ size_t line_number(std::string_view file, const char* where) {
   return std::max<size_t>(n, 1);
 }
 
-std::string join(const std::vector<std::string>& names) {
-  std::string all;
-  for (const auto& n : names) all += (all.empty() ? "" : ", ") + n;
-  return all;
-}
-
 std::vector<std::string_view> split_tabs(std::string_view line) {
   std::vector<std::string_view> fields;
   for (size_t at = 0;;) {
@@ -40,6 +34,14 @@ std::vector<std::string_view> split_tabs(std::string_view line) {
     at = tab + 1;
   }
 }
+
+// The rows of a part of the file as they are read.
+struct Part {
+  explicit Part(PairSink* sink) : sink(*sink) {}
+  PairSink& sink;
+  RowsFound found;
+  std::array<std::vector<std::pair<std::string, int64_t>>, 2> labels;  // answers of other_label(text, json) by json
+};
 
 class PairParser {
  public:
@@ -54,8 +56,6 @@ class PairParser {
   void read_header(std::string_view header) {
     const auto fields = split_tabs(header);
     columns_ = fields.size();
-    optional_ = 0;  // SNLI's files end with the labels of five annotators, which a row may lack
-    while (optional_ < columns_ && is_annotator(fields[columns_ - 1 - optional_])) ++optional_;
     const auto find = [&](std::initializer_list<std::string_view> names) -> size_t {
       for (const auto name : names) {
         const auto it = std::find(fields.begin(), fields.end(), name);
@@ -79,38 +79,38 @@ class PairParser {
       hypothesis_ = find({"sentence2", "hypothesis"});
     }
     last_ = std::max({label_, premise_, hypothesis_});
-    optional_ = std::min(optional_, columns_ - 1 - last_);
   }
 
-  void tsv_rows(const char* begin, const char* end, const char* readable, int64_t& dropped, PairSink& sink) const {
+  void tsv_rows(const char* begin, const char* end, const char* readable, Part& part) const {
     TsvScanner lines(begin, end, last_ + 1);
     while (lines.next()) {
       const std::string_view line = lines.line();
       if (line.empty()) continue;
       if (!lines.ascii()) check_utf8(line);
       const size_t found = lines.fields();
-      if (found > columns_ || found + optional_ < columns_) {
+      if (found != columns_) {
         throw ErrorAt{line.data(), "expected " + std::to_string(columns_) + " tab-separated columns, found " +
                                        std::to_string(found)};
       }
       int64_t label;
       const std::string_view name = lines.field(label_);
-      if (!known_label(name, readable, label) && !label_id(name, line.data(), label)) {
-        ++dropped;
-        continue;
-      }
-      put(sink, line, label, lines.field(premise_), lines.field(hypothesis_), readable);
+      const std::string_view premise = lines.field(premise_), hypothesis = lines.field(hypothesis_);
+      if (name.starts_with('"') || premise.starts_with('"') || hypothesis.starts_with('"'))
+        part.found.has_quotes = true;
+      if (!known_label(name, readable, label) && !find_label(name, false, line.data(), part, label)) continue;
+      put(part.sink, line, label, premise, hypothesis, readable);
     }
   }
 
-  void json_rows(const char* begin, const char* end, int64_t& dropped, PairSink& sink) const {
+  void json_rows(const char* begin, const char* end, Part& part) const {
     Lines lines(begin, end);
     std::string_view line;
-    while (lines.next(line)) json_row(line, dropped, sink);
+    Json json;
+    while (lines.next(line)) json_row(line, json, part);
   }
 
  private:
-  void json_row(std::string_view line, int64_t& dropped, PairSink& sink) const;
+  void json_row(std::string_view line, Json& json, Part& part) const;
   static void put(PairSink& sink, std::string_view line, int64_t label, std::string_view premise,
                   std::string_view hypothesis, const char* readable) {
     try {
@@ -118,9 +118,6 @@ class PairParser {
     } catch (const RowError& e) {
       throw ErrorAt{line.data(), e.message};
     }
-  }
-  static bool is_annotator(std::string_view name) {
-    return name.size() == 6 && name.starts_with("label") && name[5] >= '1' && name[5] <= '9';
   }
   static void check_utf8(std::string_view line) {
     const size_t bad = find_invalid_utf8(line);
@@ -130,7 +127,7 @@ class PairParser {
     }
   }
   // The index of a label name, compared without branches, which would be mispredicted. False for other names, which
-  // label_id() handles.
+  // find_label() handles.
   bool known_label(std::string_view name, const char* readable, int64_t& id) const {
     if (name.size() - 1 >= ChunkKey::kMaxSize || readable - name.data() < 16) return false;
     const ChunkKey key = ChunkKey::of(Bytes16::load(name.data()), name.size());
@@ -141,65 +138,57 @@ class PairParser {
     }
     return id >= 0;
   }
-  // False if the row is to be dropped: without a label, or with an unknown one.
-  bool label_id(std::string_view name, const char* where, int64_t& id) const {
+  // False if the row is dropped. `json` is whether the label is a JSON value other than a string.
+  bool find_label(std::string_view name, bool json, const char* where, Part& part, int64_t& id) const {
     const auto& names = options_.label_names;
-    for (size_t i = 0; i < names.size(); ++i) {
-      if (names[i] == name) {
-        id = static_cast<int64_t>(i);
-        return true;
-      }
+    auto& seen = part.labels[json];
+    const auto known = std::find(names.begin(), names.end(), name);
+    const auto again = std::find_if(seen.begin(), seen.end(), [&](const auto& label) { return label.first == name; });
+    if (!json && known != names.end()) {
+      id = known - names.begin();
+    } else if (again != seen.end()) {
+      id = again->second;
+    } else {
+      constexpr size_t kMostSeen = 64;
+      const Label label = options_.other_label(name, json);
+      if (!label.error.empty()) throw ErrorAt{where, label.error};
+      id = label.id;
+      if (seen.size() < kMostSeen) seen.emplace_back(name, id);
     }
-    if (name.empty() || name == "-" || name == "-1") return false;
-    if (!options_.strict_labels) return false;
-    const auto is_number = [](std::string_view text, int64_t& value) {
-      const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-      return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
-    };
-    const auto called_by_number = [&](const std::string& known) {  // then a number could be a name or an index
-      int64_t value;
-      return is_number(known, value);
-    };
-    if (is_number(name, id) && std::none_of(names.begin(), names.end(), called_by_number)) {
-      if (!options_.indices) {
-        throw ErrorAt{where, "the label is the number " + std::string(name) +
-                                 "; say which classes the numbers stand for, from 0 on, with label_names (--labels): "
-                                 "Hugging Face's SNLI has entailment,neutral,contradiction"};
-      }
-      if (id >= 0 && id < static_cast<int64_t>(names.size())) return true;
-    }
-    throw ErrorAt{where, "unknown label " + quoted(name) + "; the known ones are " + join(names)};
+    part.found.dropped += id < 0;
+    return id >= 0;
   }
 
   const ReadOptions& options_;
   std::vector<ChunkKey> label_keys_;  // of each name, empty for names that are too long
-  size_t columns_ = 0, optional_ = 0, label_ = 0, premise_ = 0, hypothesis_ = 0, last_ = 0;
+  size_t columns_ = 0, label_ = 0, premise_ = 0, hypothesis_ = 0, last_ = 0;
 };
 
-void PairParser::json_row(std::string_view line, int64_t& dropped, PairSink& sink) const {
+void PairParser::json_row(std::string_view line, Json& json, Part& part) const {
   check_utf8(line);
-  Json json(line.data(), line.data() + line.size());
+  json.reset(line);
   json.space();
   if (json.done()) return;
-  std::optional<std::string> gold, label, first, second, other_first, other_second;
+  struct Name {
+    std::string text;
+    bool json;
+  };
+  std::optional<Name> gold, label;
+  std::optional<std::string> first, second, other_first, other_second;
   const auto text = [&](std::optional<std::string>& to) {
     json.space();
     if (!json.at('"')) json.fail("expected a string for '" + json.key + "'");
     to.emplace();
     json.string(&*to);
   };
-  const auto name = [&](std::optional<std::string>& to) {
+  const auto name = [&](std::optional<Name>& to) {
     json.space();
-    to.emplace();
-    if (json.at('"')) {
-      json.string(&*to);
-    } else if (json.at('n')) {
-      json.word("null");
+    if (json.at('{') || json.at('[')) json.fail("expected a string, a number or null for '" + json.key + "'");
+    to = {"", !json.at('"')};
+    if (to->json) {
+      to->text = json.scalar();
     } else {
-      const std::string key = json.key;
-      const std::string_view n = json.number();
-      if (n.find_first_of(".eE") != n.npos) json.fail("expected a name or an integer for '" + key + "'");
-      to->assign(n);
+      json.string(&to->text);
     }
   };
   json.members([&] {
@@ -216,11 +205,6 @@ void PairParser::json_row(std::string_view line, int64_t& dropped, PairSink& sin
   if (!json.done()) json.fail("expected the line's end behind the object");
   const auto& which = gold ? gold : label;
   if (!which) throw ErrorAt{line.data(), "expected a field 'gold_label' or 'label', found neither"};
-  int64_t id;
-  if (!label_id(*which, line.data(), id)) {
-    ++dropped;
-    return;
-  }
   const auto& premise = first ? first : other_first;
   const auto& hypothesis = second ? second : other_second;
   if (!premise || !hypothesis) {
@@ -231,7 +215,10 @@ void PairParser::json_row(std::string_view line, int64_t& dropped, PairSink& sin
                                               : "expected a field 'sentence" + n + "' or '" +
                                                     (premise ? "hypothesis" : "premise") + "', found neither"};
   }
-  put(sink, line, id, *premise, *hypothesis, nullptr);
+  int64_t id;
+  if (find_label(which->text, which->json, line.data(), part, id)) {
+    put(part.sink, line, id, *premise, *hypothesis, nullptr);
+  }
 }
 
 // Collects the texts of a part of the file.
@@ -257,8 +244,8 @@ struct ArenaSink final : PairSink {
 
 }  // namespace
 
-int64_t read_rows(const std::string& path, const ReadOptions& options,
-                  const std::function<std::vector<PairSink*>(size_t, size_t)>& make_sinks) {
+RowsFound read_rows(const std::string& path, const ReadOptions& options,
+                    const std::function<std::vector<PairSink*>(size_t, size_t)>& make_sinks) {
   const MappedFile file(path);
   std::string_view text = file.view();
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
@@ -284,16 +271,19 @@ int64_t read_rows(const std::string& path, const ReadOptions& options,
     }
     cuts.push_back(lines.end);
     const std::vector<PairSink*> sinks = make_sinks(parts, size / parts);
-    std::vector<int64_t> dropped(parts);
+    std::vector<Part> read(sinks.begin(), sinks.end());
     run_parts(parts, [&](size_t i) {
       if (options.json_lines) {
-        parser.json_rows(cuts[i], cuts[i + 1], dropped[i], *sinks[i]);
+        parser.json_rows(cuts[i], cuts[i + 1], read[i]);
       } else {
-        parser.tsv_rows(cuts[i], cuts[i + 1], lines.end, dropped[i], *sinks[i]);
+        parser.tsv_rows(cuts[i], cuts[i + 1], lines.end, read[i]);
       }
     });
-    int64_t all = 0;
-    for (const int64_t d : dropped) all += d;
+    RowsFound all;
+    for (const Part& part : read) {
+      all.dropped += part.found.dropped;
+      all.has_quotes |= part.found.has_quotes;
+    }
     return all;
   } catch (const ErrorAt& e) {
     const size_t line = line_number(text, e.where);
@@ -312,7 +302,7 @@ int64_t read_rows(const std::string& path, const ReadOptions& options,
 PairTable read_pairs(const std::string& path, const ReadOptions& options) {
   std::vector<std::unique_ptr<ArenaSink>> done;
   PairTable table;
-  table.dropped = read_rows(path, options, [&](size_t parts, size_t) {
+  table.found = read_rows(path, options, [&](size_t parts, size_t) {
     std::vector<PairSink*> sinks;
     for (size_t i = 0; i < parts; ++i) {
       done.push_back(std::make_unique<ArenaSink>(options.parse));

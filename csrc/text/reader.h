@@ -10,12 +10,18 @@
 
 namespace bertnli {
 
+// What a label that is none of the names means: an index of a class, -1 where the row is to be dropped, or an error.
+struct Label {
+  int64_t id = -1;
+  std::string error;
+};
+
 struct ReadOptions {
   bool json_lines = false;
-  bool parse = true;          // the binary-parse columns; else the sentences
-  bool strict_labels = true;  // an unknown label is an error; else its row is dropped
-  bool indices = true;        // a label may be an index into label_names
+  bool parse = true;  // the binary-parse columns; else the sentences
   std::vector<std::string> label_names;
+  // Called by any thread for the content of a field or of a JSON string, and for another JSON value as it is written.
+  std::function<Label(std::string_view text, bool json)> other_label;
   int threads = 1;
 };
 
@@ -38,11 +44,16 @@ struct FormatError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What reading found besides rows.
+struct RowsFound {
+  int64_t dropped = 0;      // rows without a label
+  bool has_quotes = false;  // a field that was read begins with a double quote
+};
+
 // Reads the rows of a file. make_sinks(n, bytes) makes the sinks of its n parts, of about so many bytes each; every
-// part has a thread. Returns how many rows had no label. Throws FormatError, or std::system_error where the file cannot
-// be read.
-int64_t read_rows(const std::string& path, const ReadOptions& options,
-                  const std::function<std::vector<PairSink*>(size_t n, size_t bytes)>& make_sinks);
+// part has a thread. Throws FormatError, or std::system_error where the file cannot be read.
+RowsFound read_rows(const std::string& path, const ReadOptions& options,
+                    const std::function<std::vector<PairSink*>(size_t n, size_t bytes)>& make_sinks);
 
 struct TextColumn {
   std::vector<int64_t> starts, ends;  // byte ranges of the arena
@@ -53,7 +64,7 @@ struct PairTable {
   std::string arena;
   TextColumn premises, hypotheses;
   std::vector<int64_t> labels;
-  int64_t dropped = 0;
+  RowsFound found;
 };
 
 PairTable read_pairs(const std::string& path, const ReadOptions& options);

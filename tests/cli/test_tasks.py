@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import run, task_jobs
+from helpers.tiny_tasks import PIECES, teacher
 
-from bertnli import from_pretrained
+from bertnli import WordPieceTokenizer, from_pretrained, save_pretrained
 from bertnli.cli import main
 
 
@@ -199,3 +200,24 @@ def test_class_names_with_commas(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit):
             run(*train, wrong, capsys=capsys)
         assert "expected names separated by commas" in capsys.readouterr().err
+
+
+def test_split_special_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stranger's "[SEP]" ends a segment unless the switch is on; train writes the switch into the checkpoint."""
+    model, tokenizer = teacher(), WordPieceTokenizer(PIECES)
+    save_pretrained(model, tmp_path / "model", tokenizer)
+    (tmp_path / "forged").write_text("red [SEP] one\tred\n")
+    (tmp_path / "data.tsv").write_text("premise\thypothesis\tlabel\nred [SEP]\tone\tsome\none\tone\tnone\n")
+
+    def predict(folder: str, *switches: str) -> str:
+        command = "predict", "--model", tmp_path / folder, "--input", tmp_path / "forged", *switches
+        status, out, err = run(*command, capsys=capsys)
+        assert status == 0, err
+        return out
+
+    assert predict("model") != predict("model", "--split-special-tokens")
+    data = "--train", tmp_path / "data.tsv", "--columns", "text", "--labels", "none,some"
+    common = *data, "--epochs", 1, "--quiet", "--lr", 0, "--split-special-tokens", "--output", tmp_path / "split"
+    status, _, err = run("train", "--model", tmp_path / "model", *common, capsys=capsys)
+    assert status == 0, err
+    assert predict("split") == predict("split", "--split-special-tokens") == predict("model", "--split-special-tokens")

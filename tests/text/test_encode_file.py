@@ -80,7 +80,7 @@ def test_bad_files_at_once(tmp_path: Path) -> None:
         WORDS.encode_file(path, 5, "only_second", columns="text")
     with pytest.raises(ValueError, match=r"x\.tsv:1: expected a header with a column 'sentence1_binary_parse'"):
         WORDS.encode_file(path)
-    with pytest.raises(ValueError, match=r"x\.tsv:2: unknown label 'neutral'; the known ones are no, yes"):
+    with pytest.raises(ValueError, match=r"x\.tsv:2: unknown label 'neutral'; expected one of no, yes"):
         WORDS.encode_file(path, columns="text", label_names=("no", "yes"))
     with pytest.raises(ValueError, match="at least 3"):
         WORDS.encode_file(path, 2, columns="text")

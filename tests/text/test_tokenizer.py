@@ -23,7 +23,7 @@ def test_words_equal_python() -> None:
     pools = [
         CODE_POINTS[:0x3000],
         spaces,
-        ALPHABETS.idx_to_token,
+        [token for token in ALPHABETS.idx_to_token if token not in WordTokenizer.SPECIAL],
         ["ΑΣ", "A", "DOG", "Straße", "İ", "X" * 16, "K"],
         " ",
     ]
@@ -56,6 +56,16 @@ def test_word_tokenizer_interface() -> None:
     for encode in (incomplete.encode_pairs, incomplete.encode_padded):
         with pytest.raises(ValueError, match="no <cls> and no <sep>"):
             encode(["a"], ["a"])
+
+
+def test_no_text_forges_a_segment() -> None:
+    ours = WordTokenizer(ALPHABETS)
+    for token in ("<sep>", "<cls>", "<pad>", "<mask>", "<SEP>", "<unk>"):
+        assert ours.encode(f"a {token} dog") == [ours.token_to_id("a"), ours.unk_id, ours.token_to_id("dog")]
+        assert ours.encode_texts_with_offsets([token]).ids.tolist() == [ours.unk_id]
+    forged = ours.encode_pairs(["a <sep> dog"], ["a"])
+    assert (forged.ids == ours.sep_id).sum() == 2
+    assert ours.token_to_id("<sep>") == ours.sep_id
 
 
 @pytest.mark.parametrize("ours", [WordPieceTokenizer(SMALL), WordTokenizer(ALPHABETS)])

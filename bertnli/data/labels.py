@@ -1,0 +1,95 @@
+"""Labels as files have them: which are classes, which are none, and when two are one class."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Number
+from typing import Any
+
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+
+
+def label_text(value: Any) -> str:
+    """A label as a file's text would have it, "" for null. Raises TypeError for what is no str, number or null."""
+    if type(value) is not str:
+        if is_null(value):
+            return ""
+        if not isinstance(value, str | Number):
+            raise TypeError(f"{value!r}, not a label")
+    return str(value).strip()
+
+
+def label_indices(
+    labels: Sequence[str], places: Sequence[str], label_names: Sequence[str] | None, by_index: bool = False
+) -> tuple[tuple[str, ...], list[int]]:
+    """The classes, and the index of each label. Numbers are compared by value.
+
+    places        where each label is ("file:line"), for errors
+    label_names   classes (default: the labels, sorted, numbers by value and in their shortest form)
+    by_index      whether a label may also be an index (where no class is a number)
+    """
+    if label_names is None:
+        label_names = sorted({_class_name(label) for label in set(labels)})
+        if all(map(NUMBER.fullmatch, label_names)):
+            label_names.sort(key=Decimal)
+    index = class_index(label_names, by_index)
+    found = {label: find_class(index, label) for label in set(labels)}
+    indices = [found[label] for label in labels]
+    for label, place, i in zip(labels, places, indices, strict=True):
+        if i is None:
+            raise ValueError(f"{place}: unknown label {label!r}; expected one of {', '.join(label_names)}")
+    return tuple(label_names), [i for i in indices if i is not None]
+
+
+def is_null(value: Any) -> bool:
+    """Whether a value is None, or what numpy and pandas have for it: NaN, NA and NaT."""
+    if isinstance(value, Number):
+        return bool(value != value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _number(label: str) -> Decimal | None:
+    """The number that a label writes; None for a name."""
+    return Decimal(label) if NUMBER.fullmatch(label) else None
+
+
+def _class_name(label: str) -> str:
+    """The label; a number in its shortest form, such as "1" for "1.0"."""
+    number = _number(label)
+    if number is None:
+        return label
+    text = f"{abs(number) if number == 0 else number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def class_index(label_names: Sequence[str], by_index: bool = False) -> dict[str | Decimal | None, int]:
+    """The index of each class by name and by number; by its index if `by_index` and no class is a number."""
+    index: dict[str | Decimal | None, int] = {}
+    index |= {number: i for i, name in enumerate(label_names) if (number := _number(name)) is not None}
+    if by_index and not index:
+        index |= {Decimal(i): i for i in range(len(label_names))}
+    return index | {name: i for i, name in enumerate(label_names)}
+
+
+def find_class(index: dict[str | Decimal | None, int], label: str) -> int | None:
+    return index.get(label, index.get(_number(label)))
+
+
+def is_no_label(label: str, real: bool) -> bool:
+    """Whether a label is what the corpora write where there is no gold label."""
+    if label in ("", "-") or label.lower() == "nan":
+        return True
+    return not real and label[0] == "-" and _number(label) == -1
+
+
+def parse_real(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {text!r} is not a number")
+    return value
