@@ -28,7 +28,7 @@ if _text.torch_version != _torch_version:
 
 # After the check: with a wrong torch these would fail with an undefined symbol.
 from bertnli import d2l
-from bertnli.checkpoint import from_pretrained, load_pretrained_model, save_pretrained
+from bertnli.checkpoint import export_onnx, from_pretrained, load_pretrained_model, save_pretrained
 from bertnli.d2l import train_ch13
 from bertnli.d2l.dataset import SNLIBERTDataset
 from bertnli.data.conll import WordData, read_conll, read_conllu
@@ -93,6 +93,7 @@ __all__ = [
     "WordTokenizer",
     "d2l",
     "evaluate",
+    "export_onnx",
     "fit",
     "from_pretrained",
     "load_encoded",

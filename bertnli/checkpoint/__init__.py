@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bertnli.checkpoint import d2l, huggingface, own, sentence_transformers
+from bertnli.checkpoint import d2l, huggingface, onnx, own, sentence_transformers
 from bertnli.checkpoint.files import Checkpoint, find_folder, read_object
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import HEADS, Head
+from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
 
@@ -128,7 +129,40 @@ def save_pretrained(
     elif format == "d2l":
         d2l.write(model.config, state, folder, tokenizer)
     else:
-        raise ValueError(f'format must be "bertnli", "huggingface" or "d2l"; found {format!r}')
+        raise ValueError(f'format must be "bertnli", "huggingface" or "d2l"; found {format!r} (ONNX: export_onnx)')
+
+
+def export_onnx(
+    model: Head,
+    folder: str | os.PathLike[str],
+    tokenizer: Vocab | Tokenizer,
+    sample: EncodedTexts | None = None,
+    *,
+    num_samples: int = 1000,
+    int8: bool = False,
+) -> list[onnx.Check]:
+    """Write an ONNX model for padded batches, and compare it with the original in ONNX Runtime.
+
+        bertnli.export_onnx(head, "onnx", tokenizer, head.encode(tokenizer, data), int8=True)
+
+    sample       encoded examples to compare on (default: random tokens)
+    num_samples  examples to compare at most
+    int8         write a quantized model too
+
+    The folder gets `model.onnx`; with `int8`, `model_quantized.onnx`, with tables and matrix products in 8 bits; the
+    vocabulary; and configuration and tokenizer files: Hugging Face's, of a model that its format can hold, else
+    bertnli's. The inputs are int64 [batch, length]: input_ids, attention_mask, and token_type_ids unless the segment
+    embeddings are zeros. The outputs are float32 logits [batch, num_labels]; of a tagger [batch, length, num_labels];
+    of question answering start_logits and end_logits [batch, length].
+
+    Returns a comparison for each file. Raises ImportError without `bertnli[onnx]`, ValueError for a model that computes
+    in its own way, and for outputs of model.onnx that differ.
+    """
+    try:
+        files = huggingface.contents(model, _state_of(model), tokenizer)[1]
+    except ValueError:  # D2L's variant or vocabulary, or a custom task
+        files = {"config.json": own.config(model, tokenizer)}
+    return onnx.export(model, Path(folder), tokenizer, files, sample, num_samples=num_samples, int8=int8)
 
 
 def _bert(checkpoint: Checkpoint, dropout: float | None) -> BERTModel:

@@ -278,7 +278,10 @@ _NORM = {"gamma": "weight", "beta": "bias"}  # as TensorFlow has them
 def to_huggingface(
     state: Mapping[str, Tensor], family: Family = BERT, task: str = "classification"
 ) -> dict[str, Tensor]:
-    """The parameters by Hugging Face's names; `task` is that of the output layer."""
+    """The parameters by Hugging Face's names; `task` is that of the output layer.
+
+    Raises ValueError for a parameter that the family does not have.
+    """
     names = {d2l_name: name for name, d2l_name in family.names.items()}
     if task in family.outputs:
         names["output"] = family.outputs[task]
@@ -288,6 +291,8 @@ def to_huggingface(
         stem = pattern if pattern in names else pattern.rpartition(".")[0]
         if stem == "encoder.segment_embedding" and stem not in names:
             continue  # zeros
+        if stem not in names:
+            raise ValueError(f"Hugging Face's {family.title} has no place for {name}")
         new_name = names[stem] + pattern[len(stem) :]
         result[new_name if layer is None else new_name.replace("{i}", layer)] = value
     table = names["encoder.pos_embedding"]

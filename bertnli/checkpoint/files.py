@@ -298,14 +298,14 @@ def write_with_weights(
     killed before the last file has its name, `check_fingerprint` finds that the files do not belong together.
     """
     name, vocab = vocab_file(tokenizer)
-    content = {key: _json(value) for key, value in {**(others or {}), "config.json": settings}.items()}
+    content = {key: to_json(value) for key, value in {**(others or {}), "config.json": settings}.items()}
     text = {**content, name: vocab.to_text()}
     mark = _fingerprint(text["config.json"].encode(), text[name].encode(), tokenizer)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     metadata = {"format": "pt", "bertnli.fingerprint": mark}
     files: dict[str, Writer] = {"model.safetensors": lambda path: safetensors.torch.save_file(tensors, path, metadata)}
     for key, value in text.items():
-        files[key] = partial(_write_text, value)
+        files[key] = partial(write_text, value)
     write_files(folder, files, remove)
 
 
@@ -343,9 +343,9 @@ def vocab_file(tokenizer: Vocab | Tokenizer) -> tuple[str, Vocab | WordPieceToke
     return ("vocab.json" if isinstance(vocab, Vocab) else "vocab.txt"), vocab
 
 
-def _json(value: object) -> str:
+def to_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write_text(text: str, path: Path) -> None:
+def write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")

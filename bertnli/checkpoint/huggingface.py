@@ -168,6 +168,17 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
 
 def write(model: Head | BERTModel, state: dict[str, Tensor], folder: Path, tokenizer: Vocab | Tokenizer) -> None:
     """Raises ValueError for a model or tokenizer that the format cannot hold."""
+    tensors, files = contents(model, state, tokenizer)
+    settings = files.pop("config.json")
+    # Another model's files, which would be read too.
+    stale = ("special_tokens_map.json", "added_tokens.json", *sentence_transformers.FILES)
+    write_with_weights(folder, tensors, settings, tokenizer, files, stale)
+
+
+def contents(
+    model: Head | BERTModel, state: dict[str, Tensor], tokenizer: Vocab | Tokenizer
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The parameters and the JSON files of a folder. Raises ValueError for what the format cannot hold."""
     family = family_for(model.config)
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise ValueError(f"Hugging Face's {family.title} needs a WordPieceTokenizer")
@@ -179,27 +190,24 @@ def write(model: Head | BERTModel, state: dict[str, Tensor], folder: Path, token
         raise ValueError("Hugging Face's DistilBERT has no segment embeddings, and this model's are not zeros")
     architecture = _architecture(model, family, state)
     state = {name: value for name, value in state.items() if name.startswith(_parts(architecture, model))}
-    settings = {"architectures": [architecture], **_config(model.config, family), "pad_token_id": tokenizer.pad_id}
-    tied = "mlm.mlp.3.weight" in state and torch.equal(
-        state["mlm.mlp.3.weight"], state["encoder.token_embedding.weight"]
-    )
-    write_with_weights(
-        folder,
-        to_huggingface(state, family, model.task if isinstance(model, Head) else ""),
-        {**settings, "tie_word_embeddings": tied or "mlm.mlp.3.weight" not in state, **_head_config(model, family)},
-        tokenizer,
-        others={
-            "tokenizer_config.json": {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": tokenizer.lowercase,
-                "split_special_tokens": tokenizer.split_special_tokens,
-                "model_max_length": model.sequence_len() if isinstance(model, Head) else model.config.max_len,
-            },
-            "tokenizer.json": tokenizer.to_tokenizer_json(),
+    table = state["encoder.token_embedding.weight"]
+    files = {
+        "config.json": {
+            "architectures": [architecture],
+            **_config(model.config, family),
+            "pad_token_id": tokenizer.pad_id,
+            "tie_word_embeddings": torch.equal(state.get("mlm.mlp.3.weight", table), table),
+            **_head_config(model, family),
         },
-        # Another model's, which would be read too.
-        remove=("special_tokens_map.json", "added_tokens.json", *sentence_transformers.FILES),
-    )
+        "tokenizer_config.json": {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": tokenizer.lowercase,
+            "split_special_tokens": tokenizer.split_special_tokens,
+            "model_max_length": model.sequence_len() if isinstance(model, Head) else model.config.max_len,
+        },
+        "tokenizer.json": tokenizer.to_tokenizer_json(),
+    }
+    return to_huggingface(state, family, model.task if isinstance(model, Head) else ""), files
 
 
 def _architecture(model: Head | BERTModel, family: Family, state: dict[str, Tensor]) -> str:

@@ -79,6 +79,11 @@ def _read_vocab(folder: Path, options: dict[str, Any], where: Path) -> Vocab | T
 
 
 def write(model: Head | BERTModel, state: dict[str, Tensor], folder: Path, tokenizer: Vocab | Tokenizer) -> None:
+    write_with_weights(folder, state, config(model, tokenizer), tokenizer)
+
+
+def config(model: Head | BERTModel, tokenizer: Vocab | Tokenizer) -> dict[str, Any]:
+    """The content of config.json."""
     settings: dict[str, Any] = {
         "format": "bertnli",
         "format_version": _VERSION,
@@ -95,4 +100,4 @@ def write(model: Head | BERTModel, state: dict[str, Tensor], folder: Path, token
         settings["task"], settings["settings"] = model.task, model.settings
         settings["labels"] = None if model.label_names is None else list(model.label_names)
         settings["classifier_dropout"] = model.dropout.p
-    write_with_weights(folder, state, settings, tokenizer)
+    return settings

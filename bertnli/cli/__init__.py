@@ -1,4 +1,4 @@
-"""The `bertnli` command: demo, train, distill, evaluate, predict, download."""
+"""The `bertnli` command: demo, train, distill, evaluate, predict, export, download."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = ": continue with --resume" if resumable else " before the first epoch ended"
         print(f"bertnli: interrupted{hint}", file=sys.stderr)
         return 130
-    except (ValueError, OSError, IndexError, KeyError) as error:
+    except (ValueError, OSError, IndexError, KeyError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"bertnli: error: {' '.join(str(message).split())}", file=sys.stderr)
         return 2

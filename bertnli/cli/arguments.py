@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bertnli.cli import commands
+from bertnli.cli.export import export
 from bertnli.data import download as hub
 from bertnli.data.snli import Columns
 from bertnli.encoder.config import SIZES
@@ -81,6 +82,26 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_text_columns(sub)
     _add_running(sub)
+
+    sub = command(export, "Write a checkpoint in another format.")
+    sub.add_argument("--model", required=True, help=_CHECKPOINT)
+    sub.add_argument("--output", type=Path, required=True, help="folder to write")
+    sub.add_argument(
+        "--format",
+        choices=("huggingface", "onnx", "d2l", "bertnli"),
+        default="huggingface",
+        help="huggingface for transformers and sentence-transformers; onnx for ONNX Runtime (needs bertnli[onnx]); d2l "
+        "for D2L's code; bertnli",
+    )
+    sub.add_argument("--int8", action="store_true", help="with --format onnx, write model_quantized.onnx too")
+    sub.add_argument(
+        "--data",
+        type=Path,
+        help="file of labelled examples, or a folder in SNLI's layout, on which to compare the ONNX model with the "
+        "original (default: random tokens)",
+    )
+    sub.add_argument("--samples", type=_positive, default=1000, help="examples to compare at most")
+    _add_reading(sub)
 
     sub = command(commands.download, "Download and unpack SNLI, bert.small or bert.base.")
     sub.add_argument("name", choices=sorted(hub.DATA_HUB), help="what to download")

@@ -1,0 +1,43 @@
+"""The command `bertnli export`: a checkpoint in another format."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+
+from bertnli import checkpoint
+from bertnli.tasks.base import Head
+from bertnli.tasks.load import load_encoded
+from bertnli.text.encoded import EncodedTexts, encoded_texts
+from bertnli.text.tokenizer import Tokenizer
+
+
+def export(args: Namespace) -> None:
+    model, tokenizer = checkpoint.from_pretrained(args.model)
+    if args.format == "onnx":
+        if not isinstance(model, Head):
+            raise ValueError(f"{args.model} has no output layer of a task; fine-tune it first with `bertnli train`")
+        _to_onnx(args, model, tokenizer)
+        return
+    if args.int8 or args.data is not None:
+        raise ValueError(f"--int8 and --data are for --format onnx; found --format {args.format}")
+    checkpoint.save_pretrained(model, args.output, tokenizer, format=args.format)
+    print(f"{args.format}: {args.output}")
+
+
+def _to_onnx(args: Namespace, model: Head, tokenizer: Tokenizer) -> None:
+    sample: EncodedTexts | None = None
+    if args.data is not None:
+        data = load_encoded(
+            args.data, model, tokenizer, split="test", limit=args.samples, labels=args.labels, columns=args.columns,
+            text_columns=args.text_columns, label_column=args.label_column,
+        )  # fmt: skip
+        sample = encoded_texts(data, "data")
+    checks = checkpoint.export_onnx(model, args.output, tokenizer, sample, num_samples=args.samples, int8=args.int8)
+    kind = "sequences" if args.data is not None else "random sequences"
+    for check in checks:
+        same = "" if math.isnan(check.agreement) else f", the same class in {check.agreement:.1%}"
+        print(
+            f"{check.file}: {check.examples} {kind} compared in ONNX Runtime, largest difference of an output "
+            f"{check.difference:.1e}{same}"
+        )
