@@ -20,8 +20,8 @@
 #include "buffers.h"
 #include "encode.h"
 #include "gather.h"
-#include "mapped_file.h"
 #include "parse.h"
+#include "text_file.h"
 #include "tsv.h"
 #include "word_tokenizer.h"
 #include "wordpiece_tokenizer.h"
@@ -85,8 +85,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   const VocabItems vocab = read_vocab(argv[1]);
-  const MappedFile file(argv[2]);
-  std::string arena(file.view());
+  const TextFile file(argv[2]);
+  std::string arena(file.size(), '\0');
+  file.read(0, arena.data(), arena.size());
   std::vector<int64_t> starts[2], ends[2];
   TsvScanner lines(arena.data(), arena.data() + arena.size(), 2);
   while (lines.next()) {

@@ -74,7 +74,7 @@ def memory() -> dict[str, Any]:
 
 
 def adversarial() -> dict[str, Any]:
-    """Megabytes a second; memory beyond the result (and the mapped file); a byte's time beside ordinary text's."""
+    """Megabytes a second; memory beyond the result (and a window of the file); a byte's time beside ordinary text's."""
     rng = random.Random(0)
     line = "the quick brown fox "
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from bertnli.data import download as hub
 from bertnli.data.files import atomic_paths, read_json
+from bertnli.data.tensors import read_tensors
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
@@ -95,6 +96,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_torch(path: Path) -> dict[str, Tensor]:
     """The tensors by name. Raises ValueError for a file that is none, or whose contents are larger than the file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -116,24 +119,20 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     return _without_wrappers(dict(state), path)
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors by name. Raises ValueError for a file that is none."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors by name, and the fingerprint for `check_fingerprint`. Errors: see `read_tensors`."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
-    try:
-        state = dict(safetensors.torch.load_file(path))
-    except OSError:
-        raise
-    except Exception as error:  # a dtype that torch does not have is a KeyError
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    return _without_wrappers(state, path)
+    tensors, metadata = read_tensors(path)
+    return _without_wrappers(tensors, path), metadata.get("bertnli.fingerprint")
 
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
-    """The tensors of a Hugging Face folder, be they in one file or in shards, and that file or the shards' index.
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path, str | None]:
+    """The tensors of a Hugging Face folder, be they in one file or in shards; that file or the shards' index; and the
+    fingerprint for `check_fingerprint`, which shards do not have.
 
     Raises FileNotFoundError for a missing file, ValueError for a broken one.
     """
@@ -143,27 +142,26 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
             f"{folder} has neither model.safetensors nor pytorch_model.bin, be it whole or in shards"
         )
     if path.suffix != ".json":
-        return _read_tensors(path), path
+        state, mark = _read_tensors(path)
+        return state, path, mark
     places = read_object(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{path}: weight_map must be an object of each parameter's file; found {places!r}")
-    state: dict[str, Tensor] = {}
+    state = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
             raise ValueError(f"{path}: weight_map names the file {name!r}; expected one in the same folder")
-        shard = _read_tensors(folder / name)
+        shard, _ = _read_tensors(folder / name)
         if twice := state.keys() & shard.keys():
             raise ValueError(f"{folder / name} has {min(twice)}, which another shard has too")
         state.update(shard)
     if lacks := sorted(places.keys() - state.keys()):
         raise ValueError(f"{path}: weight_map has {lacks[0]}, which is not in {places[lacks[0]]}")
-    return state, path
+    return state, path, None
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing")
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    return read_safetensors(path) if path.suffix == ".safetensors" else (read_torch(path), None)
 
 
 def _without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -309,15 +307,13 @@ def write_with_weights(
     write_files(folder, files, remove)
 
 
-def check_fingerprint(folder: Path, tokenizer: Vocab | Tokenizer) -> None:
-    """Raise ValueError if the weights were saved with another configuration or vocabulary."""
-    path = folder / "model.safetensors"
-    if not path.exists():
-        return
-    with safe_open(path, framework="pt") as file:
-        mark = (file.metadata() or {}).get("bertnli.fingerprint")
+def check_fingerprint(folder: Path, tokenizer: Vocab | Tokenizer, mark: str | None) -> None:
+    """Raise ValueError if the weights were saved with another configuration or vocabulary.
+
+    mark    the fingerprint in the weights; None if another program wrote them
+    """
     if mark is None:
-        return  # another program's
+        return
     name, vocab = vocab_file(tokenizer)
     text, path = vocab.to_text().encode(), folder / name
     same = path.exists() and path.read_bytes() == text  # what was read may be tokenizer.json

@@ -51,7 +51,7 @@ def read(folder: Path) -> Checkpoint:
     where = folder / "config.json"
     settings = read_object(where)
     family = check_config(settings, where)
-    raw, path = read_weights(folder)
+    raw, path, mark = read_weights(folder)
     try:
         state = from_huggingface(raw, family)
     except ValueError as error:
@@ -72,7 +72,7 @@ def read(folder: Path) -> Checkpoint:
         head_dropout=check_dropout(settings.get(key, family.defaults.get(key)), f"{where}: {key}"),
         head_settings=_head_settings(folder, task, config, activation),
     )
-    check_fingerprint(folder, checkpoint.tokenizer)
+    check_fingerprint(folder, checkpoint.tokenizer, mark)
     return checkpoint
 
 

@@ -42,7 +42,7 @@ def read(folder: Path) -> Checkpoint:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: model: {error}") from None
     vocab = _read_vocab(folder, tokenizer, where)
-    state = read_safetensors(folder / "model.safetensors")
+    state, mark = read_safetensors(folder / "model.safetensors")
     check_sizes(config, state, where, {})
     if not isinstance(settings.get("task", ""), str):
         raise ValueError(f"{where}: task must be a string; found {settings['task']!r}")
@@ -56,7 +56,7 @@ def read(folder: Path) -> Checkpoint:
         head_dropout=check_dropout(settings.get("classifier_dropout"), f"{where}: classifier_dropout"),
         head_settings=_part(settings, "settings", where) if settings.get("settings") else {},
     )
-    check_fingerprint(folder, checkpoint.tokenizer)
+    check_fingerprint(folder, checkpoint.tokenizer, mark)
     return checkpoint
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 JSON_LINES = {".jsonl", ".json-lines", ".jsonlines", ".ndjson", ".json"}  # suffixes of files with one object a line
 
@@ -22,13 +23,35 @@ def check_file(path: Path) -> None:
 
 
 @contextmanager
+def unchanged(file: IO[Any], path: Path) -> Iterator[None]:
+    """Run the block, which reads a file that was just opened. Raises ValueError if the file changed meanwhile."""
+
+    def version() -> object:
+        status = os.fstat(file.fileno())
+        return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+    def check() -> None:
+        if version() != opened:
+            raise ValueError(f"{path}: the file changed while it was read; read it again once it is complete")
+
+    opened = version()
+    try:
+        yield
+    except ValueError:
+        check()  # a better reason
+        raise
+    check()
+
+
+@contextmanager
 def open_text(path: Path) -> Iterator[Iterator[str]]:
     """The lines of a UTF-8 file with their line ends; a byte order mark is skipped.
 
-    Raises what `check_file` does, and ValueError naming line and byte where the file is not UTF-8.
+    Raises what `check_file` does, and ValueError naming line and byte where the file is not UTF-8, and where it changes
+    while it is read.
     """
     check_file(path)
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file, unchanged(file, path):
         try:
             yield iter(file)
         except UnicodeDecodeError as error:

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bertnli import _text
 from bertnli.data.files import atomic_path
+from bertnli.data.tensors import read_tensors
 from bertnli.text.batch import PackedBatch, ragged_index
 
 _FORMAT = "bertnli.EncodedTexts.1"
@@ -183,16 +183,13 @@ class EncodedTexts:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedTexts:
-        """Map a file that `save` wrote. Raises FileNotFoundError, and ValueError for a corrupt or other file."""
+        """Read a file that `save` wrote. Raises FileNotFoundError, and ValueError for a corrupt or other file."""
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}")
+        problem = "is corrupt or not an EncodedTexts file"
+        tensors, metadata = read_tensors(path, problem)
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError("it has another format")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("format") != _FORMAT:
+                raise ValueError("it has another format")
             encoded = cls(
                 tensors["ids"],
                 tensors["offsets"],
@@ -208,8 +205,8 @@ class EncodedTexts:
                 or bool((encoded.lengths < 0).any())
             ):
                 raise ValueError("its offsets do not fit its ids")
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is corrupt or not an EncodedTexts file: {error}") from None
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} {problem}: {error}") from None
         return encoded
 
 

@@ -137,7 +137,7 @@ class Tokenizer(ABC):
         columns: Columns | None = None,
         label_names: Sequence[str] | None = None,
     ) -> EncodedTexts:
-        """`read_pairs` and `encode_pairs` in one pass over the mapped file, which may be larger than memory.
+        """`read_pairs` and `encode_pairs` in one pass over the file, which may be larger than memory.
 
         columns       as in `read_pairs` (default: the parses for words, the sentences for WordPiece)
         label_names   as in `read_pairs`

@@ -316,9 +316,9 @@ PYBIND11_MODULE(_text, m) {
       if (p) std::rethrow_exception(p);
     } catch (const FormatError& e) {
       PyErr_SetString(PyExc_ValueError, e.what());
-    } catch (const std::system_error& e) {
+    } catch (const FileError& e) {
       errno = e.code().value();
-      PyErr_SetFromErrno(PyExc_OSError);
+      PyErr_SetFromErrnoWithFilename(PyExc_OSError, e.path.c_str());
     }
   });
 

@@ -184,22 +184,19 @@ struct EncodingSink final : PairSink {
     lengths.push(static_cast<int32_t>(ids.size() - before));
     labels.push(static_cast<int32_t>(label));
     if (!stays) rows.forget();
-    if (stays && labels.size() == 1) begin_ = premise.data();
-    if (stays && labels.size() == kFirstRows) reserve(static_cast<size_t>(premise.data() - begin_));
+  }
+  void release(size_t bytes) override {
+    rows.forget();
+    if (std::exchange(reserved_, true) || bytes >= bytes_) return;
+    for (IdBuffer* column : {&ids, &lengths, &first_lens, &labels})
+      column->reserve(extrapolate(column->size(), bytes, bytes_));
   }
   IdBuffer ids, lengths, first_lens, labels;
   RowWriter rows;
 
  private:
-  static constexpr size_t kFirstRows = 2048;
-  // Reserves space for all rows of the part, from the bytes that the first rows took.
-  void reserve(size_t bytes) {
-    for (IdBuffer* column : {&ids, &lengths, &first_lens, &labels})
-      column->reserve(extrapolate(column->size(), bytes, bytes_));
-  }
-
-  const size_t bytes_;  // of the part
-  const char* begin_ = nullptr;
+  const size_t bytes_;     // of the part
+  bool reserved_ = false;  // space for all rows, from the bytes that the first took
 };
 
 }  // namespace

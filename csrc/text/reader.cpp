@@ -4,26 +4,17 @@
 #include <array>
 #include <memory>
 #include <optional>
-#include <system_error>
 
 #include "json.h"
-#include "mapped_file.h"
 #include "parallel.h"
 #include "parse.h"
+#include "text_file.h"
 #include "tsv.h"
 #include "unicode.h"
 #include "word_cache.h"
 
 namespace bertnli {
 namespace {
-
-size_t line_number(std::string_view file, const char* where) {
-  Lines lines(file.data(), file.data() + file.size());
-  std::string_view line;
-  size_t n = 0;
-  while (lines.p <= where && lines.next(line)) ++n;
-  return std::max<size_t>(n, 1);
-}
 
 std::vector<std::string_view> split_tabs(std::string_view line) {
   std::vector<std::string_view> fields;
@@ -221,6 +212,24 @@ void PairParser::json_row(std::string_view line, Json& json, Part& part) const {
   }
 }
 
+// Calls work(), and names file and line of an ErrorAt; `text` is the file's from `offset` on, from the begin of a line.
+template <class Work>
+void naming_place(const TextFile& file, size_t offset, std::string_view text, const Work& work) {
+  try {
+    work();
+  } catch (const ErrorAt& e) {
+    const auto at = static_cast<size_t>(e.where - text.data());
+    std::string place = file.path() + ":" + std::to_string(file.line_number(offset + at));
+    if (e.with_column) {
+      const std::string_view before = text.substr(0, at), line = before.substr(before.find_last_of("\r\n") + 1);
+      size_t column = 1;  // in characters, as editors count
+      for (const char c : line) column += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+      place += ":" + std::to_string(column);
+    }
+    throw FormatError(place + ": " + e.message);
+  }
+}
+
 // Collects the texts of a part of the file.
 struct ArenaSink final : PairSink {
   explicit ArenaSink(bool parse) : parse(parse) {}
@@ -236,6 +245,7 @@ struct ArenaSink final : PairSink {
       bounds.push_back(static_cast<int64_t>(arena.size()));
     }
   }
+  void release(size_t) override {}
   const bool parse;
   std::string arena;
   std::vector<int64_t> bounds;  // premise start, end, hypothesis start, end of each row
@@ -246,56 +256,53 @@ struct ArenaSink final : PairSink {
 
 RowsFound read_rows(const std::string& path, const ReadOptions& options,
                     const std::function<std::vector<PairSink*>(size_t, size_t)>& make_sinks) {
-  const MappedFile file(path);
-  std::string_view text = file.view();
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  const TextFile file(path);
   try {
     PairParser parser(options);
-    Lines lines(text.data(), text.data() + text.size());
-    if (text.find_first_not_of("\r\n") == text.npos) throw ErrorAt{text.data(), "the file is empty"};
+    size_t begin = file.behind_bom();
+    if (file.has_only_line_ends(begin)) throw FormatError(path + ":1: the file is empty");
     if (!options.json_lines) {
-      std::string_view header;
-      lines.next(header);
-      const size_t bad = find_invalid_utf8(header);
-      if (bad != header.npos) throw ErrorAt{header.data(), "expected a header in UTF-8"};
-      parser.read_header(header);
+      const std::string header = file.line(begin);
+      naming_place(file, 0, header, [&] {
+        if (find_invalid_utf8(header) != header.npos) throw ErrorAt{header.data(), "expected a header in UTF-8"};
+        parser.read_header(header);
+      });
     }
     constexpr size_t kBytesAThread = size_t{1} << 18;
-    const auto size = static_cast<size_t>(lines.end - lines.p);
+    const size_t size = file.size() - begin;
     const size_t parts = std::clamp<size_t>(size / kBytesAThread, 1, static_cast<size_t>(std::max(options.threads, 1)));
-    std::vector<const char*> cuts{lines.p};
+    std::vector<size_t> cuts{begin};
     for (size_t i = 1; i < parts; ++i) {
-      const char* at = std::max(lines.p + size * i / parts, cuts.back());
-      const void* newline = std::memchr(at, '\n', static_cast<size_t>(lines.end - at));
-      cuts.push_back(newline != nullptr ? static_cast<const char*>(newline) + 1 : lines.end);
+      cuts.push_back(file.behind_newline(std::max(begin + size * i / parts, cuts.back())));
     }
-    cuts.push_back(lines.end);
+    cuts.push_back(file.size());
     const std::vector<PairSink*> sinks = make_sinks(parts, size / parts);
     std::vector<Part> read(sinks.begin(), sinks.end());
     run_parts(parts, [&](size_t i) {
-      if (options.json_lines) {
-        parser.json_rows(cuts[i], cuts[i + 1], read[i]);
-      } else {
-        parser.tsv_rows(cuts[i], cuts[i + 1], lines.end, read[i]);
+      Windows windows(file, cuts[i], cuts[i + 1]);
+      std::string_view lines;
+      while (windows.next(lines)) {
+        const char *from = lines.data(), *to = from + lines.size();
+        naming_place(file, windows.offset(), lines, [&] {
+          if (options.json_lines) {
+            parser.json_rows(from, to, read[i]);
+          } else {
+            parser.tsv_rows(from, to, to, read[i]);
+          }
+        });
+        sinks[i]->release(lines.size());
       }
     });
+    file.check_unchanged();
     RowsFound all;
     for (const Part& part : read) {
       all.dropped += part.found.dropped;
       all.has_quotes |= part.found.has_quotes;
     }
     return all;
-  } catch (const ErrorAt& e) {
-    const size_t line = line_number(text, e.where);
-    std::string place = path + ":" + std::to_string(line);
-    if (e.with_column) {
-      const char* start = e.where;
-      while (start > text.data() && start[-1] != '\n' && start[-1] != '\r') --start;
-      size_t column = 1;  // in characters, as editors count
-      for (const char* p = start; p < e.where; ++p) column += (static_cast<unsigned char>(*p) & 0xC0) != 0x80;
-      place += ":" + std::to_string(column);
-    }
-    throw FormatError(place + ": " + e.message);
+  } catch (const FormatError&) {
+    file.check_unchanged();  // a better reason
+    throw;
   }
 }
 

@@ -3,10 +3,11 @@
 
 #include <cstdint>
 #include <functional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "text_file.h"
 
 namespace bertnli {
 
@@ -29,19 +30,17 @@ struct ReadOptions {
 class PairSink {
  public:
   virtual ~PairSink() = default;
-  // Texts as the file has them (a parse with its brackets). If `readable` is not null, the texts stay in memory after
-  // the call and bytes up to `readable` may be read; if it is null, the texts are gone after the call. Throws RowError.
+  // Texts as the file has them (a parse with its brackets). If `readable` is not null, the texts stay in memory until
+  // `release` and bytes up to `readable` may be read; if it is null, the texts are gone after the call. Throws
+  // RowError.
   virtual void row(int64_t label, std::string_view premise, std::string_view hypothesis, const char* readable) = 0;
+  // The texts of the rows so far are gone; the rows since the last call were `bytes` bytes of the file.
+  virtual void release(size_t bytes) = 0;
 };
 
 // An error in a row, thrown by a sink; the reader adds file and line.
 struct RowError {
   std::string message;
-};
-
-// An error in the content of a file; the message begins with file:line.
-struct FormatError : std::runtime_error {
-  using std::runtime_error::runtime_error;
 };
 
 // What reading found besides rows.
@@ -51,7 +50,7 @@ struct RowsFound {
 };
 
 // Reads the rows of a file. make_sinks(n, bytes) makes the sinks of its n parts, of about so many bytes each; every
-// part has a thread. Throws FormatError, or std::system_error where the file cannot be read.
+// part has a thread. Throws FormatError, naming the line of a broken row, or FileError.
 RowsFound read_rows(const std::string& path, const ReadOptions& options,
                     const std::function<std::vector<PairSink*>(size_t n, size_t bytes)>& make_sinks);
 

@@ -1,4 +1,7 @@
 // Tests of the text stage; tests/cpp/run.sh builds and runs them. Here: files, truncation, rows and batches.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -8,6 +11,7 @@
 #include "encode.h"
 #include "gather.h"
 #include "json.h"
+#include "text_file.h"
 #include "tsv.h"
 #include "word_tokenizer.h"
 #include "wordpiece_tokenizer.h"
@@ -142,6 +146,52 @@ void lines_equal_splitting() {
   }
 }
 
+void windows_are_the_file() {
+  const std::string path = "/proc/self/fd/" + std::to_string(memfd_create("windows", 0));
+  const int fd = std::stoi(path.substr(path.rfind('/') + 1));
+  for (int round = 0; round < 4000; ++round) {
+    const std::string text = random_text(round % 2 == 0 ? "ab\n\r" : "abcdefgh\n\r", 60);
+    CHECK(ftruncate(fd, 0) == 0 && pwrite(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
+    const TextFile file(path);
+    CHECK(file.size() == text.size());
+    Windows windows(file, 0, file.size(), 1 + below(9));
+    std::string all;
+    std::string_view lines;
+    while (windows.next(lines)) {
+      CHECK(!lines.empty() && windows.offset() == all.size());
+      all += lines;
+      const bool between =
+          all.size() == text.size() || all.back() == '\n' || (all.back() == '\r' && text[all.size()] != '\n');
+      CHECK(between);
+    }
+    CHECK(all == text);
+    Lines by_line(text.data(), text.data() + text.size());
+    std::string_view line;
+    size_t at = 0, number = 0;
+    while (by_line.next(line)) {
+      ++number;
+      CHECK(line.empty() || file.line_number(static_cast<size_t>(line.data() - text.data())) == number);
+      CHECK(file.line(at) == line && at == static_cast<size_t>(by_line.p - text.data()));
+    }
+    const size_t begin = below(text.size() + 1), newline = text.find('\n', begin);
+    CHECK(file.behind_newline(begin) == (newline == text.npos ? text.size() : newline + 1));
+    CHECK(file.has_only_line_ends(begin) == (text.find_first_not_of("\r\n", begin) == text.npos));
+  }
+  CHECK(pwrite(fd, "abc", 3, 0) == 3);
+  const TextFile file(path);
+  CHECK(ftruncate(fd, 1) == 0);
+  for (const bool reads : {true, false}) {
+    try {
+      char to[3];
+      reads ? file.read(0, to, 3) : file.check_unchanged();
+      CHECK(false);
+    } catch (const FormatError& e) {
+      CHECK(std::string_view(e.what()).find("the file changed while it was read") != std::string_view::npos);
+    }
+  }
+  close(fd);
+}
+
 void threads_share_a_tokenizer() {
   const WordPieceTokenizer tokenizer(pieces(), {0, 2, 3, 1}, {}, true);
   std::vector<std::string> texts;
@@ -174,6 +224,7 @@ int main() {
   corrupt_stores_are_refused();
   tsv_equals_splitting();
   lines_equal_splitting();
+  windows_are_the_file();
   threads_share_a_tokenizer();
   std::puts("all parts hold");
   return 0;

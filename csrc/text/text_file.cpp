@@ -1,0 +1,180 @@
+#include "text_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace bertnli {
+
+[[noreturn]] static void fail(const std::string& path) { throw FileError(errno, path); }
+
+TextFile::TextFile(const std::string& path) : path_(path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail(path);
+  struct Close {
+    int fd;
+    ~Close() {
+      if (fd >= 0) close(fd);
+    }
+  } guard{fd};
+  if (fstat(fd, &opened_) != 0) fail(path);
+  if (S_ISREG(opened_.st_mode) && opened_.st_size > 0) {
+    size_ = static_cast<size_t>(opened_.st_size);
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    fd_ = std::exchange(guard.fd, -1);
+    return;
+  }
+  char block[1 << 16];
+  for (;;) {
+    const ssize_t n = ::read(fd, block, sizeof block);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path);
+    if (n == 0) break;
+    content_.append(block, static_cast<size_t>(n));
+  }
+  size_ = content_.size();
+}
+
+TextFile::~TextFile() {
+  if (fd_ >= 0) close(fd_);
+}
+
+void TextFile::read(size_t at, char* to, size_t n) const {
+  if (fd_ < 0) {
+    std::memcpy(to, content_.data() + at, n);
+    return;
+  }
+  while (n > 0) {
+    const ssize_t got = pread(fd_, to, n, static_cast<off_t>(at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(path_);
+    if (got == 0) changed();
+    at += static_cast<size_t>(got);
+    to += got;
+    n -= static_cast<size_t>(got);
+  }
+}
+
+void TextFile::check_unchanged() const {
+  if (fd_ < 0) return;
+  struct stat now;
+  if (fstat(fd_, &now) != 0) fail(path_);
+  if (now.st_size != opened_.st_size || now.st_mtim.tv_sec != opened_.st_mtim.tv_sec ||
+      now.st_mtim.tv_nsec != opened_.st_mtim.tv_nsec) {
+    changed();
+  }
+}
+
+void TextFile::changed() const {
+  throw FormatError(path_ + ": the file changed while it was read; read it again once it is complete");
+}
+
+template <class Each>
+void TextFile::blocks(size_t at, const Each& each) const {
+  char block[1 << 13];
+  for (size_t n; at < size_; at += n) {
+    n = std::min(sizeof block, size_ - at);
+    read(at, block, n);
+    if (!each(std::string_view(block, n))) return;
+  }
+}
+
+size_t TextFile::behind_bom() const {
+  std::string start(std::min<size_t>(size_, 3), '\0');
+  read(0, start.data(), start.size());
+  return start == "\xEF\xBB\xBF" ? 3 : 0;
+}
+
+size_t TextFile::behind_newline(size_t at) const {
+  bool found = false;
+  blocks(at, [&](std::string_view block) {
+    const size_t newline = block.find('\n');
+    found = newline != block.npos;
+    at += found ? newline + 1 : block.size();
+    return !found;
+  });
+  return at;
+}
+
+size_t TextFile::line_number(size_t at) const {
+  size_t lines = 1;
+  char last = '\0';
+  blocks(0, [&](std::string_view block) {
+    for (const char c : block.substr(0, at)) {
+      lines += c == '\r' || (c == '\n' && last != '\r');
+      last = c;
+    }
+    at -= std::min(at, block.size());
+    return at != 0;
+  });
+  return lines;
+}
+
+bool TextFile::has_only_line_ends(size_t at) const {
+  bool only = true;
+  blocks(at, [&](std::string_view block) { return only = block.find_first_not_of("\r\n") == block.npos; });
+  return only;
+}
+
+std::string TextFile::line(size_t& at) const {
+  std::string text;
+  size_t stop = text.npos;
+  blocks(at, [&](std::string_view block) {
+    const size_t from = text.size() - std::min<size_t>(text.size(), 1);
+    text += block;
+    stop = text.find_first_of("\r\n", from);
+    return stop == text.npos || (text[stop] == '\r' && stop + 1 == text.size());  // perhaps the first half of \r\n
+  });
+  if (stop == text.npos) {
+    at += text.size();
+  } else {
+    at += stop + (text.compare(stop, 2, "\r\n") == 0 ? 2 : 1);
+    text.resize(stop);
+  }
+  return text;
+}
+
+Windows::~Windows() {
+  if (buffer_ != nullptr) give_buffer(buffer_);
+}
+
+// Where the last line that is whole ends; 0 if there is none. The last \r may be the first half of \r\n.
+static size_t last_line_end(const char* text, size_t size) {
+  if (const void* newline = memrchr(text, '\n', size)) {
+    return static_cast<size_t>(static_cast<const char*>(newline) - text) + 1;
+  }
+  const void* cr = size > 1 ? memrchr(text, '\r', size - 1) : nullptr;
+  return cr == nullptr ? 0 : static_cast<size_t>(static_cast<const char*>(cr) - text) + 1;
+}
+
+bool Windows::next(std::string_view& lines) {
+  if (buffer_ == nullptr) buffer_ = take_buffer(std::max<size_t>(std::min(window_, end_ - next_), 1));
+  auto* text = static_cast<char*>(buffer_->data);
+  filled_ -= used_;
+  std::memmove(text, text + used_, filled_);
+  used_ = 0;
+  while (used_ == 0 && next_ != end_) {
+    const size_t room = std::max(window_, 2 * filled_);  // without a line end yet, twice as much
+    if (room > buffer_->bytes) {
+      Buffer* larger = take_buffer(room);
+      std::memcpy(larger->data, text, filled_);
+      give_buffer(std::exchange(buffer_, larger));
+      text = static_cast<char*>(buffer_->data);
+    }
+    const size_t from = filled_ - std::min<size_t>(filled_, 1), more = std::min(room - filled_, end_ - next_);
+    file_.read(next_, text + filled_, more);
+    filled_ += more;
+    next_ += more;
+    used_ = last_line_end(text + from, filled_ - from);
+    if (used_ != 0) used_ += from;
+  }
+  if (next_ == end_) used_ = filled_;
+  lines = {text, used_};
+  return used_ != 0;
+}
+
+}  // namespace bertnli
