@@ -40,6 +40,7 @@ from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.inference.predict import evaluate, predict, score
 from bertnli.inference.session import InferenceSession
+from bertnli.integrations import accelerate, restore
 from bertnli.model import Model
 from bertnli.ops import varlen_attention
 from bertnli.ops.devices import HAS_TRITON
@@ -91,6 +92,7 @@ __all__ = [
     "WordData",
     "WordPieceTokenizer",
     "WordTokenizer",
+    "accelerate",
     "d2l",
     "evaluate",
     "export_onnx",
@@ -106,6 +108,7 @@ __all__ = [
     "read_snli",
     "read_squad",
     "read_table",
+    "restore",
     "save_pretrained",
     "score",
     "train_ch13",

@@ -30,7 +30,7 @@ from bertnli.text.vocab import Vocab
 from bertnli.text.wordpiece import WordPieceTokenizer
 
 # Hugging Face's names of what bertnli computes; the first of each is the one that is written.
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "relu": "relu",
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -82,7 +82,7 @@ def _read_config(settings: dict[str, Any], where: Path, family: Family, pretrain
         sizes = {name: values[key] for name, key in family.keys.items()}
     except KeyError as error:
         raise ValueError(f"{where} lacks {error}") from None
-    sizes["activation"] = _ACTIVATIONS[sizes["activation"]]
+    sizes["activation"] = ACTIVATIONS[sizes["activation"]]
     try:
         return BERTConfig(**sizes, **family.fixed, embedding_norm=True, pretraining_heads=pretraining_heads)
     except (TypeError, ValueError) as error:  # by the file's names
@@ -99,8 +99,8 @@ def check_config(settings: dict[str, Any], where: Path) -> Family:
     if settings.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"{where} has position_embedding_type {settings['position_embedding_type']!r}, not 'absolute'")
     key = family.keys["activation"]
-    if settings.get(key, "gelu") not in [*_ACTIVATIONS]:  # a list: the value may not be hashable
-        raise ValueError(f"{where} has {key} {settings[key]!r}; known: {', '.join(_ACTIVATIONS)}")
+    if settings.get(key, "gelu") not in [*ACTIVATIONS]:  # a list: the value may not be hashable
+        raise ValueError(f"{where} has {key} {settings[key]!r}; known: {', '.join(ACTIVATIONS)}")
     for key in ("is_decoder", "add_cross_attention"):
         if settings.get(key):
             raise ValueError(f"{where} has {key} {settings[key]!r}; only encoders can be loaded")
@@ -237,7 +237,7 @@ def _config(config: BERTConfig, family: Family) -> dict[str, Any]:
         settings[family.keys["attention_dropout"]] = config.dropout
     if "embedding_size" in settings and config.embedding_size is None:
         settings["embedding_size"] = config.num_hiddens
-    activation = next(name for name, kind in _ACTIVATIONS.items() if kind == config.activation)
+    activation = next(name for name, kind in ACTIVATIONS.items() if kind == config.activation)
     return {"model_type": family.model_type, **settings, family.keys["activation"]: activation}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bertnli import ops
 from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.layers import EncoderBlock
-from bertnli.encoder.plain import call, dropout_p, is_plain, is_plain_table
+from bertnli.encoder.plain import CountsReplacements, call, dropout_p, is_plain, is_plain_table
 from bertnli.text.batch import PackedBatch, pad_amount
 
 _MIN_RECURRENCE = 3  # project distinct tokens only if each occurs at least 3 times on average
@@ -45,7 +45,7 @@ def check_length(batch: PackedBatch, max_len: int) -> None:
         )
 
 
-class BERTEncoder(nn.Module):
+class BERTEncoder(CountsReplacements):
     """Embeddings and encoder blocks. Arguments: a BERTConfig, or those of D2L (BERTConfig.from_d2l_arguments)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -193,7 +193,7 @@ class BERTEncoder(nn.Module):
 
     def _positions(self) -> Tensor:
         positions = self.pos_embedding if self.config.train_positions else self.pos_embedding.detach()
-        return positions.flatten(0, 1)
+        return positions.view(-1, positions.shape[-1])  # bertnli's own has shape [1, max_len, H]
 
     def _embed_and_project(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
         """`embed(batch)` and the first layer's projection of it, [T, 3H]; None for the latter unless tokens recur.

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.encoder.config import BERTConfig
-from bertnli.encoder.plain import call, dropout_p, is_plain, linear
+from bertnli.encoder.plain import CountsReplacements, call, dropout_p, is_plain, linear
 from bertnli.text.batch import PackedBatch
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(CountsReplacements):
     """Multi-head attention over packed tokens, with D2L's parameter names.
 
     The linear layers are computed together where they are plain (bertnli/encoder/plain.py), else called.
@@ -111,7 +111,7 @@ class MultiHeadAttention(nn.Module):
         return linear(self.W_o, out.reshape(count, width).to(q.dtype))
 
 
-class AddNorm(nn.Module):
+class AddNorm(CountsReplacements):
     """LayerNorm(x + dropout(y + y_bias)); y_bias is the bias that the linear layer before has left out."""
 
     def __init__(self, config: BERTConfig) -> None:
@@ -127,7 +127,7 @@ class AddNorm(nn.Module):
         return call(self.ln, (x + self.dropout(y)).to(x.dtype))
 
 
-class PositionWiseFFN(nn.Module):
+class PositionWiseFFN(CountsReplacements):
     """Two linear layers with an activation between: [T, H] to [T, H], and the second bias as the attention's."""
 
     def __init__(self, config: BERTConfig) -> None:
@@ -142,7 +142,7 @@ class PositionWiseFFN(nn.Module):
         return linear(self.dense2, hidden)
 
 
-class EncoderBlock(nn.Module):
+class EncoderBlock(CountsReplacements):
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(config)

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.hooks import RemovableHandle
 
 from bertnli import ops
+
+
+class CountsReplacements(nn.Module):
+    """A module whose children may be computed without being called. It counts, in all instances together, how often a
+    child is replaced, so that what was made ready of the old one can be dropped."""
+
+    replacements: ClassVar[int] = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_modules", ()):
+            CountsReplacements.replacements += 1
+        super().__setattr__(name, value)
+
+
+def changes_seen() -> tuple[int, int]:
+    """Two numbers that are the same as before if since then no child was replaced and no hook registered."""
+    return CountsReplacements.replacements, RemovableHandle.next_id
 
 
 def why_not_plain(module: nn.Module | None, kind: type[nn.Module]) -> str | None:

@@ -39,6 +39,8 @@ def encoder_parts(model: Head) -> Parts:
     taker.take("encoder.token_embedding", nn.Embedding, "weight")
     taker.take("encoder.segment_embedding", nn.Embedding, "weight")
     taker.take("encoder", BERTEncoder, "pos_embedding")
+    if model.encoder.pos_embedding.dim() == 2:  # shared with another library's model
+        taker.parts.parameters[-1] = taker.parts.parameters[-1][None]
     if config.embedding_norm:
         taker.take_norm("encoder.embedding_norm", config.norm_eps)
     taker.take("encoder.blks", nn.Sequential)
@@ -85,7 +87,7 @@ class Parts:
     places: list[tuple[dict[str, nn.Module | None] | None, str, nn.Module, type]] = field(default_factory=list)
 
     def are_in_place(self, model: Head) -> bool:
-        """True if none of the modules has been replaced or hooked since they were taken."""
+        """True if none of the modules has been replaced, hooked or changed in place since they were taken."""
         own = model._modules
         return not _has_any_global_hook() and all(
             (own if children is None else children).get(name) is module

