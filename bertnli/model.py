@@ -196,7 +196,12 @@ class Model:
         reading = (text_columns, label_column, truncation)
         train_data = self._encode(train, "train", *reading)
         dev_data = None if dev is None else self._encode(dev, "dev", *reading)
-        return fit(self.head, train_data, dev_data, **training)
+        history = fit(self.head, train_data, dev_data, **training)
+        files = {"train": train, "dev": dev}
+        self.head.provenance |= {
+            k: Path(v).resolve().name for k, v in files.items() if isinstance(v, str | os.PathLike)
+        }
+        return history
 
     def evaluate(
         self,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.checkpoint import d2l, huggingface, onnx, own, sentence_transformers
+from bertnli.checkpoint.card import provenance_of, write_card
 from bertnli.checkpoint.files import Checkpoint, find_folder, read_object
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import HEADS, Head
@@ -57,7 +58,7 @@ def load_pretrained_model(
 
     Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT", `load_pretrained_model`.
     """
-    checkpoint = _read(find_folder(pretrained_model, folder), num_heads)
+    checkpoint = _read(pretrained_model, folder, num_heads)
     for name, value, key in (
         ("num_heads", num_heads, "num_heads"),
         ("num_hiddens", num_hiddens, "encoder.token_embedding.weight"),
@@ -84,7 +85,7 @@ def from_pretrained(
     The model is the head of the checkpoint's task (a BERTClassifier, say; a custom head's class must be defined
     before), or a BERTModel if the checkpoint has no output layer. Arguments and errors: see `load_pretrained_model`.
     """
-    checkpoint = _read(find_folder(name_or_dir, folder))
+    checkpoint = _read(name_or_dir, folder)
     bert = _bert(checkpoint, dropout)
     model: Head | BERTModel = bert
     if "output.weight" in checkpoint.state:
@@ -97,6 +98,7 @@ def from_pretrained(
         head_dropout = checkpoint.head_dropout if dropout is None else None
         model = HEADS[checkpoint.task](bert, num_labels, checkpoint.label_names, head_dropout)
         model.settings.update(checkpoint.head_settings)
+        model.provenance.update(checkpoint.provenance)
     _load_state(model, checkpoint)
     return model.eval(), checkpoint.tokenizer
 
@@ -111,7 +113,8 @@ def save_pretrained(
     """Write a checkpoint folder. All files are on the disk before the first of them replaces an old one.
 
     A folder whose save was interrupted between two files does not load: the weights hold a fingerprint of configuration
-    and vocabulary.
+    and vocabulary. A README.md, the model card, says what is known of base, data, options and figures; one that is not
+    bertnli's stays.
 
     format    "bertnli"; "huggingface" (original variant and WordPiece only); or "d2l" (the encoder, `hidden` and
               pretraining heads of D2L's variant, without a head's output layer)
@@ -130,6 +133,7 @@ def save_pretrained(
         d2l.write(model.config, state, folder, tokenizer)
     else:
         raise ValueError(f'format must be "bertnli", "huggingface" or "d2l"; found {format!r} (ONNX: export_onnx)')
+    write_card(model, folder, format)
 
 
 def export_onnx(
@@ -162,7 +166,9 @@ def export_onnx(
         files = huggingface.contents(model, _state_of(model), tokenizer)[1]
     except ValueError:  # D2L's variant or vocabulary, or a custom task
         files = {"config.json": own.config(model, tokenizer)}
-    return onnx.export(model, Path(folder), tokenizer, files, sample, num_samples=num_samples, int8=int8)
+    checks = onnx.export(model, Path(folder), tokenizer, files, sample, num_samples=num_samples, int8=int8)
+    write_card(model, Path(folder), "onnx")
+    return checks
 
 
 def _bert(checkpoint: Checkpoint, dropout: float | None) -> BERTModel:
@@ -171,13 +177,17 @@ def _bert(checkpoint: Checkpoint, dropout: float | None) -> BERTModel:
     if dropout is not None:
         config = dataclasses.replace(config, dropout=dropout, attention_dropout=None)
     bert = BERTModel(config)
+    bert.provenance.update(checkpoint.provenance)
     for name in ("mlm", "nsp"):
         if not any(key.startswith(f"{name}.") for key in checkpoint.state):
             setattr(bert, name, None)
     return bert
 
 
-def _read(folder: Path, num_heads: int | None = None) -> Checkpoint:
+def _read(
+    name: str | os.PathLike[str], downloads: str | os.PathLike[str] | None, num_heads: int | None = None
+) -> Checkpoint:
+    found = folder = find_folder(name, downloads)
     if modules := sentence_transformers.modules(folder):
         folder = modules[0][1]
     if (folder / "config.json").exists():
@@ -192,6 +202,7 @@ def _read(folder: Path, num_heads: int | None = None) -> Checkpoint:
             f"{folder} has a vocabulary of {len(checkpoint.vocab)} tokens, "
             f"but a model of vocab_size {checkpoint.config.vocab_size}"
         )
+    checkpoint.provenance = checkpoint.provenance or provenance_of(found, str(name))
     return checkpoint
 
 

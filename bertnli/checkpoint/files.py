@@ -39,6 +39,7 @@ class Checkpoint:
     label_names     one name a column of the output layer
     head_dropout    before the output layer; the config's dropout by default
     head_settings   the head's `settings`
+    provenance      for the model card; empty where the format does not hold it
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Checkpoint:
     label_names: tuple[str, ...] | None = None
     head_dropout: float | None = None
     head_settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bertnli.checkpoint.card import check_provenance
 from bertnli.checkpoint.files import (
     Checkpoint,
     check_dropout,
@@ -54,6 +55,7 @@ def read(folder: Path) -> Checkpoint:
         task=settings.get("task", "classification"),
         label_names=check_labels(settings.get("labels"), num_columns(state, where), f"{where}: labels"),
         head_dropout=check_dropout(settings.get("classifier_dropout"), f"{where}: classifier_dropout"),
+        provenance=check_provenance(settings.get("provenance"), f"{where}: provenance"),
         head_settings=_part(settings, "settings", where) if settings.get("settings") else {},
     )
     check_fingerprint(folder, checkpoint.tokenizer, mark)
@@ -96,6 +98,8 @@ def config(model: Head | BERTModel, tokenizer: Vocab | Tokenizer) -> dict[str, A
             "lowercase": tokenizer.lowercase,
             "split_special_tokens": tokenizer.split_special_tokens,
         }
+    if model.provenance:
+        settings["provenance"] = model.provenance
     if isinstance(model, Head):
         settings["task"], settings["settings"] = model.task, model.settings
         settings["labels"] = None if model.label_names is None else list(model.label_names)

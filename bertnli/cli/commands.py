@@ -230,6 +230,8 @@ def distill(args: Namespace) -> None:
         truncation=args.truncation, temperature=args.temperature, hard=args.hard, soft=args.soft, hidden=args.hidden,
         hidden_layers=args.hidden_layers, **_run_arguments(args, state_file),
     )  # fmt: skip
+    path = Path(args.teacher)
+    student.provenance["teacher"] = path.resolve().name if path.is_dir() else args.teacher
     _finish(args, student, tokenizer, history, state_file)
 
 
@@ -413,6 +415,8 @@ def _state_file(args: Namespace) -> Path:
 
 def _finish(args: Namespace, model: Head, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
     """Save the result, in the first of several processes, and remove the run's state."""
+    paths = {"train": args.train, "dev": _dev_path(args)}
+    model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
     if distributed.rank_and_size()[0] == 0:
         files = _save(model, args.output, tokenizer, history)
         state_file.unlink()

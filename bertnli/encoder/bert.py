@@ -267,6 +267,7 @@ class BERTModel(nn.Module):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
         self.config = config = BERTConfig.from_d2l_arguments(*args, **kwargs)
+        self.provenance: dict[str, Any] = {}  # what the model card says of the checkpoint that it was loaded from
         self.encoder = BERTEncoder(config)
         activation = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}[config.pooler_activation]
         self.hidden = nn.Sequential(nn.Linear(config.num_hiddens, config.num_hiddens), activation())

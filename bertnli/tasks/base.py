@@ -89,6 +89,8 @@ class Head(CountsReplacements):
             dropout = bert.config.dropout if bert.config.embedding_norm else 0.0
         self.dropout = nn.Dropout(dropout)
         self.settings = dict(self.defaults)
+        # For the model card; data and figures are of another head.
+        self.provenance: dict[str, Any] = {k: v for k, v in bert.provenance.items() if k in ("base", "license")}
         self.output = nn.Linear(bert.config.num_hiddens, num_labels)
         # A dict keeps them out of the module tree.
         self.carried: dict[str, nn.Module] = {k: given[k] for k in ("hidden", "mlm", "nsp") if k in given}

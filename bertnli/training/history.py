@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bertnli.training.options import TrainingOptions
 from bertnli.training.steps import StepResult
 
 _REFRESH_SECONDS = 0.2
@@ -64,6 +65,22 @@ class History:
         best, before = max(scores, default=-math.inf), self.best_epoch
         self.best_epoch = scores.index(best) + 1 if best > -math.inf else None
         return self.best_epoch != before
+
+    def describe(self, options: TrainingOptions, train_sequences: int, dev_sequences: int | None) -> dict[str, Any]:
+        """The run in plain values, for the model card; the score is that of the epoch whose weights were kept."""
+        chosen = options.keep_best and self.best_epoch is not None and len(self.epochs) > 1
+        number = self.best_epoch if chosen and self.best_epoch is not None else len(self.epochs)
+        kept = self.epochs[number - 1]
+        shown = ("epochs", "batch_size", "batch_tokens", "lr", "seed", "precision")
+        return {
+            "train_sequences": train_sequences,
+            "dev_sequences": dev_sequences,
+            "options": {name: value for name in shown if (value := getattr(options, name)) is not None},
+            "epoch": kept.epoch,
+            "metric": kept.metric,
+            "score": None if kept.dev_score is None or math.isnan(kept.dev_score) else kept.dev_score,
+            "chosen": chosen,
+        }
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -77,6 +77,10 @@ def fit(
         run.train(progress, on_epoch)
     if run.best is not None and run.history.best_epoch != len(run.history.epochs):
         model.load_state_dict(run.best)
+    dev_sequences = None if dev is None else len(encoded_texts(dev, "dev"))
+    model.provenance["run"] = run.history.describe(options, len(train), dev_sequences)
+    for name in ("train", "dev"):  # files of an earlier run; the caller knows this run's
+        model.provenance.pop(name, None)
     return run.history
 
 

@@ -21,7 +21,7 @@ from bertnli.cli import commands
 
 def test_train_writes_its_files(trained: Path) -> None:
     assert {p.name for p in trained.iterdir()} == {
-        "config.json", "model.safetensors", "vocab.json", "metrics.jsonl", "curves.png",
+        "config.json", "model.safetensors", "vocab.json", "README.md", "metrics.jsonl", "curves.png",
     }  # fmt: skip
     epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in epochs] == [1, 2]
