@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bertnli.checkpoint import d2l, huggingface, onnx, own, sentence_transformers
 from bertnli.checkpoint.card import provenance_of, write_card
 from bertnli.checkpoint.files import Checkpoint, find_folder, read_object
-from bertnli.encoder.bert import BERTModel
+from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.tasks.base import HEADS, Head
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer
@@ -119,9 +119,13 @@ def save_pretrained(
     format    "bertnli"; "huggingface" (original variant and WordPiece only); or "d2l" (the encoder, `hidden` and
               pretraining heads of D2L's variant, without a head's output layer)
 
-    Raises ValueError for a model that the format cannot hold, OSError naming the file that cannot be written.
+    A model in torch.compile's wrapper is taken out of it.
+
+    Raises ValueError for a model that the format cannot hold, such as one with adapters, OSError naming the file that
+    cannot be written.
     """
-    folder = Path(folder)
+    folder, model = Path(folder), getattr(model, "_orig_mod", model)
+    _check_names(model)
     state = _state_of(model)
     if len(tokenizer) > model.config.vocab_size:  # a table may be padded
         raise ValueError(f"a vocabulary of {len(tokenizer)} tokens for a model of vocab_size {model.config.vocab_size}")
@@ -226,6 +230,19 @@ def _load_state(model: nn.Module, checkpoint: Checkpoint, with_output: bool = Tr
         for name, parameter in parameters.items():
             if name in state:
                 parameter.copy_(state[name])
+
+
+def _check_names(model: Head | BERTModel) -> None:
+    """Raise ValueError if the encoder has other parameters than those of its configuration."""
+    if type(model.encoder) is not BERTEncoder:
+        return
+    with torch.device("meta"):
+        names = BERTEncoder(model.config).state_dict().keys()
+    if other := model.encoder.state_dict().keys() - names:
+        raise ValueError(
+            f"a checkpoint has no place for the encoder's {min(other)}. Put the original layers back before saving; "
+            "PEFT's adapters are merged into them by merge_and_unload()"
+        )
 
 
 def _state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -45,6 +45,15 @@ def check_length(batch: PackedBatch, max_len: int) -> None:
         )
 
 
+def check_no_transform() -> None:
+    """Raise RuntimeError within a transform of torch.func, for which the operators have no rules."""
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        raise RuntimeError(
+            "bertnli's operators have no rules for the transforms of torch.func (grad, vmap, jvp, ...); use "
+            "loss.backward() or torch.autograd.grad. torch.func.functional_call alone works"
+        )
+
+
 class BERTEncoder(CountsReplacements):
     """Embeddings and encoder blocks. Arguments: a BERTConfig, or those of D2L (BERTConfig.from_d2l_arguments)."""
 
@@ -123,6 +132,7 @@ class BERTEncoder(CountsReplacements):
 
     def _encode(self, batch: PackedBatch, rows: Tensor | None = None, max_tokens_read: int | None = None) -> Tensor:
         check_length(batch, self.config.max_len)
+        check_no_transform()
         checked = (max_tokens_read is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
         if rows is not None and checked and rows.numel():
             if bool((rows.diff() < 0).any()):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.data.texts import TextData
-from bertnli.encoder.bert import BERTEncoder, BERTModel
+from bertnli.encoder.bert import BERTEncoder, BERTModel, check_no_transform
 from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.plain import CountsReplacements
 from bertnli.text.batch import PackedBatch
@@ -126,6 +126,7 @@ class Head(CountsReplacements):
 
     def features(self, batch: PackedBatch) -> Tensor:
         """The encoder's vectors of the rows that are read, [R, H]."""
+        check_no_transform()
         return cast(
             Tensor, self.encoder(batch, rows=self.token_index(batch), max_tokens_read=1 if self.pooled else None)
         )

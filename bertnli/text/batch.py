@@ -132,8 +132,9 @@ class PackedBatch:
             if valid_lens.shape != (batch,):
                 raise ValueError(f"valid_lens must have shape [{batch}]; found {list(valid_lens.shape)}")
             lens = valid_lens.to(device=device, dtype=torch.int32)
-        max_seqlen = int(lens.max()) if batch else 0
-        if batch and (max_seqlen > length or int(lens.min()) < 0):
+        traced = torch.compiler.is_exporting()  # then nothing may depend on values
+        max_seqlen = length if traced else int(lens.max()) if batch else 0
+        if not traced and batch and (max_seqlen > length or int(lens.min()) < 0):
             raise ValueError(f"valid_lens must lie between 0 and the padded length {length}")
         positions = torch.arange(length, dtype=torch.int32, device=device).expand(batch, length)
         valid = positions < lens[:, None]  # (B, L)
@@ -218,7 +219,7 @@ def pad(packed: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor
     """Values [T, ...] as [B, length, ...] with zeros in the padding; and the mask of valid positions [B, length]."""
     valid = torch.arange(length, device=packed.device) < cu_seqlens.diff()[:, None]
     padded = packed.new_zeros((*valid.shape, *packed.shape[1:]))
-    token = torch.arange(len(packed), dtype=cu_seqlens.dtype, device=packed.device)
+    token = torch.arange(packed.shape[0], dtype=cu_seqlens.dtype, device=packed.device)
     sequence = torch.searchsorted(cu_seqlens[1:], token, right=True)
     padded[sequence, (token - cu_seqlens[sequence]).long()] = packed  # indexing by `valid` would wait for the device
     return padded, valid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from bertnli import _text
 from bertnli.data.files import atomic_path
@@ -99,10 +101,13 @@ class EncodedTexts:
         tokens = int(self.offsets[-1] - self.offsets[0])
         return f"EncodedTexts({len(self)} sequences, {tokens} tokens, max_len={self.max_len})"
 
-    def __getitem__(self, part: slice) -> EncodedTexts:
-        """The sequences of a slice; a slice without a step shares the memory."""
+    def __getitem__(self, part: slice | int) -> EncodedTexts:
+        """The sequences of a slice, or the one of an index; without a step they share the memory."""
         if not isinstance(part, slice):
-            raise TypeError("EncodedTexts takes a slice; use batch([i]) for one sequence")
+            i = operator.index(part)
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"there is no sequence {i}; there are {len(self)}")
+            part = slice(i % len(self), i % len(self) + 1)
         start, stop, step = part.indices(len(self))
         if step != 1:
             chosen = torch.from_numpy(np.arange(start, stop, step))
@@ -119,6 +124,10 @@ class EncodedTexts:
                 labels = labels[first:last] if self._labels_tokens else labels[start:stop]
         numbers = dict(pad_id=self.pad_id, max_len=self.max_len, dropped=self.dropped)
         return EncodedTexts(ids, offsets, first_lens, labels, **numbers)
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[EncodedTexts]:
+        """What a DataLoader, also one of a `random_split`, makes a PackedBatch of by one gather."""
+        return _Sequences(self, indices)
 
     @property
     def lengths(self) -> Tensor:
@@ -208,6 +217,30 @@ class EncodedTexts:
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path} {problem}: {error}") from None
         return encoded
+
+
+class _Sequences(Sequence[EncodedTexts]):
+    """Some sequences of a store, one by one; `_collate` gathers them in one call."""
+
+    def __init__(self, encoded: EncodedTexts, indices: Sequence[int]) -> None:
+        self.encoded, self.indices = encoded, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: Any) -> Any:
+        return _Sequences(self.encoded, self.indices[i]) if isinstance(i, slice) else self.encoded[self.indices[i]]
+
+
+def _collate(batch: Sequence[EncodedTexts], *, collate_fn_map: Any = None) -> PackedBatch:
+    if isinstance(batch, _Sequences):
+        return batch.encoded.batch(batch.indices)
+    raise TypeError(
+        "a DataLoader makes batches of EncodedTexts by indices: give it the EncodedTexts, or a Subset of one"
+    )
+
+
+default_collate_fn_map[EncodedTexts] = _collate
 
 
 class HasEncoded(Protocol):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from helpers import ROOT
@@ -164,3 +165,20 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         save_pretrained(A[0], tmp_path / "file", A[1])
+
+
+def test_a_compiled_model_is_saved_as_the_model_in_it(tmp_path: Path) -> None:
+    head, tokenizer = word_model(0, WORDS)
+    compiled: Any = torch.compile(head, backend="eager")
+    save_pretrained(compiled, tmp_path / "compiled", tokenizer)
+    save_pretrained(head, tmp_path / "plain", tokenizer)
+    assert what_loads(tmp_path / "compiled") == what_loads(tmp_path / "plain") is not None
+
+
+def test_a_model_with_adapters_is_refused(tmp_path: Path) -> None:
+    head, tokenizer = word_model(0, WORDS)
+    adapted = peft.get_peft_model(head, peft.LoraConfig(target_modules=["W_q"]))
+    with pytest.raises(ValueError, match=r"no place for the encoder's blks.0.attention.W_q.*merge_and_unload"):
+        save_pretrained(head, tmp_path, tokenizer)
+    assert adapted.merge_and_unload() is head
+    save_pretrained(head, tmp_path, tokenizer)
