@@ -22,7 +22,7 @@ from bertnli.checkpoint import d2l, huggingface, onnx, own, sentence_transformer
 from bertnli.checkpoint.card import provenance_of, write_card
 from bertnli.checkpoint.files import Checkpoint, find_folder, read_object
 from bertnli.encoder.bert import BERTEncoder, BERTModel
-from bertnli.tasks.base import HEADS, Head
+from bertnli.tasks.base import HEADS, Head, check_head
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
@@ -48,7 +48,8 @@ def load_pretrained_model(
     pretrained_model          "bert.small", "bert.base" or another name of DATA_HUB, a checkpoint folder of any format,
                               or a name on the Hugging Face hub
     num_hiddens to max_len    sizes that the checkpoint must have (default: those that it has); D2L's files do not hold
-                              `num_heads` (default: heads of 64); `num_blks` is another name of `num_layers`
+                              `num_heads` (default: heads of 64); `num_blks` is another name of `num_layers`. A smaller
+                              `max_len` cuts the position embeddings
     dropout                   of the model (default: the checkpoint's, else D2L's 0.2)
     devices                   the model is moved to the first (default: it stays on the CPU)
     folder                    where downloads go (default: the cache folder)
@@ -59,6 +60,9 @@ def load_pretrained_model(
     Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT", `load_pretrained_model`.
     """
     checkpoint = _read(pretrained_model, folder, num_heads)
+    if max_len is not None and 0 < max_len < checkpoint.config.max_len:
+        checkpoint.state["encoder.pos_embedding"] = checkpoint.state["encoder.pos_embedding"][:, :max_len]
+        checkpoint.config = dataclasses.replace(checkpoint.config, max_len=max_len)
     for name, value, key in (
         ("num_heads", num_heads, "num_heads"),
         ("num_hiddens", num_hiddens, "encoder.token_embedding.weight"),
@@ -125,6 +129,8 @@ def save_pretrained(
     cannot be written.
     """
     folder, model = Path(folder), getattr(model, "_orig_mod", model)
+    if not isinstance(model, BERTModel):
+        check_head(model)
     _check_names(model)
     state = _state_of(model)
     if len(tokenizer) > model.config.vocab_size:  # a table may be padded

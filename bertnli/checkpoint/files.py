@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,6 +110,9 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # torch and pickle raise any kind
         raise ValueError(f"{path} is not a file of tensors: {error}") from error
+    if isinstance(state, dict) and not any(isinstance(value, Tensor) for value in state.values()):
+        inner = [value for value in state.values() if isinstance(value, dict) and _are_tensors(value.values())]
+        state = inner[0] if len(inner) == 1 else state  # {"state_dict": ..., "epoch": ...}
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise ValueError(f"{path} must hold a dict of tensors by name")
     for name, value in state.items():
@@ -119,6 +122,10 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{path}: {name} has shape {list(value.shape)} without as many values")
     return _without_wrappers(dict(state), path)
+
+
+def _are_tensors(values: Collection[Any]) -> bool:
+    return len(values) > 0 and all(isinstance(value, Tensor) for value in values)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:

@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
     sub.add_argument("--pairs", type=_positive, default=20000, help="number of training pairs to generate")
     sub.add_argument("--seed", type=int, default=0, help="seed of the corpus and of the training")
-    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
 
     _add_train(command(commands.train, "Fine-tune a checkpoint, or train from scratch, on labelled examples."))
     _add_distill(
@@ -123,7 +123,12 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--dropout", type=float, help="dropout probability (default: the checkpoint's; with --scratch 0.1)"
     )
-    sub.add_argument("--vocab", choices=("words", "characters"), default="words", help="tokens of --scratch")
+    sub.add_argument(
+        "--vocab",
+        choices=("words", "pieces", "characters"),
+        default="words",
+        help="tokens of --scratch; pieces are words, and parts of rare words (default: words)",
+    )
     sub.add_argument("--min-freq", type=_positive, default=5, help="occurrences below which --scratch drops a token")
     sub.add_argument("--stride", type=int, help="tokens that windows of a context share, for --task qa (default: 128)")
     _add_training(sub)
@@ -239,7 +244,7 @@ def _add_training(sub: argparse.ArgumentParser, **defaults: Any) -> None:
             sub.add_argument(flag, type=meta["type"], choices=meta["choices"], default=default, help=meta["help"])
     _add_encoding(sub)
     sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
-    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:

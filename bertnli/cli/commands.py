@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def demo(args: Namespace) -> None:
     # The original variant learns faster from scratch, and a grammar has no noise that dropout would guard against.
     config = BERTConfig.original(len(tokenizer), **{**SIZES["bert.small"], "dropout": 0.0}, pretraining_heads=False)
     model = BERTClassifier(BERTModel(config), len(SNLI_LABELS), SNLI_LABELS)
+    model.adapt(data["train"])
     print(f"model: bert.small-sized, random weights, {_num_parameters(model) / 1e6:.1f} million parameters")
     history = fit(
         model,
@@ -127,8 +128,12 @@ def _from_scratch(args: Namespace) -> Start:
     """Model, tokenizer, task, class names that were given, and training examples of --scratch."""
     task, words = args.task or "classification", args.vocab == "words"
     data = _load(args, task, args.train, "train", words, args.labels)[: args.limit]
-    make = WordTokenizer.from_texts if words else WordPieceTokenizer.of_characters
-    tokenizer = _with_switches(args, make(texts_of(data), args.min_freq))
+    make: dict[str, Callable[..., Tokenizer]] = {
+        "words": WordTokenizer.from_texts,
+        "pieces": WordPieceTokenizer.of_words,
+        "characters": WordPieceTokenizer.of_characters,
+    }
+    tokenizer = _with_switches(args, make[args.vocab](texts_of(data), args.min_freq))
     sizes = SIZES[args.scratch] | ({} if args.dropout is None else {"dropout": args.dropout})
     bert = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
     return bert, tokenizer, task, args.labels, data

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from bertnli.data.progress import in_notebook
+
 
 class Timer:
     """Several stopwatch times, in seconds."""
@@ -52,11 +54,47 @@ class Accumulator:
         return self.data[i]
 
 
+def use_svg_display() -> None:
+    """Show matplotlib's figures as SVG pictures in a notebook, without `%matplotlib inline`; elsewhere nothing."""
+    if in_notebook():
+        from IPython import get_ipython
+        from IPython.core.pylabtools import select_figure_formats
+
+        select_figure_formats(get_ipython(), {"svg"})
+
+
+def set_figsize(figsize: tuple[float, float] = (3.5, 2.5)) -> None:
+    """Set the size in inches of the figures that pyplot makes from now on."""
+    import matplotlib
+
+    use_svg_display()
+    matplotlib.rcParams["figure.figsize"] = figsize
+
+
+def set_axes(
+    axes: Any,
+    xlabel: str | None,
+    ylabel: str | None,
+    xlim: Sequence[float] | None,
+    ylim: Sequence[float] | None,
+    xscale: str,
+    yscale: str,
+    legend: Sequence[str] | None,
+) -> None:
+    """Label and scale matplotlib axes."""
+    options = dict(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale, xlim=xlim, ylim=ylim)
+    axes.set(**{name: value for name, value in options.items() if value is not None})
+    if legend:
+        axes.legend(legend)
+    axes.grid(True)
+
+
 class Animator:
     """Curves that grow: drawn live in a notebook, only collected in a script (`fig.savefig(...)` keeps them).
 
     X, Y    lists of each curve's points
     fig     a matplotlib Figure; None if matplotlib is not installed, which a warning says once
+    axes    a list of its axes, or an array of them as `pyplot.subplots` gives; the curves are in the first
     """
 
     def __init__(
@@ -73,14 +111,14 @@ class Animator:
         ncols: int = 1,
         figsize: tuple[float, float] = (3.5, 2.5),
     ) -> None:
-        self.fig = new_figure(figsize=figsize)
+        self.fig = new_figure(figsize=figsize, layout="tight")
         axes = None if self.fig is None else self.fig.subplots(nrows, ncols)
-        self.axes: list[Any] = [] if axes is None else list(axes.flat) if nrows * ncols > 1 else [axes]
+        self.axes: Any = [] if axes is None else axes if nrows * ncols > 1 else [axes]
         self.legend, self.fmts = legend, fmts
-        self._style = dict(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale, xlim=xlim, ylim=ylim)
+        self._style = (xlabel, ylabel, xlim, ylim, xscale, yscale)
         self.X: list[list[float]] = []
         self.Y: list[list[float]] = []
-        self._notebook = self.fig is not None and _in_notebook()
+        self._notebook = self.fig is not None and in_notebook()
         self._display: Any = None
 
     def add(self, x: Any, y: Any) -> None:
@@ -98,6 +136,7 @@ class Animator:
         if self._notebook:
             from IPython import display
 
+            use_svg_display()
             if self._display is None:
                 self._display = display.display(self.fig, display_id=True)
             else:
@@ -107,14 +146,11 @@ class Animator:
         """Bring the figure up to date."""
         if self.fig is None:
             return
-        axis = self.axes[0]
+        axis = np.ravel(self.axes)[0]
         axis.cla()
         for i, (x, y) in enumerate(zip(self.X, self.Y, strict=True)):
             axis.plot(x, y, self.fmts[i % len(self.fmts)])
-        axis.set(**{name: value for name, value in self._style.items() if value is not None})
-        if self.legend:
-            axis.legend(self.legend[: len(self.X)])
-        axis.grid(True)
+        set_axes(axis, *self._style, self.legend[: len(self.X)] if self.legend else None)
 
 
 def new_figure(**options: Any) -> Any | None:
@@ -133,11 +169,3 @@ def new_figure(**options: Any) -> Any | None:
 @cache
 def _warn_of_missing_matplotlib() -> None:
     logging.getLogger("bertnli").warning("curves are not drawn: matplotlib is missing (pip install matplotlib)")
-
-
-def _in_notebook() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"

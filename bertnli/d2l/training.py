@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.d2l.plotting import Accumulator, Animator, Timer
+from bertnli.data.progress import Progress, in_notebook
 from bertnli.runtime.memory import flush_denormals
 
 
@@ -83,21 +84,23 @@ def train_ch13(
     trainer: torch.optim.Optimizer,
     num_epochs: int,
     devices: Sequence[torch.device] | None = None,
-) -> Animator:
+    animator: Animator | None = None,
+) -> None:
     """D2L's training loop: draws curves while it runs, then prints loss, accuracies and speed.
 
     loss       gives one value an example (`reduction='none'`)
     devices    default: all GPUs, or the CPU; several use DataParallel
+    animator   where the curves go, for who wants to keep them (default: a new one)
 
-    Returns the Animator with the curves. Raises ValueError if `train_iter` has no batches. Two things make it fast
-    without changing the result: a plain `torch.optim.Adam` that has not stepped yet uses its fused implementation, and
-    denormal numbers (moments of unseen words decay into them) count as zero.
+    Outside a notebook it shows progress on standard error. Raises ValueError if `train_iter` has no batches. Two things
+    make it fast without changing the result: a plain `torch.optim.Adam` that has not stepped yet uses its fused
+    implementation, and denormal numbers (moments of unseen words decay into them) count as zero.
     """
     devices = list(devices) if devices else try_all_gpus()
     timer, num_batches = Timer(), len(train_iter)
     if not num_batches:
         raise ValueError("train_iter has no batches")
-    animator = Animator(
+    animator = animator or Animator(
         xlabel="epoch",
         xlim=[1, num_epochs] if num_epochs > 1 else None,
         ylim=[0, 1],
@@ -112,19 +115,27 @@ def train_ch13(
             if group.get("fused") is None and not chosen:
                 group["fused"] = True
     metric, test_acc = Accumulator(4), 0.0
+
+    def figures() -> str:
+        return f"loss {metric[0] / metric[2]:.3f}, train acc {metric[1] / metric[3]:.3f}"
+
     with flush_denormals():
         for epoch in range(num_epochs):
             metric = Accumulator(4)  # summed loss, correct predictions, examples, predictions
-            for i, (features, labels) in enumerate(train_iter):
-                timer.start()
-                summed, num_correct = train_batch_ch13(net, features, labels, loss, trainer, devices)
-                metric.add(summed, num_correct, labels.shape[0], labels.numel())
-                timer.stop()
-                if (i + 1) % max(1, num_batches // 5) == 0 or i == num_batches - 1:
-                    animator.add(epoch + (i + 1) / num_batches, (metric[0] / metric[2], metric[1] / metric[3], None))
+            shown = Progress(num_batches, f"epoch {epoch + 1}/{num_epochs}", "batches", not in_notebook())
+            with shown:
+                for i, (features, labels) in enumerate(train_iter):
+                    timer.start()
+                    summed, num_correct = train_batch_ch13(net, features, labels, loss, trainer, devices)
+                    metric.add(summed, num_correct, labels.shape[0], labels.numel())
+                    timer.stop()
+                    shown.update(1, figures)
+                    if (i + 1) % max(1, num_batches // 5) == 0 or i == num_batches - 1:
+                        animator.add(
+                            epoch + (i + 1) / num_batches, (metric[0] / metric[2], metric[1] / metric[3], None)
+                        )
             test_acc = evaluate_accuracy_gpu(net, test_iter)
             animator.add(epoch + 1, (None, None, test_acc))
     if num_epochs:
-        print(f"loss {metric[0] / metric[2]:.3f}, train acc {metric[1] / metric[3]:.3f}, test acc {test_acc:.3f}")
+        print(f"{figures()}, test acc {test_acc:.3f}")
         print(f"{metric[2] * num_epochs / timer.sum():.1f} examples/sec on {devices!s}")
-    return animator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tarfile
 import tempfile
 import urllib.error
@@ -11,9 +12,8 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from bertnli.data.files import atomic_path
+from bertnli.data.progress import Progress
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 
@@ -38,6 +38,19 @@ def sha1_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def _address(name: str) -> tuple[str, str | None]:
+    """The address of a name of DATA_HUB with its SHA-1, or an address itself."""
+    if "://" in name:
+        return name, None
+    if name not in DATA_HUB:
+        raise KeyError(f"{name!r} is neither an address nor one of {sorted(DATA_HUB)}")
+    return DATA_HUB[name]
+
+
+def _has_control(name: str) -> bool:
+    return any(c < " " or c == "\x7f" for c in name)
+
+
 def download(
     name: str,
     folder: str | os.PathLike[str] | None = None,
@@ -47,36 +60,28 @@ def download(
 ) -> str:
     """Fetch a name of DATA_HUB, or an address (`http://`, `https://`, `file://`), and return the local file's path.
 
+    progress    whether to print what is fetched, and show how far it has come
+
     A file that is already in `folder` is kept if its SHA-1 is the expected one (or none is known). What arrives is
     checked before it takes its place, so a broken transfer leaves nothing behind.
 
     Raises KeyError for an unknown name, ValueError for a wrong SHA-1, OSError where the address cannot be read.
     """
-    if "://" in name:
-        url = name
-    elif name in DATA_HUB:
-        url, known = DATA_HUB[name]
-        sha1_hash = sha1_hash or known
-    else:
-        raise KeyError(f"{name!r} is neither an address nor one of {sorted(DATA_HUB)}")
+    url, known = _address(name)
+    sha1_hash = sha1_hash or known
     target = Path(cache_dir() if folder is None else folder) / url.split("/")[-1]
     if target.exists() and (sha1_hash is None or sha1_of(target) == sha1_hash):
         return str(target)
+    if progress:
+        print(f"downloading {target} from {url}", file=sys.stderr, flush=True)
     with atomic_path(target) as temporary:
         try:
             with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as file:
                 size = int(response.headers.get("Content-Length") or 0)
-                with tqdm(
-                    total=size or None,
-                    desc=target.name,
-                    unit="B",
-                    unit_scale=True,
-                    disable=None if progress else True,
-                    leave=False,
-                ) as bar:
+                with Progress(size, target.name, "B", progress) as shown:
                     while block := response.read(1 << 18):
                         file.write(block)
-                        bar.update(len(block))
+                        shown.update(len(block))
         except urllib.error.URLError as error:
             raise OSError(f"could not download {url}: {error.reason}") from error
         received = temporary.stat().st_size
@@ -95,13 +100,19 @@ def download_extract(
     folder    the name of the folder inside the archive; None means the archive's own name without its extension
     into      where to download to; None means `cache_dir()`
 
+    A folder that is there without its archive is taken as it is, without a download. Entries whose names have control
+    characters are left out, since Windows cannot create them (SNLI's archive has one).
+
     Raises ValueError for another kind of file or an unsafe member; otherwise as `download`.
     """
-    archive = Path(download(name, into, progress=progress))
+    archive = Path(cache_dir() if into is None else into) / _address(name)[0].split("/")[-1]
     stem, extension = os.path.splitext(archive)
-    result = archive.parent / (folder or Path(stem).name.removesuffix(".tar"))
     if extension not in (".zip", ".tar", ".gz", ".tgz"):
         raise ValueError(f"{archive} is not a zip or tar archive")
+    result = archive.parent / (folder or Path(stem).name.removesuffix(".tar"))
+    if not archive.exists() and result.is_dir() and any(result.iterdir()):
+        return str(result)
+    download(name, into, progress=progress)
     stamp = archive.with_name(f".{archive.name}.unpacked")
     status = archive.stat()
     identity = f"{status.st_size} bytes of {status.st_mtime_ns} ns"
@@ -112,10 +123,12 @@ def download_extract(
         try:
             if extension == ".zip":
                 with zipfile.ZipFile(archive) as zipped:
-                    zipped.extractall(aside)
+                    zipped.extractall(aside, [name for name in zipped.namelist() if not _has_control(name)])
             else:
                 with tarfile.open(archive) as tarred:
-                    tarred.extractall(aside, filter="data")
+                    tarred.extractall(
+                        aside, [m for m in tarred.getmembers() if not _has_control(m.name)], filter="data"
+                    )
         except (zipfile.BadZipFile, tarfile.TarError) as error:
             raise ValueError(f"{archive} cannot be unpacked: {error}") from error
         # File by file: what else lies in a folder of the same name is not ours to remove.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bertnli import ops
 from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.layers import EncoderBlock
+from bertnli.encoder.padded import MAX_TOKENS_SEEN
 from bertnli.encoder.plain import CountsReplacements, call, dropout_p, is_plain, is_plain_table
 from bertnli.text.batch import PackedBatch, pad_amount
 
@@ -103,7 +104,7 @@ class BERTEncoder(CountsReplacements):
 
     def forward(
         self,
-        inputs: PackedBatch | Tensor,
+        tokens: PackedBatch | Tensor,
         segments: Tensor | None = None,
         valid_lens: Tensor | None = None,
         *,
@@ -113,7 +114,8 @@ class BERTEncoder(CountsReplacements):
         """Encode a packed batch, or D2L's three padded tensors.
 
         (batch, rows=None)               to [T, H], or to [R, H] of the tokens `rows`, ascending int64 [R]
-        (tokens, segments, valid_lens)   integer [B, L], [B, L], [B] or None, to [B, L, H], zeros in the padding
+        (tokens, segments, valid_lens)   integer [B, L], [B, L], [B] or None, to [B, L, H], zeros in the padding.
+                                         With valid_lens [B, L], the valid keys of each query, padding is computed too
 
         max_tokens_read  the most tokens in `rows` of one sequence. If it is given, nothing waits for a GPU; there
                          `rows` and ids are not checked then
@@ -121,16 +123,30 @@ class BERTEncoder(CountsReplacements):
         Raises ValueError for a sequence longer than `max_len`, for unsorted rows and for shapes that disagree;
         IndexError for a row or an id that does not exist.
         """
-        if isinstance(inputs, PackedBatch):
-            return self._encode(inputs, rows, max_tokens_read)
+        if isinstance(tokens, PackedBatch):
+            return self._encode(tokens, rows, max_tokens_read)
         if segments is None:
             raise TypeError("padded input needs segments: encoder(tokens, segments, valid_lens)")
         if rows is not None:
             raise TypeError("rows are for packed batches; index the padded result instead")
-        batch = PackedBatch.from_padded(inputs, segments, valid_lens)
-        return batch.pad(self._encode(batch), inputs.shape[1])
+        shape = tokens.shape
+        if valid_lens is not None and valid_lens.dim() == 2:
+            batch = PackedBatch.from_padded(tokens, segments)
+            check_length(batch, self.config.max_len)
+            x = self.embed(batch).view(*shape, -1)
+            for block in self.blks:
+                x = block(x, valid_lens)
+            return x
+        batch = PackedBatch.from_padded(tokens, segments, valid_lens)
+        return batch.pad(self._encode(batch, padded_to=shape[1]), shape[1])
 
-    def _encode(self, batch: PackedBatch, rows: Tensor | None = None, max_tokens_read: int | None = None) -> Tensor:
+    def _encode(
+        self,
+        batch: PackedBatch,
+        rows: Tensor | None = None,
+        max_tokens_read: int | None = None,
+        padded_to: int | None = None,
+    ) -> Tensor:
         check_length(batch, self.config.max_len)
         check_no_transform()
         checked = (max_tokens_read is None or batch.device.type == "cpu") and not torch.compiler.is_compiling()
@@ -139,13 +155,17 @@ class BERTEncoder(CountsReplacements):
                 raise ValueError("rows must be ascending")
             if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
                 raise IndexError(f"rows must lie between 0 and {batch.input_ids.numel() - 1}, the last token")
-        tokens = batch.input_ids.shape[0]
+        given, tokens = batch, batch.input_ids.shape[0]
+        if tokens > MAX_TOKENS_SEEN or torch.compiler.is_compiling():
+            padded_to = None
         if batch.device.type == "cpu" and _compiles_each_size(self._matrix_dtype):
             batch = _pad_to_few_sizes(batch)
         projects_all = len(self.blks) > (rows is not None)  # in the first layer
         x, qkv = self._embed_and_project(batch) if projects_all else (self.embed(batch), None)
         for i, block in enumerate(self.blks):
             read = (rows, max_tokens_read) if i == len(self.blks) - 1 else (None, None)
+            if padded_to is not None:
+                cast(EncoderBlock, block).attention.seen = x[:tokens].detach(), given, padded_to
             x = block(x, batch, *read, qkv if i == 0 else None)
         if rows is None:
             x = x[:tokens]

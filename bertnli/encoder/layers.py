@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.encoder.config import BERTConfig
+from bertnli.encoder.padded import AttentionWeights, run_block
 from bertnli.encoder.plain import CountsReplacements, call, dropout_p, is_plain, linear
 from bertnli.text.batch import PackedBatch
 
@@ -33,6 +34,13 @@ class MultiHeadAttention(CountsReplacements):
         self.W_k = nn.Linear(width, width)
         self.W_v = nn.Linear(width, width)
         self.W_o = nn.Linear(width, width)
+        # Input, lengths and padded length of the last call on padded tensors, for `attention`.
+        self.seen: tuple[Tensor, PackedBatch | Tensor | None, int] | None = None
+
+    @property
+    def attention(self) -> AttentionWeights:
+        """Its `attention_weights` are those of the last call on padded tensors."""
+        return AttentionWeights(self)
 
     def forward(self, x: Tensor, batch: PackedBatch, qkv: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """[T, H] to [T, H], and W_o's bias where it is left to be added: each token attends to those of its sequence.
@@ -153,12 +161,17 @@ class EncoderBlock(CountsReplacements):
     def forward(
         self,
         x: Tensor,
-        batch: PackedBatch,
+        batch: PackedBatch | Tensor | None,
         rows: Tensor | None = None,
         max_tokens_read: int | None = None,
         qkv: Tensor | None = None,
     ) -> Tensor:
-        """[T, H] to [T, H], or to [R, H] of the tokens `rows`; `max_tokens_read` and `qkv` as in the attention."""
+        """[T, H] to [T, H], or to [R, H] of the tokens `rows`; `max_tokens_read` and `qkv` as in the attention.
+
+        D2L's call, X [B, L, H] and valid_lens [B], [B, L] or None in place of the batch, gives [B, L, H].
+        """
+        if not isinstance(batch, PackedBatch):
+            return run_block(self, x, batch)
         attention = self.attention
         if rows is None:
             attended, bias = attention(x, batch, qkv)

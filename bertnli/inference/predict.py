@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,12 +18,13 @@ from bertnli.inference.session import InferenceSession, session_of
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
 from bertnli.runtime.distributed import rank_and_size
 from bertnli.runtime.eval_mode import eval_mode
-from bertnli.tasks.base import Head
+from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import Vocab, space_out_data
 
+_log = logging.getLogger("bertnli")
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
 
 
@@ -82,6 +85,7 @@ def score(
 
 def _session(model: Head | InferenceSession, precision: str | None) -> InferenceSession:
     if not isinstance(model, InferenceSession):
+        check_head(model)
         return session_of(model, precision or "fp32")
     if precision not in (None, model.precision):
         raise ValueError(f"precision={precision!r} was given with a session of precision {model.precision!r}")
@@ -177,7 +181,26 @@ def encode_inputs(
     examples = head.inputs(*inputs)
     if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
         examples = space_out_data(examples, tokenizer.vocab)
-    return head.encode(tokenizer, examples, max_len, truncation)
+    encoded = head.encode(tokenizer, examples, max_len, truncation)
+    if isinstance(examples, TextData) and isinstance(encoded, EncodedTexts):
+        _warn_of_unknown_words(tokenizer, encoded, examples)
+    return encoded
+
+
+def _warn_of_unknown_words(tokenizer: Tokenizer, encoded: EncodedTexts, texts: TextData) -> None:
+    """Warn once a tokenizer, with the words of the first texts that have any."""
+    if tokenizer.has_warned or not bool((encoded.ids == tokenizer.unk_id).any()):
+        return
+    tokenizer.has_warned = True
+    words = dict.fromkeys(
+        word for side in (texts.first, texts.second or ()) for text in side for word in text.split()
+        if tokenizer.unk_id in tokenizer.encode(word)
+    )  # fmt: skip
+    shown = ", ".join(repr(word) for word in itertools.islice(words, 10))
+    _log.warning(
+        "the model's vocabulary lacks %d of the words: %s%s. It sees no difference between them; this is said once",
+        len(words), shown, ", ..." if len(words) > 10 else "",
+    )  # fmt: skip
 
 
 def predict(
@@ -200,8 +223,9 @@ def predict(
     truncation  see `Tokenizer.encode_pairs`
     batch_size, precision  as in `score`
 
-    A classifier gives a Prediction an example, a regressor a float. Raises ValueError for lists of different lengths,
-    and where the model's outputs are NaN or infinite.
+    A classifier gives a Prediction an example, a regressor a float. A warning, once a tokenizer, names words that the
+    vocabulary lacks. Raises ValueError for lists of different lengths, and where the model's outputs are NaN or
+    infinite.
     """
     session = _session(model, precision)
     head = session.model

@@ -211,6 +211,16 @@ class Head(CountsReplacements):
         return TextData.of(*texts)
 
 
+def check_head(model: object) -> None:
+    """Raise TypeError for a model that is no Head, such as the classifier that D2L's chapter defines itself."""
+    if not hasattr(model, "task"):  # a compiled head has its attributes, but not its class
+        raise TypeError(
+            f"expected a head such as bertnli.BERTClassifier; found {type(model).__module__}.{type(model).__name__}. "
+            "For the classifier of D2L's notebook make a head of its weights: head = d2l.BERTClassifier(bert); "
+            "head.load_state_dict(net.state_dict())"
+        )
+
+
 def class_label_error(labels: Tensor, dim: int, classes: int) -> str | None:
     """What is wrong with labels that should be classes 0 to `classes` - 1, of `dim` dimensions."""
     if labels.dtype != torch.int64:

@@ -56,6 +56,7 @@ class Tokenizer(ABC):
     cls_id: int
     sep_id: int
     unk_id: int
+    has_warned = False  # of words that it does not know
 
     @abstractmethod
     def __len__(self) -> int: ...

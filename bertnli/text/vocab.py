@@ -20,7 +20,7 @@ from bertnli.data.texts import TextData
 class Vocab:
     """D2L's vocabulary: `<unk>`, the reserved tokens, then the tokens by falling frequency (ties: first seen first).
 
-    tokens            a list of str, or a list of such lists
+    tokens            a list of tokens, or of lists of tokens. A token is a str, or a tuple of str (a bigram, say)
     min_freq          least frequency of a token (default: 0)
     reserved_tokens   tokens after `<unk>` whatever their frequency
 
@@ -33,13 +33,13 @@ class Vocab:
 
     def __init__(
         self,
-        tokens: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        tokens: Sequence[Any] | None = None,
         min_freq: int = 0,
         reserved_tokens: Sequence[str] | None = None,
     ) -> None:
-        counter: Counter[str] = Counter()
+        counter: Counter[Any] = Counter()
         for line in tokens if tokens is not None else ():
-            counter.update((line,) if isinstance(line, str) else line)
+            counter.update((line,) if isinstance(line, str | tuple) else line)
         self._token_freqs = counter.most_common()  # stable: ties keep the order of first appearance
         self.idx_to_token: list[str] = ["<unk>", *(reserved_tokens or ())]
         self.token_to_idx: dict[str, int] = {token: i for i, token in enumerate(self.idx_to_token)}
@@ -84,6 +84,9 @@ class Vocab:
     def __getitem__(self, tokens: list[Any] | tuple[Any, ...]) -> list[Any]: ...
     def __getitem__(self, tokens: str | list[Any] | tuple[Any, ...]) -> int | list[Any]:
         if isinstance(tokens, list | tuple):
+            bigrams: dict[Any, int] = self.token_to_idx
+            if isinstance(tokens, tuple) and all(isinstance(token, str) for token in tokens) and tokens in bigrams:
+                return bigrams[tokens]
             return [self[token] for token in tokens]
         return self.token_to_idx.get(tokens, self.unk)
 

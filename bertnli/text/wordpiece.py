@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -59,19 +60,42 @@ class WordPieceTokenizer(Tokenizer):
 
         Pieces that occur fewer than `min_freq` times are unknown. Case and accents are dropped.
         """
-        special = list(cls.SPECIAL)
+        counts: Counter[str] = Counter()
+        for word, n in cls._count_words(texts).items():
+            for i, c in enumerate(word):
+                counts[c if i == 0 else f"##{c}"] += n
+        return cls([*cls.SPECIAL, *(piece for piece, n in counts.most_common() if n >= min_freq)])
+
+    @classmethod
+    def of_words(cls, texts: Iterable[str], min_freq: int = 5) -> WordPieceTokenizer:
+        """Take the words of the texts, and single characters and pairs of them as pieces of all other words.
+
+        Words, and pairs in different words, that occur fewer than `min_freq` times are left out. Latin letters and
+        digits are all in, so that no word of them is unknown. Case and accents are dropped.
+        """
+        words, pieces = cls._count_words(texts), Counter(string.ascii_lowercase + string.digits)
+        for word in words:
+            pieces.update(word[i : i + n] for n in (1, 2) for i in range(len(word) - n + 1))
+        kept = [piece for piece, n in pieces.most_common() if len(piece) == 1 or n >= min_freq]
+        known = [word for word, n in words.most_common() if n >= min_freq]
+        return cls(dict.fromkeys([*cls.SPECIAL, *known, *kept, *(f"##{piece}" for piece in kept)]))
+
+    @classmethod
+    def _count_words(cls, texts: Iterable[str]) -> Counter[str]:
+        """The words and punctuation marks of the texts, without case and accents, and how often they occur."""
         texts = list(texts)
-        words = cls(special).encode_texts_with_offsets(texts)  # all are unknown; their places matter
+        words = cls(cls.SPECIAL).encode_texts_with_offsets(texts)  # all are unknown; their places matter
         counts: Counter[str] = Counter()
         bounds = words.offsets.tolist()
         places = list(zip(words.starts.tolist(), words.ends.tolist(), strict=True))
         for text, low, high in zip(texts, bounds, bounds[1:], strict=False):
-            for start, end in places[low:high]:
-                plain = unicodedata.normalize("NFD", text[start:end].lower())
-                first, *rest = [c for c in plain if unicodedata.category(c) != "Mn"] or [""]
-                counts.update([first, *(f"##{c}" for c in rest)])
-        del counts[""]
-        return cls([*special, *(piece for piece, n in counts.most_common() if n >= min_freq)])
+            counts.update(text[start:end] for start, end in places[low:high])
+        plain: Counter[str] = Counter()
+        for word, n in counts.items():
+            decomposed = unicodedata.normalize("NFD", word.lower())
+            plain["".join(c for c in decomposed if unicodedata.category(c) != "Mn")] += n
+        del plain[""]
+        return plain
 
     @classmethod
     def from_file(

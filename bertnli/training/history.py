@@ -1,19 +1,15 @@
-"""What a training run reports: figures of each epoch, and a progress bar."""
+"""What a training run reports: figures of each epoch, and progress within one."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
+from bertnli.data.progress import Progress
 from bertnli.training.options import TrainingOptions
 from bertnli.training.steps import StepResult
-
-_REFRESH_SECONDS = 0.2
 
 
 @dataclass
@@ -86,27 +82,22 @@ class History:
         return asdict(self)
 
 
-class ProgressBar:
-    """A bar with loss, accuracy, pairs/s and time left of one epoch, if standard error is a terminal."""
+class EpochProgress(Progress):
+    """Loss, accuracy, pairs/s and time left of one epoch.
+
+    num_processes   processes that share the epoch's steps
+    """
 
     def __init__(self, total: int, title: str, num_processes: int, enabled: bool) -> None:
-        self._bar = tqdm(total=total, desc=title, unit="pairs", disable=None if enabled else True, leave=False)
-        self._num_processes, self._shown = num_processes, time.perf_counter()
+        super().__init__(total, title, "pairs", enabled)
+        self._num_processes = num_processes
 
-    def __enter__(self) -> ProgressBar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def update(self, num_examples: int, results: Sequence[StepResult]) -> None:
+    def add(self, num_examples: int, results: Sequence[StepResult]) -> None:
         """Advance by some examples; `results` are those of all steps so far, of this process."""
-        # Reading a figure waits for the device.
-        if not self._bar.disable and time.perf_counter() - self._shown > _REFRESH_SECONDS:
-            self._shown = time.perf_counter()
-            share = self._num_processes / sum(r.num_targets for r in results)
-            correct = [r.num_correct for r in results if r.num_correct is not None]
-            text = {"loss": f"{float(sum(r.loss_sum for r in results)) * share:.3f}"}
-            text |= {"acc": f"{int(sum(correct)) * share:.3f}"} if correct else {}
-            self._bar.set_postfix(text, refresh=False)
-        self._bar.update(num_examples)
+        self.update(num_examples, lambda: self._figures(results))  # reading them waits for the device
+
+    def _figures(self, results: Sequence[StepResult]) -> str:
+        share = self._num_processes / sum(r.num_targets for r in results)
+        correct = [r.num_correct for r in results if r.num_correct is not None]
+        text = f"loss {float(sum(r.loss_sum for r in results)) * share:.3f}"
+        return f"{text}, acc {int(sum(correct)) * share:.3f}" if correct else text

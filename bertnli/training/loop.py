@@ -16,11 +16,11 @@ from bertnli.inference.predict import NotFiniteError, check_labels, evaluate
 from bertnli.runtime.cuda_graphs import use_cuda_graphs
 from bertnli.runtime.distributed import all_reduce_sum, broadcast_from_rank_0, rank_and_size
 from bertnli.runtime.memory import flush_denormals, reuse_memory
-from bertnli.tasks.base import Head
+from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import split_batches
 from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
 from bertnli.training.freezing import cached_features, freeze, restored_after_training
-from bertnli.training.history import Epoch, History, ProgressBar
+from bertnli.training.history import Epoch, EpochProgress, History
 from bertnli.training.optimizer import TrainingOptimizer, make_optimizer
 from bertnli.training.options import TrainingOptions
 from bertnli.training.resume import read_state, restore_state, run_key, write_state
@@ -47,7 +47,7 @@ def fit(
     options     see TrainingOptions; each can also be given by keyword: `fit(model, train, epochs=2, lr=3e-5)`
     objective   what is minimised (default: the task's loss)
     device      where to train (default: where the model is)
-    progress    show a bar, if standard error is a terminal
+    progress    show progress on standard error: a bar in a terminal or notebook, else a line every half minute or more
     state_file  file for the run's state, written after each epoch. If it holds the state of an interrupted run of the
                 same options, model and data, that run is continued. Remove it once the result is saved
     on_epoch    called with the figures of each epoch
@@ -56,12 +56,13 @@ def fit(
     ends in eval mode. `requires_grad` and the random generators of the CPU and the model's device stay as they were.
 
     If every process of a torch.distributed group calls it, each step's examples are shared among them (see
-    runtime/distributed.py). All end with equal weights; the first writes `state_file` and shows the bar.
+    runtime/distributed.py). All end with equal weights; the first writes `state_file` and shows progress.
 
     Raises ValueError for labels that the model cannot have, for sequences longer than the model's `max_len`, for
     options out of range, for the state file of another run, and if the loss becomes NaN or infinite; TypeError for an
     unknown option.
     """
+    check_head(model)
     options = (options or TrainingOptions()).changed(changes)
     objective = objective or Objective()
     train = encoded_texts(train, "train")
@@ -125,14 +126,14 @@ class _Run:
             step.start_epoch()
             results: list[StepResult] = []
             started, title = time.perf_counter(), f"epoch {epoch + 1}/{options.epochs}"
-            bar = ProgressBar(len(self.train_data), title, self.num_processes, progress and self.rank == 0)
-            with bar, optimizer.epoch():
+            shown = EpochProgress(len(self.train_data), title, self.num_processes, progress and self.rank == 0)
+            with shown, optimizer.epoch():
                 for examples in order:
                     optimizer.set_lr(options.lr * lr_factor(len(history.losses) + len(results)))
                     results.append(step(examples))
                     if device.type == "cpu" and self.num_processes == 1:  # elsewhere reading the loss would wait
                         self.check_finite([float(results[-1].loss_sum)], len(results))
-                    bar.update(len(examples), results)
+                    shown.add(len(examples), results)
             self.finish_epoch(results, started, optimizer)
             if on_epoch is not None:
                 on_epoch(history.epochs[-1])

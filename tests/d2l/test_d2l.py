@@ -72,7 +72,8 @@ def test_train_ch13_steps_on_the_summed_loss(batches: int, capsys: pytest.Captur
     twin.load_state_dict(net.state_dict())
     loss, data = nn.CrossEntropyLoss(reduction="none"), toy_batches(batches)
     trainer = torch.optim.Adam(net.parameters(), lr=0.01)
-    animator = d2l.train_ch13(net, data, data, loss, trainer, 2, [torch.device("cpu")])
+    animator = d2l.Animator()
+    d2l.train_ch13(net, data, data, loss, trainer, 2, [torch.device("cpu")], animator)
     optimizer = torch.optim.Adam(twin.parameters(), lr=0.01)
     for _ in range(2):
         total = 0.0
@@ -129,35 +130,12 @@ def test_small_helpers() -> None:
     assert timer.sum() == timer.avg() == timer.cumsum()[-1]
 
 
-NAMES = """
-    DATA_HUB DATA_URL download download_extract Vocab tokenize get_tokens_and_segments get_dataloader_workers try_gpu
-    try_all_gpus read_snli BERTModel BERTEncoder SNLIBERTDataset BERTClassifier load_pretrained_model train_ch13
-    train_batch_ch13 evaluate_accuracy_gpu accuracy Timer Accumulator Animator
-"""
-
-
-def test_every_name_of_the_chapter_is_there() -> None:
-    assert set(NAMES.split()) == set(d2l.__all__)
-    assert all(hasattr(d2l, name) for name in NAMES.split())
-
-
 def test_accuracy_of_a_function() -> None:
     data = toy_batches(2)
     net = nn.Linear(5, 3)
     assert d2l.evaluate_accuracy_gpu(lambda x: net(x), data) == d2l.evaluate_accuracy_gpu(net, data)
     with pytest.raises(ValueError, match="no examples"):
         d2l.evaluate_accuracy_gpu(net, [])
-
-
-def test_animator_keeps_its_curves(tmp_path: Path) -> None:
-    animator = d2l.Animator(xlabel="epoch", xlim=[1, 2], legend=["a", "b"])
-    animator.add(1, (0.5, None))
-    animator.add(2, (0.25, 0.75))
-    assert animator.X == [[1.0, 2.0], [2.0]]
-    assert animator.Y == [[0.5, 0.25], [0.75]]
-    assert animator.fig is not None
-    animator.fig.savefig(tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_training_goes_on_without_matplotlib(
@@ -168,9 +146,8 @@ def test_training_goes_on_without_matplotlib(
     net = nn.Linear(5, 3)
     for _ in range(2):
         trainer = torch.optim.SGD(net.parameters(), lr=0.1)
-        animator = d2l.train_ch13(
-            net, toy_batches(), toy_batches(), nn.CrossEntropyLoss(reduction="none"), trainer, 1, [torch.device("cpu")]
-        )
+        animator, loss = d2l.Animator(), nn.CrossEntropyLoss(reduction="none")
+        d2l.train_ch13(net, toy_batches(), toy_batches(), loss, trainer, 1, animator=animator)
         assert animator.fig is None
         assert animator.X[2] == [1.0]
     assert caplog.text.count("curves are not drawn: matplotlib is missing (pip install matplotlib)") == 1

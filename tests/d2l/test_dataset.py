@@ -15,6 +15,7 @@ from torch.utils.data._utils.collate import default_collate
 
 from bertnli.d2l.dataset import SNLIBERTDataset
 from bertnli.data.snli import read_snli
+from bertnli.text.tokenizer import WordTokenizer
 from bertnli.text.wordpiece import WordPieceTokenizer
 
 
@@ -108,3 +109,88 @@ def test_rows_of_a_batch_are_examples_too() -> None:
     assert_same_tree(default_collate(rows), default_collate([items[4], items[2], items[2]]))
     assert_same_tree(default_collate(list(rows)), default_collate([items[4], items[2], items[2]]))
     assert_same_tree(default_collate(rows[:2]), default_collate([items[4], items[2]]))
+
+
+# ---- subclasses and assignments ----
+
+
+class CutByRatio(SNLIBERTDataset):
+    """D2L's exercise: cut both texts in proportion to their lengths."""
+
+    def _truncate_pair_of_tokens(self, p_tokens: list[str], h_tokens: list[str]) -> None:
+        total, budget = len(p_tokens) + len(h_tokens), self.max_len - 3
+        if total > budget:
+            kept = len(p_tokens) * budget // total
+            del p_tokens[kept:], h_tokens[budget - kept :]
+
+
+class AsBefore(SNLIBERTDataset):
+    """Overrides a step without changing it."""
+
+    def _mp_worker(self, premise_hypothesis_tokens: list[list[str]]) -> tuple[list[int], list[int], int]:
+        return super()._mp_worker(premise_hypothesis_tokens)
+
+
+class Reversed(SNLIBERTDataset):
+    def _preprocess(self, all_premise_hypothesis_tokens: list[list[list[str]]]) -> Any:
+        return super()._preprocess([pair[::-1] for pair in all_premise_hypothesis_tokens])
+
+
+def random_data(n: int = 60) -> tuple[list[str], list[str], list[int]]:
+    rng = random.Random(5)
+    return (*random_pairs(rng, n), [rng.randrange(3) for _ in range(n)])
+
+
+def tensors(dataset: SNLIBERTDataset) -> list[torch.Tensor]:
+    return [dataset.all_token_ids, dataset.all_segments, dataset.valid_lens, dataset.labels]
+
+
+def test_overridden_steps_are_honoured() -> None:
+    first, second, labels = random_data()
+    fast = SNLIBERTDataset((first, second, labels), 12, WORD_VOCAB)
+    assert_same_tree(tensors(AsBefore((first, second, labels), 12, WORD_VOCAB)), tensors(fast))
+    swapped = SNLIBERTDataset((second, first, labels), 12, WORD_VOCAB)
+    assert_same_tree(tensors(Reversed((first, second, labels), 12, WORD_VOCAB)), tensors(swapped))
+    ratio = CutByRatio((first, second, labels), 12, WORD_VOCAB)
+    assert not torch.equal(ratio.all_token_ids, fast.all_token_ids)
+    for i, (p, h) in enumerate(zip(first, second, strict=True)):
+        words, others = p.lower().split(), h.lower().split()
+        ratio._truncate_pair_of_tokens(words, others)
+        ids = WORD_VOCAB[["<cls>", *words, "<sep>", *others, "<sep>"]]
+        assert ratio.all_token_ids[i, : len(ids)].tolist() == ids
+    assert_equal_encoded(AsBefore((first, second, labels), 12, WORD_VOCAB).encoded, fast.encoded)
+    batch = next(iter(DataLoader(ratio, 16)))
+    assert_same_tree(batch, [[t[:16] for t in tensors(ratio)[:3]], ratio.labels[:16]])
+    assert len(AsBefore(([], [], []), 12, WORD_VOCAB)) == 0
+    with pytest.raises(ValueError, match="vocab must be a Vocab"):
+        AsBefore((["a"], ["b"], [0]), 8, WordPieceTokenizer([*SPECIAL, "a", "b"]))
+
+
+def test_truncation_by_ratio() -> None:
+    first, second, labels = random_data()
+    dataset = SNLIBERTDataset((first, second, labels), 12, WORD_VOCAB, truncation="ratio")
+    encoded = WordTokenizer(WORD_VOCAB).encode_pairs(first, second, 12, "ratio", labels=labels)
+    assert_equal_encoded(dataset.encoded, encoded)
+
+
+def test_tensors_can_be_assigned() -> None:
+    dataset = SNLIBERTDataset(random_data(), 12, WORD_VOCAB)
+    dataset.labels = dataset.labels % 2
+    assert int(dataset.encoded.labels.max()) == 1  # type: ignore[union-attr]
+    dataset.labels = [2] * 60
+    assert dataset[3][1].item() == 2
+    ids = dataset.all_token_ids.clone()
+    ids[:, 1] = 7
+    dataset.all_token_ids = ids
+    assert dataset[5][0][0][1] == 7
+    assert torch.equal(next(iter(DataLoader(dataset, 60)))[0][0], ids)
+    assert torch.equal(dataset.encoded.to_padded()[0], ids)
+    dataset.all_token_ids[0, 1] = 8  # in place
+    assert dataset[0][0][0][1] == 8
+    dataset.valid_lens = dataset.valid_lens - 1
+    assert int(dataset.encoded.lengths.max()) == 11
+    with pytest.raises(ValueError, match=r"expected a tensor of shape \[60, 12\]; found \[1, 12\]"):
+        dataset.all_segments = torch.zeros(1, 12)
+    dataset.all_segments = torch.arange(12).expand(60, 12) % 2
+    with pytest.raises(ValueError, match="all_segments must be 0 for the first text"):
+        _ = dataset.encoded.labels

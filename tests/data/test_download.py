@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bertnli import d2l
 from bertnli.data import download as hub
 from bertnli.data.files import atomic_path
 
@@ -149,3 +150,61 @@ def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
         path.write_text(str(1 // 0))
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_fetched_is_said(
+    server: tuple[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = hub.download(f"{server[0]}/mini.zip", tmp_path)
+    assert capsys.readouterr() == ("", f"downloading {path} from {server[0]}/mini.zip\n")
+    hub.download(f"{server[0]}/mini.zip", tmp_path)
+    hub.download(f"{server[0]}/mini.zip", tmp_path / "other", progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_unpacked_folder_needs_no_network(
+    tmp_path: Path, site: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub.DATA_HUB, "mini", (f"{server[0]}/mini.zip", None))
+    folder = Path(hub.download_extract("mini", into=tmp_path))
+    (tmp_path / "mini.zip").unlink()
+    requests = len(server[1])
+    assert hub.download_extract("mini", into=tmp_path) == str(folder)
+    assert len(server[1]) == requests
+    for path in folder.iterdir():
+        path.unlink() if path.is_file() else None
+    (folder / "b" / "c.txt").unlink()
+    (folder / "b").rmdir()
+    assert (Path(hub.download_extract("mini", into=tmp_path)) / "a.txt").exists()  # an empty folder is none
+
+
+@pytest.mark.parametrize("name", ["icon.zip", "icon.tar.gz"])
+def test_names_with_control_characters_are_left_out(name: str, site: Path, tmp_path: Path) -> None:
+    """SNLI's archive has `Icon\\r`, which Windows cannot create."""
+    names = ["icon/a.txt", "icon/Icon\r", "icon/\x7f/b.txt", "icon/é.txt"]
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(site / name, "w") as zipped:
+            for member in names:
+                zipped.writestr(member, "x")
+    else:
+        with tarfile.open(site / name, "w:gz") as tarred:
+            for member in names:
+                tarred.addfile(tarfile.TarInfo(member))
+    found = Path(hub.download_extract((site / name).as_uri(), "icon", into=tmp_path))
+    assert sorted(path.name for path in found.iterdir()) == ["a.txt", "é.txt"]
+
+
+def test_both_editions_keywords(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = (site / "mini.zip").as_uri()
+    monkeypatch.setitem(d2l.DATA_HUB, "mini", (address, None))
+    for i, path in enumerate((
+        d2l.download(url=address, folder=tmp_path / "0"),
+        d2l.download("mini", cache_dir=tmp_path / "1"),
+        d2l.download(name="mini", cache_dir=tmp_path / "2"),
+        d2l.download(address, tmp_path / "3", None),
+    )):  # fmt: skip
+        assert Path(path) == tmp_path / str(i) / "mini.zip"
+    with pytest.raises(TypeError, match="one of name and url"):
+        d2l.download()
+    with pytest.raises(TypeError, match="folder and cache_dir"):
+        d2l.download("mini", folder=tmp_path, cache_dir=tmp_path)

@@ -33,10 +33,11 @@ class OracleConfig:
 
 
 def masked_softmax(scores: Tensor, valid_lens: Tensor | None) -> Tensor:
-    """Softmax over the last axis of [B, h, L, L]; keys at `valid_lens` [B] and beyond get the score -1e6."""
+    """Softmax over the last axis of [B, h, L, L]; keys at `valid_lens` [B] or, by query, [B, L], and beyond get the
+    score -1e6."""
     if valid_lens is not None:
-        padding = torch.arange(scores.shape[-1], device=scores.device) >= valid_lens[:, None]  # (B, L)
-        scores = scores.masked_fill(padding[:, None, None, :], -1e6)
+        lens = valid_lens.view(len(valid_lens), 1, -1, 1)
+        scores = scores.masked_fill(torch.arange(scores.shape[-1], device=scores.device) >= lens, -1e6)
     return torch.softmax(scores, dim=-1)
 
 

@@ -7,7 +7,19 @@ import torch
 from helpers.models import TOLERANCE, difference, make_encoded, make_head
 from torch import Tensor
 
-from bertnli import BERTClassifier, InferenceSession, PackedBatch, evaluate, score
+from bertnli import (
+    BERTClassifier,
+    BERTConfig,
+    BERTModel,
+    InferenceSession,
+    PackedBatch,
+    Vocab,
+    WordPieceTokenizer,
+    WordTokenizer,
+    evaluate,
+    predict,
+    score,
+)
 
 ENCODED = make_encoded([15, 25, 9, 40])
 
@@ -91,3 +103,17 @@ def test_compiled_models_run_in_eval_mode(inside: bool) -> None:
     assert all(m.training for m in model.modules())
     with pytest.raises(ValueError, match="precision='int8' needs an unmodified"):
         score(compiled, ENCODED, precision="int8")  # type: ignore[arg-type]
+
+
+def test_unknown_words_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    words = WordTokenizer(Vocab(["a", "man", "."], reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
+    model = BERTClassifier(BERTModel(BERTConfig(len(words), num_hiddens=8, num_heads=2)))
+    predict(model, words, "A man.", "A man")
+    assert not caplog.records
+    for _ in range(2):
+        predict(model, words, ["A man", "a zebra"], ["A sushi.", "a Zebra"])
+    (record,) = caplog.records
+    assert "lacks 3 of the words: 'zebra', 'sushi', 'Zebra'. It sees no difference" in record.getMessage()
+    pieces = WordPieceTokenizer.of_words(["a man ."], 1)
+    predict(BERTClassifier(BERTModel(BERTConfig(len(pieces), num_hiddens=8, num_heads=2))), pieces, "a zebra", "中")
+    assert "lacks 1 of the words: '中'." in caplog.records[-1].getMessage()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,3 +38,16 @@ def test_vocab_files(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"bad\.json(: expected a JSON list of tokens| is not JSON)"):
             Vocab.from_json(tmp_path / "bad.json")
+
+
+def test_tokens_that_are_tuples() -> None:
+    vocab: Any = Vocab([("a", "b"), ("b", "c"), ("a", "b")])
+    assert vocab.token_freqs == [(("a", "b"), 2), (("b", "c"), 1)]
+    assert vocab.idx_to_token == ["<unk>", ("a", "b"), ("b", "c")]
+    assert (vocab["a", "b"], vocab[[("b", "c"), ("x", "y")]]) == (1, [2, [0, 0]])
+
+
+def test_repeated_reserved_tokens() -> None:
+    vocab = Vocab(["a", "b"], reserved_tokens=["<pad>", "<pad>", "<unk>"])
+    assert vocab.to_tokens(vocab[["<pad>", "<unk>", "a", "b"]]) == ["<pad>", "<unk>", "a", "b"]
+    assert len(vocab) == len(vocab.idx_to_token)

@@ -222,3 +222,14 @@ def test_more_words_than_the_cache_holds(real: Real) -> None:
     ours, expected = real
     texts = [" ".join(f"w{i * 50 + k}z" for k in range(50)) for i in range(3000)]
     assert_same_ids(expected, ours, texts + texts[:100])
+
+
+def test_pieces_of_words() -> None:
+    texts = ["The cat sat.", "the Cät", "that hat", "x"]
+    tokenizer = WordPieceTokenizer.of_words(texts, 2)
+    assert tokenizer.tokens[5:7] == ["the", "cat"]
+    assert tokenizer.tokenize("The cats") == ["the", "ca", "##t", "##s"][:1] + tokenizer.tokenize("cats")
+    assert tokenizer.tokenize("sat") == ["s", "##at"]  # "at" is in four words, "sa" in one
+    assert "[UNK]" not in tokenizer.tokenize("zebra 7 quartz.")
+    assert tokenizer.tokenize("中") == ["[UNK]"]
+    assert len(set(tokenizer.tokens)) == len(tokenizer)
