@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from bertnli.checkpoint import d2l, huggingface, onnx, own, sentence_transformers
 from bertnli.checkpoint.card import provenance_of, write_card
-from bertnli.checkpoint.files import Checkpoint, find_folder, read_object
+from bertnli.checkpoint.files import Checkpoint, read_object
+from bertnli.checkpoint.hub import find_folder
 from bertnli.encoder.bert import BERTEncoder, BERTModel
 from bertnli.tasks.base import HEADS, Head, check_head
 from bertnli.text.encoded import EncodedTexts

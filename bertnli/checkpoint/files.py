@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +17,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from bertnli.data import download as hub
 from bertnli.data.files import atomic_paths, read_json
 from bertnli.data.tensors import read_tensors
 from bertnli.encoder.bert import BERTModel
@@ -55,38 +53,6 @@ class Checkpoint:
     @property
     def tokenizer(self) -> Tokenizer:
         return WordTokenizer(self.vocab) if isinstance(self.vocab, Vocab) else self.vocab
-
-
-def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
-    """The checkpoint's folder: `name` itself, or where a name of DATA_HUB or of the Hugging Face hub was downloaded.
-
-    folder: where downloads go. Raises FileNotFoundError if `name` is none of these.
-    """
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if str(name) in hub.DATA_HUB:
-        return Path(hub.download_extract(str(name), into=folder))
-    if path.is_absolute() or str(name).startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-        raise FileNotFoundError(f"{name}: no such folder")
-    try:
-        from huggingface_hub import snapshot_download  # an extra
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError:
-        raise FileNotFoundError(
-            f"{name}: no such folder, and not bert.small or bert.base; to download it from the Hugging Face hub, "
-            "pip install huggingface_hub"
-        ) from None
-    patterns = ["config.json", "*.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
-    patterns += ["special_tokens_map.json", "added_tokens.json"]
-    try:
-        cache = None if folder is None else Path(folder)
-        return Path(snapshot_download(str(name), allow_patterns=patterns, cache_dir=cache))
-    except (HfHubHTTPError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name}: no such folder, not bert.small or bert.base, and downloading it from the Hugging Face hub "
-            f"failed: {error}"
-        ) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -136,7 +102,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     return _without_wrappers(tensors, path), metadata.get("bertnli.fingerprint")
 
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path, str | None]:
@@ -145,7 +111,7 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path, str | None]:
 
     Raises FileNotFoundError for a missing file, ValueError for a broken one.
     """
-    path = next((folder / name for name in _WEIGHTS if (folder / name).exists()), None)
+    path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if path is None:
         raise FileNotFoundError(
             f"{folder} has neither model.safetensors nor pytorch_model.bin, be it whole or in shards"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT
 from helpers.oracles import OracleConfig, d2l_bert_classifier, random_state
 from safetensors.torch import load_file, save_file
 
@@ -363,78 +359,3 @@ def test_a_foreign_config_is_refused(tmp_path: Path) -> None:
     save_file(lacking, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="lacks encoder"):
         load_pretrained_model(tmp_path)
-
-
-SERVE = r"""
-import http.server, json, sys
-from pathlib import Path
-root, sha = Path(sys.argv[1]), "0" * 40
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.answer(False)
-
-    def do_GET(self):
-        self.answer(True)
-
-    def answer(self, body):
-        path = self.path.split("?")[0]
-        names = sorted(p.name for p in root.iterdir())
-        if path.startswith("/api/models/team/tiny/tree/"):
-            files = [{"type": "file", "path": n, "size": (root / n).stat().st_size, "oid": n} for n in names]
-            data = json.dumps(files).encode()
-        elif path.startswith("/api/models/team/tiny"):
-            data = json.dumps({"id": "team/tiny", "sha": sha, "siblings": [{"rfilename": n} for n in names]}).encode()
-        elif path.startswith("/team/tiny/resolve/") and (root / path.split("/")[-1]).is_file():
-            data = (root / path.split("/")[-1]).read_bytes()
-        else:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        tag = "\"" + path.split("/")[-1] + "\""
-        for name, value in {"X-Repo-Commit": sha, "ETag": tag, "Content-Length": len(data)}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
-LOAD = """
-import sys
-from bertnli import load_pretrained_model
-bert, tokenizer = load_pretrained_model("team/tiny", folder=sys.argv[1])
-print(bert.config.num_layers, tokenizer.encode("the dogs"))
-try:
-    load_pretrained_model("team/absent", folder=sys.argv[1])
-except FileNotFoundError as error:
-    print("refused" if "team/absent" in str(error) else error)
-"""
-
-
-def test_a_name_on_the_hub(tmp_path: Path) -> None:
-    """In a process of its own, since the hub's address is read when its client is imported."""
-    pytest.importorskip("huggingface_hub")
-    net = BERTClassifier(BERTModel(small(True)))
-    save_pretrained(net, tmp_path / "repo", WordPieceTokenizer(PIECES), format="huggingface")
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(tmp_path / "repo")], stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        endpoint = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-        environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-        environment.update(HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT))
-        environment.pop("HF_HUB_OFFLINE", None)
-        result = subprocess.run(
-            [sys.executable, "-c", LOAD, str(tmp_path / "cache")],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        server.kill()
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == ["2 [5, 6, 8]", "refused"]
