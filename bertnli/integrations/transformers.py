@@ -95,9 +95,8 @@ def accelerate(model: nn.Module, precision: str) -> None:
 
 def _kind(model: nn.Module) -> str:
     """The model's class, with that of the encoder in a sentence-transformers model."""
-    names = [type(model).__name__]
     kinds = {getattr(m.config, "model_type", None) for m in model.modules() if hasattr(m, "config")} - {None}
-    return names[0] + (f" (model_type {', '.join(sorted(map(str, kinds)))})" if kinds else "")
+    return type(model).__name__ + (f" (model_type {', '.join(sorted(map(str, kinds)))})" if kinds else "")
 
 
 class _OtherForward:
@@ -200,16 +199,17 @@ class PackedForward(_OtherForward):
         first: bool,
     ) -> Tensor:
         """Vectors of all tokens [B, L, H], zeros in the padding, or of the first ones [B, 1, H]."""
+        shared.check_device(input_ids)
         batch, index = _pack(input_ids, mask, segments, positions, needs_first=self.module.pooler is not None)
-        head = shared.head(first)
-        if shared.needs_modules():
+        head, device = shared.head(first), batch.device.type
+        as_is = self.precision == "fp32" and (device != "cpu" or torch.is_autocast_enabled(device))
+        if as_is or shared.needs_modules():
             x = shared.encode(batch, head)
         else:
-            autocast = torch.is_autocast_enabled(batch.device.type) and self.precision == "fp32"
-            session = session_of(head, "bf16" if autocast else self.precision)
+            session = session_of(head, self.precision)
             if not session.is_unmodified():
                 shared.encoder.sessions.clear()
-                session = session_of(head, session.precision)
+                session = session_of(head, self.precision)
             x = session.features(batch)
         (count, length), width = input_ids.shape, x.shape[1]
         if first or index is None:
@@ -339,6 +339,17 @@ class _SharedEncoder:
             head.training = False
             self._heads[first] = head
         return self._heads[first]
+
+    def check_device(self, input_ids: Tensor) -> None:
+        """CannotPackError for a device or dtype that the operators do not know, ValueError for inputs elsewhere."""
+        weight = self.position_weight
+        if weight.device.type not in ("cpu", "cuda") or (weight.device.type == "cpu" and weight.dtype == torch.float16):
+            raise CannotPackError(f"its parameters are {weight.dtype} on {weight.device}")
+        if input_ids.device != weight.device:
+            raise ValueError(
+                f"input_ids are on {input_ids.device}, the model's parameters on {weight.device}. An accelerated model "
+                "cannot be replicated by nn.DataParallel; use DistributedDataParallel (torchrun)"
+            )
 
     def needs_modules(self) -> bool:
         """True if a call needs gradients or drops out: then the modules compute, not the operator of inference."""

@@ -175,6 +175,23 @@ def test_int8_is_refused_where_modules_run() -> None:
 
 
 @torch.no_grad()
+def test_dtypes_and_autocast(caplog: pytest.LogCaptureFixture) -> None:
+    plain = make_model(BertForSequenceClassification)
+    model = bertnli.accelerate(copy.deepcopy(plain))
+    wanted = plain(**INPUTS).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(**INPUTS).logits
+    assert found.dtype == torch.bfloat16
+    assert 0 < (found.float() - wanted).abs().max() < 5e-2 * wanted.abs().max()
+    torch.testing.assert_close(model.double()(**INPUTS).logits, plain.double()(**INPUTS).logits)
+    assert FALLBACK not in caplog.text
+    assert model.half()(**INPUTS).logits.dtype == torch.float16
+    assert "torch.float16 on cpu" in caplog.text
+    with pytest.raises(ValueError, match="input_ids are on meta, the model's parameters on cpu"):
+        bertnli.accelerate(plain.float())(**{name: value.to("meta") for name, value in INPUTS.items()})
+
+
+@torch.no_grad()
 def test_changes_of_the_model_are_seen(kind: Any) -> None:
     model = bertnli.accelerate(make_model(kind))
 
