@@ -105,7 +105,8 @@ def test_other_ways_to_call(kind: Any) -> None:
 @torch.no_grad()
 def test_what_only_the_modules_know_runs_them(name: str, caplog: pytest.LogCaptureFixture) -> None:
     settings = dict(output_hidden_states=True) if name == "config" else {}
-    model = make_model(BertForSequenceClassification, attn_implementation="eager", **settings)
+    attention = "eager" if name == "output_attentions" else "sdpa"
+    model = make_model(BertForSequenceClassification, attn_implementation=attention, **settings)
     call: dict[str, Any] = dict(INPUTS)
     if name == "inputs_embeds":
         call["inputs_embeds"] = model.get_input_embeddings()(call.pop("input_ids"))

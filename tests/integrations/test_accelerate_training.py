@@ -219,3 +219,14 @@ def assert_close(found: Any, wanted: Any) -> None:
         assert found == wanted
     else:
         assert float(found) == pytest.approx(float(wanted), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.distributed
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    model, plain = pair_of_models()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        losses = train(torch.nn.parallel.DistributedDataParallel(model))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert losses == pytest.approx(train(plain), rel=2e-3)
