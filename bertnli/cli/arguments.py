@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder for the corpus, the checkpoint, metrics.jsonl and curves.png",
     )
     sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
-    sub.add_argument("--pairs", type=_positive, default=20000, help="number of training pairs to generate")
+    sub.add_argument("--pairs", type=_positive, default=40000, help="number of training pairs to generate")
     sub.add_argument("--seed", type=int, default=0, help="seed of the corpus and of the training")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
