@@ -12,13 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from bertnli.data.files import atomic_paths, read_json
-from bertnli.data.tensors import read_tensors
+from bertnli.data.files import atomic_paths, read_json, writing
+from bertnli.data.tensors import read_tensors, write_tensors
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
@@ -249,12 +247,8 @@ def write_files(folder: Path, files: Mapping[str, Writer], remove: Sequence[str]
     """
     with atomic_paths(folder, list(files), remove) as temporaries:
         for (name, write), temporary in zip(files.items(), temporaries, strict=True):
-            try:
+            with writing(folder / name):
                 write(temporary)
-            except OSError as error:
-                raise OSError(error.errno, f"cannot write: {error.strerror}", str(folder / name)) from error
-            except (RuntimeError, SafetensorError) as error:  # a full disk, as torch and safetensors say it
-                raise OSError(f"cannot write {folder / name}: {str(error).splitlines()[0]}") from error
 
 
 def write_with_weights(
@@ -276,7 +270,7 @@ def write_with_weights(
     mark = _fingerprint(text["config.json"].encode(), text[name].encode(), tokenizer)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     metadata = {"format": "pt", "bertnli.fingerprint": mark}
-    files: dict[str, Writer] = {"model.safetensors": lambda path: safetensors.torch.save_file(tensors, path, metadata)}
+    files: dict[str, Writer] = {"model.safetensors": lambda path: write_tensors(path, tensors, metadata)}
     for key, value in text.items():
         files[key] = partial(write_text, value)
     write_files(folder, files, remove)

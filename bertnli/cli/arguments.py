@@ -42,18 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command(commands.demo, "Generate a small NLI corpus, train on it from scratch, and predict three pairs.")
-    sub.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/demo"),
-        help="folder for the corpus, the checkpoint, metrics.jsonl and curves.png",
-    )
-    sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
-    sub.add_argument("--pairs", type=_positive, default=40000, help="number of training pairs to generate")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the corpus and of the training")
-    sub.add_argument("--quiet", action="store_true", help="no progress")
-
+    _add_demo(command(commands.demo, "Generate a small NLI corpus, train on it from scratch, and predict three pairs."))
     _add_train(command(commands.train, "Fine-tune a checkpoint, or train from scratch, on labelled examples."))
     _add_distill(
         command(commands.distill, "Train a small student on the labels and on a fine-tuned teacher's outputs.")
@@ -78,7 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
         default="-",
         help="file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words (tagging), or "
         "`question<TAB>context` (qa); or JSON objects with the keys text; premise, hypothesis; words (a list); "
-        "question, context. - is standard input",
+        'question, context. - is standard input. An empty line is an error, an empty text is {"text": ""}; the '
+        "examples before a broken line are predicted (a table is read as a whole first)",
     )
     _add_text_columns(sub)
     _add_running(sub)
@@ -112,6 +102,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder to unpack into (default: $BERTNLI_CACHE, else ~/.cache/bertnli)",
     )
     return parser
+
+
+def _add_demo(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/demo"),
+        help="folder for the corpus, the checkpoint, metrics.jsonl and curves.png",
+    )
+    sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
+    sub.add_argument("--pairs", type=_positive, default=40000, help="number of training pairs to generate")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the corpus and of the training")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _add_train(sub: argparse.ArgumentParser) -> None:
@@ -244,6 +247,9 @@ def _add_training(sub: argparse.ArgumentParser, **defaults: Any) -> None:
             sub.add_argument(flag, type=meta["type"], choices=meta["choices"], default=default, help=meta["help"])
     _add_encoding(sub)
     sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
+    sub.add_argument(
+        "--overwrite", action="store_true", help="replace the model or the interrupted run that --output holds"
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bertnli import checkpoint
+from bertnli.cli.output import prepare_state_file
 from bertnli.cli.plots import save_curves
 from bertnli.cli.reports import print_epoch, print_figures, print_kept_epoch, to_json
 from bertnli.data import download as hub
@@ -41,7 +42,6 @@ from bertnli.training.history import History
 from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
 
-STATE_FILE = "training_state.pt"  # in --output, until the run is done
 _TYPED = (  # what a visitor may type; the corpus has no teachers
     ("A man is sleeping.", "A person is asleep."),
     ("A teacher is drinking coffee.", "The teacher is asleep."),
@@ -90,7 +90,7 @@ def demo(args: Namespace) -> None:
 
 
 def train(args: Namespace) -> None:
-    options, state_file = _training_options(args), _state_file(args)
+    options = _training_options(args)
     torch.manual_seed(args.seed)
     started = time.perf_counter()
     base, tokenizer, task, names, data = _from_scratch(args) if args.scratch else _from_checkpoint(args)
@@ -114,7 +114,7 @@ def train(args: Namespace) -> None:
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     _print_unused_precision(args)
-    args.output.mkdir(parents=True, exist_ok=True)
+    state_file = prepare_state_file(args)
     history = fit(model, train_data, dev_data, options, **_run_arguments(args, state_file))
     _finish(args, model, tokenizer, history, state_file)
 
@@ -197,7 +197,7 @@ def _print_truncated(model: Head, encoded: EncodedTexts) -> None:
 
 
 def distill(args: Namespace) -> None:
-    options, state_file = _training_options(args), _state_file(args)
+    options = _training_options(args)
     teacher, teacher_tokenizer = _load_head(args.teacher, args)
     names = _name_classes(teacher, args.labels)
     data = _load(args, teacher.task, args.train, "train", teacher_tokenizer, names)[: args.limit]
@@ -227,7 +227,7 @@ def distill(args: Namespace) -> None:
         f"{0 if unlabelled is None else len(unlabelled)} unlabelled"
     )
     _print_unused_precision(args)
-    args.output.mkdir(parents=True, exist_ok=True)
+    state_file = prepare_state_file(args)
     history = run_distillation(
         teacher, teacher_tokenizer, student, tokenizer, data, dev, options, unlabelled=unlabelled, max_len=max_len,
         truncation=args.truncation, temperature=args.temperature, hard=args.hard, soft=args.soft, hidden=args.hidden,
@@ -283,7 +283,16 @@ def predict(args: Namespace) -> None:
 def _print_predictions(
     args: Namespace, session: InferenceSession, tokenizer: Tokenizer, examples: Iterator[tuple[Any, ...]]
 ) -> None:
-    while chunk := list(itertools.islice(examples, args.batch_size)):
+    """Print the predictions batch by batch; before an error in the input, those of the examples before it."""
+    error: ValueError | None = None
+    while error is None:
+        chunk: list[tuple[Any, ...]] = []
+        try:
+            chunk.extend(itertools.islice(examples, args.batch_size))  # keeps what came before an error
+        except ValueError as found:
+            error = found
+        if not chunk:
+            break
         for p in inference.predict(
             session,
             tokenizer,
@@ -294,6 +303,8 @@ def _print_predictions(
         ):
             print(to_json(asdict(p) if is_dataclass(p) and not isinstance(p, type) else p))
         sys.stdout.flush()
+    if error is not None:
+        raise error
 
 
 def download(args: Namespace) -> None:
@@ -404,25 +415,13 @@ def _dev_path(args: Namespace) -> Path | None:
     return path
 
 
-def _state_file(args: Namespace) -> Path:
-    """The run's state. Raises ValueError if it exists without --resume, or --resume is given and it does not exist."""
-    state_file: Path = args.output / STATE_FILE
-    if args.resume != state_file.exists():
-        raise ValueError(
-            f"there is no {state_file} to resume"
-            if args.resume
-            else f"{state_file} is of an interrupted run: continue it with --resume, or remove it"
-        )
-    return state_file
-
-
 def _finish(args: Namespace, model: Head, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
     """Save the result, in the first of several processes, and remove the run's state."""
     paths = {"train": args.train, "dev": _dev_path(args)}
     model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
     if distributed.rank_and_size()[0] == 0:
         files = _save(model, args.output, tokenizer, history)
-        state_file.unlink()
+        state_file.unlink(missing_ok=True)
         if args.keep_best:
             print_kept_epoch(history)
         print(f"{files}: {args.output}")

@@ -6,13 +6,12 @@ import hashlib
 import os
 import sys
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
 
-from bertnli.data.files import atomic_path
+from bertnli.data.files import atomic_path, temporary_folder
 from bertnli.data.progress import Progress
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
@@ -119,7 +118,7 @@ def download_extract(
     if result.exists() and stamp.exists() and stamp.read_text() == identity:
         return str(result)  # unpacked before, from this very archive
     # Unpack aside, then move: an interrupted run leaves no half of a file, and no stamp.
-    with tempfile.TemporaryDirectory(prefix=".unpack.", dir=archive.parent) as aside:
+    with temporary_folder(archive.parent) as aside:
         try:
             if extension == ".zip":
                 with zipfile.ZipFile(archive) as zipped:
@@ -132,7 +131,7 @@ def download_extract(
         except (zipfile.BadZipFile, tarfile.TarError) as error:
             raise ValueError(f"{archive} cannot be unpacked: {error}") from error
         # File by file: what else lies in a folder of the same name is not ours to remove.
-        for entry in sorted(Path(aside).rglob("*")):
+        for entry in sorted(aside.rglob("*")):
             place = archive.parent / entry.relative_to(aside)
             if place == archive:
                 raise ValueError(f"{archive} holds an entry of its own name")

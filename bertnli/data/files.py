@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
+
+from safetensors import SafetensorError
+
+from bertnli.data.locks import is_at, try_lock
 
 JSON_LINES = {".jsonl", ".json-lines", ".jsonlines", ".ndjson", ".json"}  # suffixes of files with one object a line
 
@@ -121,28 +128,28 @@ def atomic_paths(folder: Path, names: Sequence[str], remove: Sequence[str] = ())
     """Temporary paths for the files `names` of the folder, which change together.
 
     When the block succeeds, all are on the disk before the first takes its name. Then the files `remove` go, and the
-    new ones take their names in the order given. When it fails, the temporary files are removed.
+    new ones take their names in the order given. When it fails, the temporary files are removed. Those of a process
+    that was killed are removed by the next call for the same folder.
     """
-    path, temporaries = folder, list[Path]()
+    path, temporaries = folder, list[tuple[Path, int]]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
         for name in names:
             path = folder / name
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-            os.close(handle)
-            temporaries.append(Path(temporary))
+            temporaries.append(_temporary(partial(tempfile.mkstemp, _SUFFIX, f".{name}.", folder)))
         path = folder / ", ".join(names)
-        yield temporaries
+        yield [new for new, _ in temporaries]
         umask = os.umask(0)
         os.umask(umask)
-        for name, new in zip(names, temporaries, strict=True):
+        for name, (new, _) in zip(names, temporaries, strict=True):
             path = folder / name
             new.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
             _sync(new)
         for name in remove:
             path = folder / name
             path.unlink(missing_ok=True)
-        for name, new in zip(names, temporaries, strict=True):
+        for name, (new, _) in zip(names, temporaries, strict=True):
             path = folder / name
             os.replace(new, path)
         _sync(folder)
@@ -152,8 +159,73 @@ def atomic_paths(folder: Path, names: Sequence[str], remove: Sequence[str] = ())
             raise  # of another file, or worded already
         raise OSError(error.errno, f"cannot write: {error.strerror or error}", str(path)) from error
     finally:
-        for new in temporaries:
+        for new, handle in temporaries:
             new.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Run the block, in which a library writes what will be `path`. Its errors become OSError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+    except (RuntimeError, SafetensorError) as error:  # a full disk, as torch and safetensors say it
+        raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder that is removed after the block; that of a killed process is removed by the next call."""
+    _remove_abandoned(parent)
+
+    def make() -> tuple[int, str]:
+        name = tempfile.mkdtemp(_SUFFIX, ".folder.", parent)
+        return os.open(name, os.O_RDONLY), name
+
+    path, handle = _temporary(make)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
+
+
+# The name of a temporary file or folder ends so, and the process that uses it holds its lock.
+_SUFFIX = ".bertnli.tmp"
+
+
+def _temporary(make: Callable[[], tuple[int, str]]) -> tuple[Path, int]:
+    """What `make` makes and opens, locked."""
+    while True:
+        handle, name = make()
+        if try_lock(handle) is not False and is_at(Path(name), handle):
+            return Path(name), handle
+        os.close(handle)  # another process took it for an abandoned one
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files and folders of processes that were killed."""
+    for path in folder.glob(f".*{_SUFFIX}"):
+        try:
+            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        except OSError:  # another process has just removed it, or it is another user's
+            continue
+        try:
+            if try_lock(handle):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Raise OSError if the disk of the folder, which exists, has less than `size` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC, f"too little space: {free / 1e6:.0f} MB free, {size / 1e6:.0f} MB needed", str(folder)
+        )
 
 
 def _sync(path: Path) -> None:

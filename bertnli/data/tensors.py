@@ -26,6 +26,7 @@ _DTYPES = {
     **{f"I{bits}": getattr(torch, f"int{bits}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": getattr(torch, f"uint{bits}") for bits in (8, 16, 32, 64)},
 }
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes, as the safetensors package has it
 
 
@@ -51,6 +52,26 @@ def read_tensors(path: Path, problem: str = "is not a safetensors file") -> tupl
         return {name: _tensor(data, entry) for name, entry in header.items()}, metadata
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} {problem}: {error}") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file. Equal contents are equal bytes.
+
+    The package's `save_file` writes another file beside it, which stays if the process is killed.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    names, end = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)), 0  # each is aligned
+    for name in names:
+        x, begin = tensors[name], end
+        end += x.numel() * x.element_size()
+        entries[name] = {"dtype": _NAMES[x.dtype], "shape": list(x.shape), "data_offsets": [begin, end]}
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name in names:
+            x = tensors[name].detach().cpu().contiguous()
+            file.write(x.as_strided([x.numel()], [1]).view(torch.uint8).numpy().data)
 
 
 def _header(content: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[dict[str, Any], int]:

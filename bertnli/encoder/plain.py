@@ -77,6 +77,14 @@ def dropout_p(dropout: nn.Module) -> float | None:
     return 0.0 if is_plain(dropout, nn.Identity) else None
 
 
+def dropped(dropout: nn.Module, x: Tensor) -> Tensor:
+    """dropout(x); a plain module draws from the generator of `ops.drawing_from`, where there is one."""
+    generator, p = ops.generator_for(x), dropout_p(dropout)
+    if generator is None or p is None or not 0 < p < 1 or not x.numel():
+        return cast(Tensor, dropout(x))
+    return x * torch.empty_like(x).bernoulli_(1 - p, generator=generator).div_(1 - p)  # as nn.Dropout does
+
+
 def linear(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """x weight^T, and the bias, which is left to be added; all of the layer and None if it has to be called."""
     if is_plain(layer, nn.Linear):

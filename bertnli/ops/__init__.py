@@ -7,7 +7,7 @@ bertnli/kernels. On other devices, for float64 on CUDA and without Triton, PyTor
 import bertnli.ops.adam  # noqa: F401  (registers what its operators do to fake tensors)
 from bertnli.ops.activation import ACTIVATIONS, bias_act
 from bertnli.ops.attention import varlen_attention, varlen_attention_packed, varlen_attention_with_sum
-from bertnli.ops.devices import cpu_isa, cpu_multiplies_bf16, cpu_threads, has_kernel
+from bertnli.ops.devices import cpu_isa, cpu_multiplies_bf16, cpu_threads, drawing_from, generator_for, has_kernel
 from bertnli.ops.embedding import embed, embed_norm, take
 from bertnli.ops.linear import linear, own_products
 from bertnli.ops.norm import add_norm
@@ -19,8 +19,10 @@ __all__ = [
     "cpu_isa",
     "cpu_multiplies_bf16",
     "cpu_threads",
+    "drawing_from",
     "embed",
     "embed_norm",
+    "generator_for",
     "has_kernel",
     "linear",
     "own_products",

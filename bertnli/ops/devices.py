@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import cast
@@ -32,10 +35,33 @@ def check_no_seed(op: str, x: Tensor, seed: Tensor | None) -> None:
         raise ValueError(f"{op} takes no seed for {x.dtype} on {x.device}")
 
 
+class _ThreadLocal(threading.local):
+    generator: torch.Generator | None = None
+
+
+_thread_local = _ThreadLocal()
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Run the block with `generator`, of the CPU, in place of torch's default one for dropout in this thread's CPU
+    operators."""
+    before, _thread_local.generator = _thread_local.generator, generator
+    try:
+        yield
+    finally:
+        _thread_local.generator = before
+
+
+def generator_for(x: Tensor) -> torch.Generator | None:
+    """What `drawing_from` set for x's device; None for torch's default generator."""
+    return _thread_local.generator if x.device.type == "cpu" else None
+
+
 def seed_or_drawn(x: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor | None:
-    """The seed, int64 [2] on x's device; drawn from torch's default generator where dropout needs one."""
+    """The seed, int64 [2] on x's device; drawn where dropout needs one."""
     if dropout_p > 0 and seed is None:
-        return torch.randint(0, 2**32, (2,), dtype=torch.int64, device=x.device)
+        return torch.randint(0, 2**32, (2,), dtype=torch.int64, device=x.device, generator=generator_for(x))
     return seed
 
 

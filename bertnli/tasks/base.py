@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTEncoder, BERTModel, check_no_transform
 from bertnli.encoder.config import BERTConfig
-from bertnli.encoder.plain import CountsReplacements
+from bertnli.encoder.plain import CountsReplacements, dropped
 from bertnli.text.batch import PackedBatch
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
@@ -133,7 +133,7 @@ class Head(CountsReplacements):
 
     def head(self, features: Tensor) -> Tensor:
         """Outputs from the encoder's vectors: [R, H] to [R, num_labels]."""
-        return cast(Tensor, self.output(self.dropout(self.hidden(features) if self.pooled else features)))
+        return cast(Tensor, self.output(dropped(self.dropout, self.hidden(features) if self.pooled else features)))
 
     def forward(self, inputs: PackedBatch | Sequence[Tensor]) -> Tensor:
         """Outputs [R, num_labels] of a PackedBatch, or of D2L's `(tokens, segments, valid_lens)`."""

@@ -11,13 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from bertnli import _text
-from bertnli.data.files import atomic_path
-from bertnli.data.tensors import read_tensors
+from bertnli.data.files import atomic_path, writing
+from bertnli.data.tensors import read_tensors, write_tensors
 from bertnli.text.batch import PackedBatch, ragged_index
 
 _FORMAT = "bertnli.EncodedTexts.1"
@@ -187,8 +186,9 @@ class EncodedTexts:
             tensors["labels"] = self.labels.contiguous()
         metadata = {"format": _FORMAT, "pad_id": str(self.pad_id), "max_len": str(self.max_len)}
         metadata["dropped"] = str(self.dropped)
-        with atomic_path(path) as temporary:
-            save_file({name: t.clone() if t._is_view() else t for name, t in tensors.items()}, temporary, metadata)
+        with atomic_path(path) as temporary, writing(Path(path)):
+            whole = {name: t.clone() if t._is_view() else t for name, t in tensors.items()}
+            write_tensors(temporary, whole, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedTexts:

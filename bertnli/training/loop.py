@@ -16,6 +16,7 @@ from bertnli.inference.predict import NotFiniteError, check_labels, evaluate
 from bertnli.runtime.cuda_graphs import use_cuda_graphs
 from bertnli.runtime.distributed import all_reduce_sum, broadcast_from_rank_0, rank_and_size
 from bertnli.runtime.memory import flush_denormals, reuse_memory
+from bertnli.runtime.random_numbers import RandomNumbers, random_numbers
 from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import split_batches
 from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
@@ -23,7 +24,7 @@ from bertnli.training.freezing import cached_features, freeze, restored_after_tr
 from bertnli.training.history import Epoch, EpochProgress, History
 from bertnli.training.optimizer import TrainingOptimizer, make_optimizer
 from bertnli.training.options import TrainingOptions
-from bertnli.training.resume import read_state, restore_state, run_key, write_state
+from bertnli.training.resume import claimed, read_state, restore_state, run_key, write_state
 from bertnli.training.schedule import linear_schedule
 from bertnli.training.steps import EagerStep, GraphStep, Objective, StepResult
 
@@ -52,15 +53,16 @@ def fit(
                 same options, model and data, that run is continued. Remove it once the result is saved
     on_epoch    called with the figures of each epoch
 
-    Equal seeds give equal runs (on a GPU up to rounding, unless torch.use_deterministic_algorithms is on). The model
-    ends in eval mode. `requires_grad` and the random generators of the CPU and the model's device stay as they were.
+    Equal seeds give equal runs (on a GPU up to rounding, unless torch.use_deterministic_algorithms is on), also of
+    several threads at once: runs on a GPU, and those of custom heads, wait for each other, since they share torch's
+    generators. The model ends in eval mode. `requires_grad` and torch's random generators stay as they were.
 
     If every process of a torch.distributed group calls it, each step's examples are shared among them (see
     runtime/distributed.py). All end with equal weights; the first writes `state_file` and shows progress.
 
     Raises ValueError for labels that the model cannot have, for sequences longer than the model's `max_len`, for
     options out of range, for the state file of another run, and if the loss becomes NaN or infinite; TypeError for an
-    unknown option.
+    unknown option; BlockingIOError if another run writes `state_file`, OSError if it cannot be written.
     """
     check_head(model)
     options = (options or TrainingOptions()).changed(changes)
@@ -73,8 +75,8 @@ def fit(
     model.to(device)
     objective.to(device)
     run = _Run(model, objective, train, dev, options, None if state_file is None else Path(state_file))
-    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with generators, flush_denormals(), reuse_memory(), restored_after_training(model, objective):
+    numbers, restored = random_numbers(device, model, objective), restored_after_training(model, objective)
+    with claimed(run.state_file, model), numbers as run.random, flush_denormals(), reuse_memory(), restored:
         run.train(progress, on_epoch)
     if run.best is not None and run.history.best_epoch != len(run.history.epochs):
         model.load_state_dict(run.best)
@@ -87,6 +89,8 @@ def fit(
 
 class _Run:
     """One call of `fit`. `history` and `best`, the weights of the best epoch, are its results so far."""
+
+    random: RandomNumbers
 
     def __init__(
         self,
@@ -118,7 +122,7 @@ class _Run:
         for epoch in range(len(history.epochs), options.epochs):
             order = self.shuffled(epoch)
             if self.rank:  # the same order, other dropout
-                torch.manual_seed(options.seed * 1_000_003 + epoch + (self.rank << 40))
+                self.random.seed(options.seed * 1_000_003 + epoch + (self.rank << 40))
             model.train()
             for module in frozen:
                 module.eval()
@@ -139,11 +143,11 @@ class _Run:
                 on_epoch(history.epochs[-1])
 
     def shuffled(self, epoch: int) -> list[Tensor]:
-        """The examples of each step of an epoch, int64. Seeds torch, so that a continued run draws the same numbers as
-        an uninterrupted one."""
+        """The examples of each step of an epoch, int64. Seeds the generator, so that a continued run draws the same
+        numbers as an uninterrupted one."""
         options = self.options
-        torch.manual_seed(options.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.train_data))
+        self.random.seed(options.seed * 1_000_003 + epoch)
+        order = self.random.permutation(len(self.train_data))
         batches = split_batches(order, self.lengths, options.examples_per_batch, options.batch_tokens)
         return [torch.cat(batches[i : i + options.accumulate]) for i in range(0, len(batches), options.accumulate)]
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bertnli.data.files import atomic_path
+from bertnli.data.files import atomic_path, check_space, writing
+from bertnli.data.locks import lock
+from bertnli.runtime.distributed import broadcast_from_rank_0
 from bertnli.tasks.base import Head
 from bertnli.text.encoded import EncodedTexts
 from bertnli.training.history import Epoch, History
@@ -48,6 +52,24 @@ def run_key(
     }
 
 
+@contextmanager
+def claimed(path: Path | None, model: Head) -> Iterator[None]:
+    """Run the block as the only one, of all processes, that writes the state file.
+
+    Raises BlockingIOError naming the process that does, and OSError where the file cannot be written.
+    """
+    with ExitStack() as stack:
+
+        def claim(path: Path) -> None:
+            stack.enter_context(lock(path.with_name(f".{path.name}.lock"), path))
+            sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+            check_space(path.parent, sum(size * (3 if trained else 1) for size, trained in sizes))  # with two moments
+
+        if path is not None:
+            broadcast_from_rank_0(partial(claim, path))
+        yield
+
+
 def read_state(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     """The state in the file; None if there is no file. Raises ValueError for the file of another run, or of any other
     kind."""
@@ -78,7 +100,7 @@ def write_state(
     best  the model's weights after the best epoch, if they are to be restored at the end
     """
     state = {"model": model.state_dict(), "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, writing(path):
         torch.save({"key": key, **state, "best": best, **history.as_dict()}, temporary)
 
 

@@ -30,7 +30,7 @@ def test_unlabelled_sentences_for_a_model_of_words(tmp_path: Path, capsys: pytes
     save_pretrained(big, tmp_path / "teacher", words)
     (tmp_path / "train.csv").write_text("t,label\nred,none\nred,some\n")
     arguments = ["distill", "--teacher", tmp_path / "teacher", "--train", tmp_path / "train.csv", "--text-columns", "t",
-                 "--unlabelled", tmp_path / "more.txt", "--output", tmp_path / "student", "--epochs", 1,
+                 "--unlabelled", tmp_path / "more.txt", "--output", tmp_path / "student", "--overwrite", "--epochs", 1,
                  "--num-hiddens", 8, "--num-heads", 1, "--num-layers", 1, "--quiet"]  # fmt: skip
     (tmp_path / "more.txt").write_text("")
     assert main([str(a) for a in arguments]) == 2

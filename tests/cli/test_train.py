@@ -59,7 +59,7 @@ def test_numbers_in_a_dev_file_are_refused_until_classes_are_named(
     status, _, err = run("train", *scratch, *arguments, "--output", tmp_path / "a", capsys=capsys)
     assert (status, "dev.txt:2: the label is the number" in err) == (2, True), err
     for more in ([*scratch, "--labels", ",".join(LABELS)], ["--model", trained]):
-        status, _, err = run("train", *more, *arguments, "--output", tmp_path / "b", capsys=capsys)
+        status, _, err = run("train", *more, *arguments, "--output", tmp_path / "b", "--overwrite", capsys=capsys)
         assert status == 0, err
 
 
@@ -104,7 +104,7 @@ def test_what_a_first_run_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     rows = ["red,0.5,a", "green,1.5,b", "blue red green blue red,2,a"]
     (tmp_path / "data.csv").write_text("\n".join(["text,label,kind", *rows]) + "\n")
     train = ["train", "--scratch", "bert.small", "--train", tmp_path / "data.csv", "--text-columns", "text"]
-    train += ["--min-freq", 1, "--epochs", 1, "--quiet", "--output", tmp_path / "x"]
+    train += ["--min-freq", 1, "--epochs", 1, "--quiet", "--output", tmp_path / "x", "--overwrite"]
     for options, message in (
         ([], "has labels such as 0.5: --task regression learns numbers, --task classification 3 classes"),
         (["--label-column", "kind", "--max-len", 513], "--max-len 513: the model reads 512 tokens at most"),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertnli.data.files import open_text
-from bertnli.data.tensors import read_tensors
+from bertnli.data.tensors import read_tensors, write_tensors
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
@@ -26,9 +26,23 @@ def test_every_type_and_shape(tmp_path: Path) -> None:
         for name in DTYPES
         for shape in ([], [0], [3], [2, 0], [3, 5])
     }
-    safetensors.torch.save_file(wanted, tmp_path / "x.safetensors", {"a": "b"})
-    found, metadata = read_tensors(tmp_path / "x.safetensors")
-    assert metadata == {"a": "b"}
+    wanted["expanded"] = torch.zeros(1).expand(4).contiguous()[:1].expand(1)
+    wanted["strided"] = torch.arange(6).view(2, 3).T[:1].expand(1, 2)
+    path, extra = tmp_path / "x.safetensors", {"c": "d", "a": "b"}
+    safetensors.torch.save_file({name: x.clone().contiguous() for name, x in wanted.items()}, path, extra)
+    found, metadata = read_tensors(path)
+    assert_equal(found, wanted)
+    assert metadata == extra
+    write_tensors(path, wanted, extra)
+    written = path.read_bytes()
+    assert_equal(safetensors.torch.load_file(path), wanted)
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert file.metadata() == extra
+    write_tensors(path, dict(reversed(wanted.items())), dict(reversed(extra.items())))
+    assert path.read_bytes() == written
+
+
+def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         assert found[name].dtype == value.dtype

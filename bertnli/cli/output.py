@@ -1,0 +1,96 @@
+"""The folder that a command writes: who may write it, and what it holds."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from bertnli.data.locks import lock
+from bertnli.runtime import distributed
+
+STATE_FILE = "training_state.pt"  # in --output, until the run is done
+_MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "pretrained.params")
+
+
+@contextmanager
+def claimed_output(args: Namespace) -> Iterator[None]:
+    """Run a command as the only process (of torchrun's: its first) that writes --output, which it makes.
+
+    Raises BlockingIOError naming the process that writes there, OSError where nothing can be written, and ValueError
+    for a folder whose content would be replaced without --overwrite, and for --resume without a run to continue.
+    """
+    output: Path = args.output
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            _check_source(args)
+            if not output.exists():
+                stack.callback(_remove_if_empty, output)
+            stack.enter_context(lock(output / ".lock", output))
+            _check_content(args)
+
+        distributed.broadcast_from_rank_0(claim)
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _check_source(args: Namespace) -> None:
+    """Raise ValueError if --output is the folder of --model or --teacher, by whatever path, without --overwrite."""
+    if getattr(args, "overwrite", False) or (getattr(args, "resume", False) and (args.output / STATE_FILE).exists()):
+        return
+    for option in ("model", "teacher"):
+        source = getattr(args, option, None)
+        if source and Path(source).is_dir() and args.output.is_dir() and args.output.samefile(source):
+            hint = ", or give --overwrite" if hasattr(args, "overwrite") else ""
+            raise ValueError(
+                f"--output {args.output} is the folder of --{option}, whose model would be replaced: name another "
+                f"folder{hint}"
+            )
+
+
+def _check_content(args: Namespace) -> None:
+    output: Path = args.output
+    state = output / STATE_FILE
+    model = next((output / name for name in _MODEL_FILES if (output / name).exists()), None)
+    if not hasattr(args, "resume"):
+        if hasattr(args, "pairs") and model is not None and not (output / "corpus").is_dir():
+            raise ValueError(f"{model} is a model's, and not a demo's: name another --output")
+    elif args.resume and not state.exists():
+        raise ValueError(f"there is no {state} to resume")
+    elif not args.resume and not args.overwrite:
+        if state.exists():
+            raise ValueError(
+                f"{state} is of an interrupted run: continue it with --resume, or remove it (--overwrite does)"
+            )
+        if model is not None:
+            raise ValueError(f"{model} is another run's: name another --output, or replace its model with --overwrite")
+
+
+def prepare_state_file(args: Namespace) -> Path:
+    """The file of the run's state. With --overwrite that of an interrupted run is removed."""
+    state: Path = args.output / STATE_FILE
+    if args.overwrite and not args.resume and distributed.rank_and_size()[0] == 0:
+        state.unlink(missing_ok=True)
+    return state
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def what_is_saved(args: Namespace) -> str:
+    """The end of a message about a training run that has ended early."""
+    state = args.output / STATE_FILE
+    if state.exists():
+        return f"the epochs that were done are saved in {state}: continue with --resume"
+    return "no epoch was saved"

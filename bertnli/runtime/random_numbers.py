@@ -1,0 +1,60 @@
+"""The random numbers of training runs: two runs in two threads do not disturb each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bertnli import ops
+
+# Modules of torch that draw nothing.
+_QUIET = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.Identity)
+_QUIET_ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU)
+_turn = threading.RLock()
+
+
+@dataclass(frozen=True)
+class RandomNumbers:
+    """generator    of the run; None where it draws from torch's default generators"""
+
+    generator: torch.Generator | None
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed) if self.generator is None else self.generator.manual_seed(seed)
+
+    def permutation(self, n: int) -> Tensor:
+        """The numbers below n in random order, int64 [n]."""
+        return torch.randperm(n, generator=self.generator)
+
+
+@contextmanager
+def random_numbers(device: torch.device, *modules: nn.Module) -> Iterator[RandomNumbers]:
+    """Run a training run of the modules on a device; torch's default generators stay as they were.
+
+    On the CPU, modules of this package draw from a generator of the run. Others, and all modules on a GPU, draw from
+    torch's default generators, which threads share: there one run waits until another thread's has ended.
+    """
+    if device.type == "cpu" and not any(map(_may_draw, modules)):
+        generator = torch.Generator()
+        with ops.drawing_from(generator):
+            yield RandomNumbers(generator)
+        return
+    with _turn, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield RandomNumbers(None)
+
+
+def _may_draw(model: nn.Module) -> bool:
+    """Whether a module, as a whole, may draw random numbers in another way than this package does."""
+    for module in model.modules():
+        own = type(module).__module__.partition(".")[0] == "bertnli"
+        dropouts = any(type(child) is nn.Dropout for child in module.children())  # `own` ones know `drawing_from`
+        known = own or (type(module) in (*_QUIET, *_QUIET_ACTIVATIONS) and not dropouts) or type(module) is nn.Dropout
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+        if not known or any(hooks) or "forward" in vars(module):
+            return True
+    return type(model) is nn.Dropout
