@@ -215,7 +215,7 @@ def assert_close(found: Any, wanted: Any) -> None:
         assert len(found) == len(wanted)
         for a, b in zip(found, wanted, strict=True):
             assert_close(a, b)
-    elif isinstance(wanted, str):
+    elif wanted is None or isinstance(wanted, str):
         assert found == wanted
     else:
         assert float(found) == pytest.approx(float(wanted), rel=1e-3, abs=1e-4)
