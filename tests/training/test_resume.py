@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,16 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": 1}, file)
     with pytest.raises(ValueError, match="is not the state"):
         fit(classifier(), pairs(), **options)
+
+
+def test_a_state_file_has_one_writer(tmp_path: Path) -> None:
+    """The second of two runs at once is refused, whether in this process or in another."""
+    file = tmp_path / "state.pt"
+    options: dict[str, Any] = dict(epochs=1, batch_size=16, progress=False, state_file=file)
+
+    def again(_: Epoch) -> None:
+        with pytest.raises(BlockingIOError, match=rf"state\.pt is in use: process {os.getpid()} writes it"):
+            fit(classifier(), pairs(), **options)
+
+    fit(classifier(), pairs(), on_epoch=again, **options)
+    assert list(tmp_path.iterdir()) == [file]
