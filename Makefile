@@ -1,8 +1,9 @@
 # make demo    install into .venv, build the extensions, run the main job on a generated corpus
 # make test    the same, with the test tools, then the whole suite
 # make test-fast   the quick tests alone: under two minutes once everything is built
-# make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer
-# make fuzz    its two libFuzzer targets, for FUZZ_SECONDS in all (needs clang)
+# make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
+#                 extensions under the first two
+# make fuzz    the text stage's two libFuzzer targets (needs clang), and all files that are read by Atheris, for FUZZ_SECONDS
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
@@ -20,12 +21,15 @@ test: .venv/tested
 test-fast: .venv/tested
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-sanitize:
+sanitize: .venv/tested
 	tests/cpp/run.sh
+	PYTHON=$(BIN)/python tests/cpp/run.sh bindings 100
 
 FUZZ_SECONDS ?= 600
-fuzz:
-	tests/cpp/run.sh fuzz $(FUZZ_SECONDS)
+fuzz: .venv/tested
+	tests/cpp/run.sh fuzz $$(($(FUZZ_SECONDS) / 2))
+	$(BIN)/pip install --quiet atheris
+	PYTHONPATH=.:tests $(BIN)/python tests/fuzz/loaders.py $$(($(FUZZ_SECONDS) / 2))
 
 format: .venv/tested
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/clang-format -i $(filter %.cpp %.h,$(SOURCES)) tests/cpp/*.cpp benchmarks/*.cpp

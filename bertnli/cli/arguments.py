@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,8 +33,32 @@ class _Formatter(argparse.HelpFormatter):
         return text if told or "(default" in text or action.required else f"{text} (default: %(default)s)"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest of its options, or choices, for one that it does not have."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        for text in args or () if self._subparsers is None else ():  # before what is missing: it may be mistyped
+            name = text.split("=")[0]
+            if text.startswith("--") and not any(option.startswith(name) for option in known):
+                self.error(f"there is no option {name}{self._hint(name, known)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += self._hint(str(value), map(str, action.choices or ()))
+            raise
+
+    @staticmethod
+    def _hint(text: str, known: Iterable[str]) -> str:
+        near = difflib.get_close_matches(text, list(known), n=1, cutoff=0.7)
+        return f"; did you mean {near[0]}?" if near else ""
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bertnli", description="Fine-tune and run BERT on sentence pairs, fast.")
+    parser = _Parser(prog="bertnli", description="Fine-tune and run BERT on sentence pairs, fast.")
     parser.add_argument("--version", action="version", version=f"bertnli {_version()}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
+from bertnli.data.arguments import integer, path_of, strings
 from bertnli.data.files import open_text
 from bertnli.data.labels import label_indices
 from bertnli.data.tables import looks_like_header
@@ -53,9 +54,10 @@ def read_conll(
     Raises FileNotFoundError, and ValueError naming file and line for a line with another number of columns than the
     first one, an unknown tag, a header, and a line that could be a comment or a word.
     """
+    word, tag = integer(word, "word"), integer(tag, "tag")
     if not word or not tag:
         raise ValueError(f"columns are counted from 1, or from the end: word={word}, tag={tag}")
-    path = Path(path)
+    path = path_of(path)
     sentences = _read_sentences(path, lambda line: line.startswith("-DOCSTART-"))
     lines = [line for sentence in sentences for line in sentence]
     words = [columns for _, line, columns in lines if line[0] != "#"]
@@ -77,7 +79,7 @@ def read_conllu(
     """
     if tag not in ("upos", "xpos"):
         raise ValueError(f'tag must be "upos" or "xpos"; found {tag!r}')
-    path = Path(path)
+    path = path_of(path)
     sentences = _read_sentences(path, lambda line: line.startswith("#"))
     for number, line, columns in (line for sentence in sentences for line in sentence):
         if len(columns) != 10 or not re.fullmatch(r"[0-9]+([-.][0-9]+)?", columns[0]):
@@ -147,6 +149,7 @@ def _word_data(
         places.append(f"{path}:{number}")
     if looks_like_header([words[0], raw_tags[0]]) and raw_tags.count(raw_tags[0]) == 1:
         raise ValueError(f"{places[0]}: {sentences[0][0][1]!r} looks like a header; remove the line")
+    label_names = None if label_names is None else strings(label_names, "label_names")
     names, flat = label_indices(raw_tags, places, label_names)
     bounds = [0, *accumulate(map(len, sentences))]
     parts = list(pairwise(bounds))

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from bertnli import _text
+from bertnli.data.arguments import path_of, strings
 from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text
 from bertnli.data.labels import NUMBER, class_index, find_class, is_no_label, label_text
 from bertnli.data.tables import column_names, has_consistent_quotes, likely_options, read_rows
@@ -38,7 +39,7 @@ def read_pairs(
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label, and for a file
     without a labelled row.
     """
-    options = reader_options(Path(path), columns, label_names)
+    options = reader_options(path_of(path), columns, label_names)
     data = read_unless_quoted(options, lambda: _read(options))
     if data is None:
         data = read_quoted(options)
@@ -111,8 +112,9 @@ def reader_options(
 
     Raises ValueError for other columns or another kind of file, FileNotFoundError, IsADirectoryError.
     """
-    if columns not in ("parse", "text"):
+    if not isinstance(columns, str) or columns not in ("parse", "text"):
         raise ValueError(f"columns must be 'parse' or 'text', not {columns!r}")
+    label_names = None if label_names is None else strings(label_names, "label_names")
     check_file(path)
     suffix = path.suffix.lower()
     if suffix in (".csv", ".parquet"):
@@ -166,7 +168,7 @@ def snli_file(path: str | os.PathLike[str], split: str) -> Path:
 
     Raises FileNotFoundError naming the paths tried.
     """
-    path = Path(path)
+    path = path_of(path, "data_dir")
     if path.is_file():
         return path
     if not path.is_dir():
@@ -198,7 +200,7 @@ def read_snli(
     """
     if split is None:
         split = "train" if is_train else "test"
-    if split not in ("train", "dev", "test"):
+    if not isinstance(split, str) or split not in ("train", "dev", "test"):
         raise ValueError(f"split must be 'train', 'dev' or 'test', not {split!r}")
     options = reader_options(snli_file(data_dir, split), columns, None, strict_labels=False)
     data, _ = _read(options)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 from typing import Any, ClassVar
 
+from bertnli.data.arguments import path_of
 from bertnli.data.files import open_text
 from bertnli.data.texts import check_unicode
 
@@ -58,7 +58,7 @@ def read_squad(path: str | os.PathLike[str]) -> QuestionData:
     Raises FileNotFoundError, and ValueError naming the file and the keys for another layout or an answer that is not at
     its place in the context.
     """
-    path = Path(path)
+    path = path_of(path)
     with open_text(path) as lines:
         content = "".join(lines)
     try:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bertnli.data.arguments import path_of, string, strings
 from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text
 from bertnli.data.labels import NUMBER, class_index, find_class, is_no_label, label_indices, label_text, parse_real
 from bertnli.data.texts import TextData, Texts, check_unicode
@@ -59,8 +60,10 @@ def read_table(
     Raises FileNotFoundError, and ValueError naming file and line (of .parquet the row) for a broken row, and for a
     header in a table whose columns are given by number.
     """
-    path = Path(path)
-    columns = [text] if isinstance(text, str) else list(text)
+    path = path_of(path)
+    columns = [text] if isinstance(text, str) else strings(text, "text")
+    label = None if label is None else string(label, "label")
+    label_names = None if label_names is None else strings(label_names, "label_names")
     if len(columns) not in (1, 2):
         raise ValueError(f"text must name one column or two; found {columns}")
     chosen = columns if label is None else [*columns, label]

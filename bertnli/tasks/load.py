@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from bertnli.data.arguments import path_of
 from bertnli.data.conll import WordData, read_conll, read_conllu
 from bertnli.data.files import JSON_LINES, check_file, check_json_lines, decoded_lines
 from bertnli.data.snli import Columns, read_pairs, snli_file
@@ -50,7 +51,7 @@ def load_examples(
 
     Raises FileNotFoundError, and ValueError for a broken file or for columns that the file cannot have.
     """
-    path = Path(path)
+    path = path_of(path)
     if label_column and (task == "qa" or not (task == "tagging" or text_columns)):
         raise ValueError("label_column goes with text_columns, or with a file of tagging; SNLI's layout has its own")
     if task == "qa":
@@ -130,7 +131,7 @@ def read_inputs(
 
     Raises FileNotFoundError, and ValueError for a broken line and for a table without these columns.
     """
-    path = Path(path)
+    path = path_of(path)
     check_file(path)
     text_columns = text_columns or _columns_of_table(path, model)
     if not text_columns:
@@ -173,7 +174,7 @@ def _columns_of_table(path: Path, model: Head) -> Sequence[str] | None:
 
 def shared_columns(path: str | os.PathLike[str], text_columns: Sequence[str] | None) -> Sequence[str] | None:
     """`text_columns` if the table `path` has them, else None: for a second file beside one that is read by them."""
-    path = Path(path)
+    path = path_of(path)
     if not text_columns or path.suffix.lower() not in _TABLES | JSON_LINES:
         return None
     return text_columns if set(text_columns) <= set(column_names(path)) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from bertnli import _text
+from bertnli.data.arguments import integer, items, path_of
 from bertnli.data.files import atomic_path, writing
 from bertnli.data.tensors import read_tensors, write_tensors
 from bertnli.text.batch import PackedBatch, ragged_index
@@ -30,6 +30,8 @@ def labels_tensor(labels: Sequence[Any] | Tensor | None, count: int) -> Tensor |
     """
     if labels is None:
         return None
+    if not isinstance(labels, np.ndarray) and not (isinstance(labels, Tensor) and labels.dim()):
+        labels = list(items(labels, "labels", "numbers"))
     try:
         tensor = torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
     except (TypeError, ValueError, RuntimeError):
@@ -41,7 +43,7 @@ def labels_tensor(labels: Sequence[Any] | Tensor | None, count: int) -> Tensor |
                 ) from None
             if label is None:
                 raise TypeError(f"labels[{i}] is None, not a number; leave out the examples without a label") from None
-        raise
+        raise TypeError(f"labels must be numbers, or equally long lists of them; found {labels!r:.60}") from None
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise TypeError(f"labels must be integers or reals, not {tensor.dtype}")
     if tensor.shape[:1] != (count,):
@@ -176,7 +178,7 @@ class EncodedTexts:
         Raises ValueError where a sequence is longer, IndexError for an index outside 0 to N - 1.
         """
         index = None if index is None else index_array(index)
-        max_len = self.max_len if max_len is None else max_len
+        max_len = self.max_len if max_len is None else integer(max_len, "max_len")
         return as_tensors(_text.gather_padded(*self._arrays(), index, self.pad_id, max_len))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -186,14 +188,14 @@ class EncodedTexts:
             tensors["labels"] = self.labels.contiguous()
         metadata = {"format": _FORMAT, "pad_id": str(self.pad_id), "max_len": str(self.max_len)}
         metadata["dropped"] = str(self.dropped)
-        with atomic_path(path) as temporary, writing(Path(path)):
+        with atomic_path(path) as temporary, writing(path_of(path)):
             whole = {name: t.clone() if t._is_view() else t for name, t in tensors.items()}
             write_tensors(temporary, whole, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedTexts:
         """Read a file that `save` wrote. Raises FileNotFoundError, and ValueError for a corrupt or other file."""
-        path = Path(path)
+        path = path_of(path)
         problem = "is corrupt or not an EncodedTexts file"
         tensors, metadata = read_tensors(path, problem)
         try:

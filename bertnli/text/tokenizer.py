@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bertnli import _text
+from bertnli.data.arguments import integer, items, path_of, strings
 from bertnli.data.snli import Columns, read_quoted, read_unless_quoted, reader_options
 from bertnli.data.texts import Texts
 from bertnli.text.encoded import EncodedTexts, as_tensors, labels_tensor
@@ -23,6 +22,7 @@ from bertnli.text.vocab import Vocab
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+_MOST_THREADS = 1 << 16  # of a call; there are never more than texts
 Truncation = Literal["longest_first", "longest_first_hf", "ratio", "only_first", "only_second"]
 
 
@@ -146,9 +146,9 @@ class Tokenizer(ABC):
         Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label.
         """
         self._check_special()
-        max_len = operator.index(max_len)
-        options = reader_options(Path(path), columns or self._columns, label_names)
-        how: dict[str, Any] = dict(max_len=max_len, truncation=truncation, num_threads=_threads(num_threads))
+        max_len = integer(max_len, "max_len")
+        options = reader_options(path_of(path), self._columns if columns is None else columns, label_names)
+        how: dict[str, Any] = dict(max_len=max_len, truncation=str(truncation), num_threads=_threads(num_threads))
 
         def encode() -> tuple[EncodedTexts, bool]:
             *arrays, labels, dropped, quotes = self._core.encode_file(**options, **how)
@@ -179,7 +179,8 @@ class Tokenizer(ABC):
         self._check_special()
         first = _text_source(first, "texts" if second is None else "premises")
         second = None if second is None else _text_source(second, "hypotheses")
-        return self._core.encode_ragged(first, second, operator.index(max_len), truncation, _threads(num_threads))
+        max_len = integer(max_len, "max_len")
+        return self._core.encode_ragged(first, second, max_len, str(truncation), _threads(num_threads))
 
     def _encoded(self, arrays: tuple[Any, ...], labels: Any, max_len: int, dropped: int = 0) -> EncodedTexts:
         ids, offsets, first_lens = map(torch.from_numpy, arrays)
@@ -193,20 +194,20 @@ def _text_source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]
         return texts
     if isinstance(texts, Texts):
         return texts.arena, texts.starts, texts.ends
-    if isinstance(texts, str):
-        raise TypeError(f"{name} must be a sequence of str, not one str; put it into a list")
-    return tuple(texts)
+    return tuple(items(texts, name))
 
 
 def _threads(num_threads: int) -> int:
+    num_threads = integer(num_threads, "num_threads")
     if num_threads < 0:
         raise ValueError(f"num_threads must not be negative: {num_threads}")
-    return num_threads or torch.get_num_threads()
+    return min(num_threads, _MOST_THREADS) or torch.get_num_threads()
 
 
 def id_list(ids: Iterable[int] | Tensor) -> list[int]:
     """Token ids as a list of int."""
-    return [int(i) for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+    ids = ids.tolist() if isinstance(ids, Tensor) else ids
+    return [integer(i, f"ids[{place}]") for place, i in enumerate(items(ids, "ids", "int"))]
 
 
 class WordTokenizer(Tokenizer):
@@ -222,8 +223,10 @@ class WordTokenizer(Tokenizer):
     SPECIAL = ("<pad>", "<mask>", "<cls>", "<sep>")
 
     def __init__(self, vocab: Any) -> None:
+        index: dict[str, int] | None = getattr(vocab, "token_to_idx", None)
+        if index is None:
+            raise TypeError(f"vocab must be a Vocab, or have token_to_idx and idx_to_token as one; found {vocab!r:.60}")
         self.vocab = vocab
-        index: dict[str, int] = vocab.token_to_idx
         self.unk_id = index.get("<unk>", 0)
         self._missing = [token for token in ("<pad>", "<cls>", "<sep>") if token not in index]
         self.pad_id, self.cls_id, self.sep_id = (index.get(t, self.unk_id) for t in ("<pad>", "<cls>", "<sep>"))
@@ -236,7 +239,8 @@ class WordTokenizer(Tokenizer):
 
         Pass sentences through `space_out` first; otherwise "sleeping." with its full stop becomes a word.
         """
-        words = [text.lower().split() for text in texts]
+        words = [text.lower().split() for text in strings(texts, "texts")]
+        min_freq = integer(min_freq, "min_freq")
         return cls(Vocab(words, min_freq=min_freq, reserved_tokens=cls.SPECIAL))
 
     def __reduce__(self) -> tuple[Any, ...]:

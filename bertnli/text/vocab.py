@@ -8,11 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, overload
 
 from torch import Tensor
 
+from bertnli.data.arguments import items, path_of
 from bertnli.data.files import atomic_path, read_json
 from bertnli.data.texts import TextData
 
@@ -38,7 +38,7 @@ class Vocab:
         reserved_tokens: Sequence[str] | None = None,
     ) -> None:
         counter: Counter[Any] = Counter()
-        for line in tokens if tokens is not None else ():
+        for line in items(tokens, "tokens", "str, or of lists of str") if tokens is not None else ():
             counter.update((line,) if isinstance(line, str | tuple) else line)
         self._token_freqs = counter.most_common()  # stable: ties keep the order of first appearance
         self.idx_to_token: list[str] = ["<unk>", *(reserved_tokens or ())]
@@ -53,7 +53,7 @@ class Vocab:
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Vocab:
         """Read a JSON list of tokens in the order of their ids (D2L's `vocab.json`)."""
-        tokens = read_json(Path(path))
+        tokens = read_json(path_of(path))
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ValueError(f"{path}: expected a JSON list of tokens, all strings")
         return cls.of(tokens)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from bertnli import _text
+from bertnli.data.arguments import integer, path_of, strings, switch
 from bertnli.data.files import atomic_path, read_json
 from bertnli.text.tokenizer import Tokenizer, id_list
 
@@ -32,9 +33,9 @@ class WordPieceTokenizer(Tokenizer):
     SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
     def __init__(self, tokens: Iterable[str], lowercase: bool = True, split_special_tokens: bool = False) -> None:
-        self.tokens = list(tokens)
-        self.lowercase = lowercase
-        self.split_special_tokens = split_special_tokens
+        self.tokens = strings(tokens, "tokens")
+        self.lowercase = switch(lowercase, "lowercase")
+        self.split_special_tokens = switch(split_special_tokens, "split_special_tokens")
         self._index = {token: i for i, token in enumerate(self.tokens)}  # of equal tokens the last counts
         missing = [token for token in self.SPECIAL if token not in self._index]
         if missing:
@@ -60,7 +61,7 @@ class WordPieceTokenizer(Tokenizer):
 
         Pieces that occur fewer than `min_freq` times are unknown. Case and accents are dropped.
         """
-        counts: Counter[str] = Counter()
+        min_freq, counts = integer(min_freq, "min_freq"), Counter[str]()
         for word, n in cls._count_words(texts).items():
             for i, c in enumerate(word):
                 counts[c if i == 0 else f"##{c}"] += n
@@ -73,6 +74,7 @@ class WordPieceTokenizer(Tokenizer):
         Words, and pairs in different words, that occur fewer than `min_freq` times are left out. Latin letters and
         digits are all in, so that no word of them is unknown. Case and accents are dropped.
         """
+        min_freq = integer(min_freq, "min_freq")
         words, pieces = cls._count_words(texts), Counter(string.ascii_lowercase + string.digits)
         for word in words:
             pieces.update(word[i : i + n] for n in (1, 2) for i in range(len(word) - n + 1))
@@ -83,7 +85,7 @@ class WordPieceTokenizer(Tokenizer):
     @classmethod
     def _count_words(cls, texts: Iterable[str]) -> Counter[str]:
         """The words and punctuation marks of the texts, without case and accents, and how often they occur."""
-        texts = list(texts)
+        texts = strings(texts, "texts")
         words = cls(cls.SPECIAL).encode_texts_with_offsets(texts)  # all are unknown; their places matter
         counts: Counter[str] = Counter()
         bounds = words.offsets.tolist()
@@ -111,7 +113,7 @@ class WordPieceTokenizer(Tokenizer):
 
         Raises ValueError naming file and key for settings that this class does not have.
         """
-        path = Path(path)
+        path = path_of(path)
         is_json = path.suffix == ".json"
         tokens, stored = _read_tokenizer_json(path) if is_json else (_read_lines(path), None)
         settings = _read_settings(path, {token: i for i, token in enumerate(tokens)})

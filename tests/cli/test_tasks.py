@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,26 @@ def test_class_names_with_commas(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit):
             run(*train, wrong, capsys=capsys)
         assert "expected names separated by commas" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "train --modl x --train y --output z",
+            "bertnli train: error: there is no option --modl; did you mean --model?",
+        ),
+        ("train --model x --epoch=3 --wamup=3", "there is no option --wamup; did you mean --warmup?"),
+        ("predict --model x --weight-decay 3", "there is no option --weight-decay\n"),
+        ("evaluat", "choose from .*; did you mean evaluate?"),
+        ("train --model a --precision bf61", "choose from .*; did you mean bf16?"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments.split())
+    assert error.value.code == 2
+    assert re.search(message.replace("?", "\\?"), capsys.readouterr().err)
 
 
 def test_split_special_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,10 @@
 #   tests/cpp/run.sh                 tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer
 #   tests/cpp/run.sh plain           tests without a sanitizer
 #   tests/cpp/run.sh fuzz 600        both libFuzzer targets, 300 seconds each; 77 where clang has no libFuzzer
+#   tests/cpp/run.sh bindings 100    both extensions under AddressSanitizer + UndefinedBehaviorSanitizer, compiled by g++,
+#                                    and 100 mutated calls of each function and operator (tests/fuzz/bindings.py)
 #
-# CXX (c++) and FUZZ_CXX (clang++) choose the compilers, BUILD the folder for what is built.
+# CXX (c++) and FUZZ_CXX (clang++) choose the compilers, BUILD the folder for what is built, PYTHON (python3) the Python.
 set -eu
 cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build/cpp}
@@ -40,8 +42,22 @@ fuzz)
             -artifact_prefix="$BUILD/" "-dict=tests/cpp/$target.dict" "$BUILD/corpus_$target"
     done
     ;;
+bindings)
+    checks="-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+    CFLAGS=$checks LDFLAGS="-fsanitize=address,undefined" ${PYTHON:-python3} setup.py -q build_ext \
+        --build-lib "$BUILD/sanitized" --build-temp "$BUILD/sanitized/objects" >/dev/null
+    (cd bertnli && find . -name '*.py') | while read -r file; do
+        mkdir -p "$BUILD/sanitized/bertnli/$(dirname "$file")"
+        cp "bertnli/$file" "$BUILD/sanitized/bertnli/$file"
+    done
+    # Python itself leaks; an allocation that is too large must fail as it does without a sanitizer.
+    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc OMP_NUM_THREADS=2 \
+        ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 \
+        UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$BUILD/sanitized:tests" \
+        ${PYTHON:-python3} tests/fuzz/bindings.py "${2:-100}" "${3:-0}"
+    ;;
 *)
-    sed -n '2,9p' "$0"
+    sed -n '2,11p' "$0"
     exit 2
     ;;
 esac
