@@ -11,7 +11,7 @@ from inference_problem import Padded, Peer, Problem
 from torch import Tensor
 
 from bertnli import BERTClassifier
-from bertnli.checkpoint.huggingface import to_huggingface
+from bertnli.checkpoint.families import to_huggingface
 
 
 def equal_model(model: BERTClassifier, attention: str = "sdpa") -> Any:
@@ -23,7 +23,7 @@ def equal_model(model: BERTClassifier, attention: str = "sdpa") -> Any:
         max_position_embeddings=c.max_len, attn_implementation=attention,
     )  # fmt: skip
     equal = transformers.BertForSequenceClassification(config)
-    equal.load_state_dict(to_huggingface(model.state_dict(), "classifier"))
+    equal.load_state_dict(to_huggingface(model.state_dict()))
     return equal
 
 
