@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,14 @@ def in_notebook() -> bool:
     return isinstance(get_ipython(), zmqshell.ZMQInteractiveShell)
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    pass
+
+
+# tqdm's own lock is shared with forked processes: one that is killed while it holds the lock stops all others for good.
+_Bar.set_lock(threading.RLock())
+
+
 class Progress:
     """A bar in a terminal or a notebook; in files and logs a plain line now and then. On standard error.
 
@@ -35,7 +44,7 @@ class Progress:
         self._prints = enabled and not live and sys.stderr is not None
         self._started = self._shown = time.perf_counter()
         self._shown_done = 0
-        self._bar = tqdm(
+        self._bar = _Bar(
             total=total or None,
             desc=title,
             unit=unit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -72,3 +73,15 @@ def test_training_reports_loss_and_accuracy(
     assert re.fullmatch(pattern, lines[-1])
     fit(model, data, epochs=1, batch_size=5, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking a process with threads
+def test_a_process_that_dies_with_the_lock_stops_no_other() -> None:
+    child = os.fork()
+    if child == 0:
+        Progress(1, "", "step", enabled=False)._bar.get_lock().acquire()
+        os._exit(0)
+    os.waitpid(child, 0)
+    lock = Progress(1, "", "step", enabled=False)._bar.get_lock()
+    assert lock.acquire(timeout=5)
+    lock.release()
