@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -77,11 +78,11 @@ def test_training_reports_loss_and_accuracy(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking a process with threads
 def test_a_process_that_dies_with_the_lock_stops_no_other() -> None:
+    bar: Any = Progress(1, "", "step", enabled=False)._bar  # tqdm's methods have no types
     child = os.fork()
     if child == 0:
-        Progress(1, "", "step", enabled=False)._bar.get_lock().acquire()
+        bar.get_lock().acquire()
         os._exit(0)
     os.waitpid(child, 0)
-    lock = Progress(1, "", "step", enabled=False)._bar.get_lock()
-    assert lock.acquire(timeout=5)
-    lock.release()
+    assert bar.get_lock().acquire(timeout=5)
+    bar.get_lock().release()
