@@ -19,14 +19,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SETTINGS: dict[str, dict[str, str]] = {
-    "default": {"GOMP_SPINCOUNT": "300000"},
+    "default": {"BERTNLI_BENCH_TORCH_FIRST": "1"},  # torch loads OpenMP before bertnli can set it
     "bertnli": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 STEPS = """
-import sys, time
+import os, sys, time
 sys.path[:0] = sys.argv[1:3]
+if "BERTNLI_BENCH_TORCH_FIRST" in os.environ:
+    import torch
 import bertnli
 from compare import classifier, snli_like
 batch, steps = int(sys.argv[3]), int(sys.argv[4])
