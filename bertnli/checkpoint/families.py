@@ -44,13 +44,14 @@ class Family:
         return self.dropout_keys.get(task, "classifier_dropout")
 
 
-_EMBEDDINGS = {
+# Names within a BertModel, and D2L's.
+EMBEDDINGS = {
     "embeddings.word_embeddings": "encoder.token_embedding",
     "embeddings.token_type_embeddings": "encoder.segment_embedding",
     "embeddings.position_embeddings.weight": "encoder.pos_embedding",
     "embeddings.LayerNorm": "encoder.embedding_norm",
 }
-_LAYERS = {
+LAYERS = {
     "encoder.layer.{i}.attention.self.query": "encoder.blks.{i}.attention.W_q",
     "encoder.layer.{i}.attention.self.key": "encoder.blks.{i}.attention.W_k",
     "encoder.layer.{i}.attention.self.value": "encoder.blks.{i}.attention.W_v",
@@ -107,7 +108,7 @@ BERT = Family(
     model_type="bert",
     title="BERT",
     names={
-        **_prefixed("bert.", {**_EMBEDDINGS, **_LAYERS, "pooler.dense": "hidden.0"}),
+        **_prefixed("bert.", {**EMBEDDINGS, **LAYERS, "pooler.dense": "hidden.0"}),
         "cls.predictions.transform.dense": "mlm.mlp.0",
         "cls.predictions.transform.LayerNorm": "mlm.mlp.2",
         "cls.predictions.decoder": "mlm.mlp.3",
@@ -126,7 +127,7 @@ DISTILBERT = Family(
     model_type="distilbert",
     title="DistilBERT",
     names={
-        **_prefixed("distilbert.", {name: ours for name, ours in _EMBEDDINGS.items() if "token_type" not in name}),
+        **_prefixed("distilbert.", {name: ours for name, ours in EMBEDDINGS.items() if "token_type" not in name}),
         "distilbert.transformer.layer.{i}.attention.q_lin": "encoder.blks.{i}.attention.W_q",
         "distilbert.transformer.layer.{i}.attention.k_lin": "encoder.blks.{i}.attention.W_k",
         "distilbert.transformer.layer.{i}.attention.v_lin": "encoder.blks.{i}.attention.W_v",
@@ -169,7 +170,7 @@ ELECTRA = Family(
     model_type="electra",
     title="ELECTRA",
     names={
-        **_prefixed("electra.", {**_EMBEDDINGS, "embeddings_project": "encoder.embedding_projection", **_LAYERS}),
+        **_prefixed("electra.", {**EMBEDDINGS, "embeddings_project": "encoder.embedding_projection", **LAYERS}),
         "classifier.dense": "hidden.0",
     },
     outputs={**_OUTPUTS, "classification": "classifier.out_proj", "regression": "classifier.out_proj"},

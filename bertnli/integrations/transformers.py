@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.models.bert import modeling_bert
 
+from bertnli.checkpoint.families import BERT, EMBEDDINGS, LAYERS
 from bertnli.checkpoint.huggingface import ACTIVATIONS
 from bertnli.encoder.bert import BERTEncoder, BERTModel, check_length
 from bertnli.encoder.config import BERTConfig
@@ -32,25 +33,13 @@ from bertnli.text.batch import PackedBatch
 _log = logging.getLogger("bertnli")
 
 # Paths of a BertModel's modules, and of bertnli's that do the same. {i} is the layer.
-_EMBEDDINGS = {
-    "embeddings.word_embeddings": "token_embedding",
-    "embeddings.token_type_embeddings": "segment_embedding",
-    "embeddings.LayerNorm": "embedding_norm",
-    "embeddings.dropout": "embedding_dropout",
+_DROPOUTS = {
+    "embeddings.dropout": "encoder.embedding_dropout",
+    "encoder.layer.{i}.attention.self.dropout": "encoder.blks.{i}.attention.dropout",
+    "encoder.layer.{i}.attention.output.dropout": "encoder.blks.{i}.addnorm1.dropout",
+    "encoder.layer.{i}.output.dropout": "encoder.blks.{i}.addnorm2.dropout",
 }
-_LAYER = {
-    "encoder.layer.{i}.attention.self.query": "blks.{i}.attention.W_q",
-    "encoder.layer.{i}.attention.self.key": "blks.{i}.attention.W_k",
-    "encoder.layer.{i}.attention.self.value": "blks.{i}.attention.W_v",
-    "encoder.layer.{i}.attention.self.dropout": "blks.{i}.attention.dropout",
-    "encoder.layer.{i}.attention.output.dense": "blks.{i}.attention.W_o",
-    "encoder.layer.{i}.attention.output.dropout": "blks.{i}.addnorm1.dropout",
-    "encoder.layer.{i}.attention.output.LayerNorm": "blks.{i}.addnorm1.ln",
-    "encoder.layer.{i}.intermediate.dense": "blks.{i}.ffn.dense1",
-    "encoder.layer.{i}.output.dense": "blks.{i}.ffn.dense2",
-    "encoder.layer.{i}.output.dropout": "blks.{i}.addnorm2.dropout",
-    "encoder.layer.{i}.output.LayerNorm": "blks.{i}.addnorm2.ln",
-}
+_MODULES = {path: own for path, own in {**EMBEDDINGS, **LAYERS, **_DROPOUTS}.items() if own != "encoder.pos_embedding"}
 # Arguments of BertModel.forward that the packed encoder understands or that change nothing.
 _PACKED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 _IGNORED = ("return_dict", "use_cache", "num_items_in_batch")
@@ -290,9 +279,11 @@ class _SharedEncoder:
         self.position_weight: Tensor = bert.embeddings.position_embeddings.weight
         self.encoder.pos_embedding = cast(nn.Parameter, self.position_weight)
         self.position_memory = self.position_weight.data_ptr()
-        paths = dict(_EMBEDDINGS)
-        for i in range(len(self.layers)):
-            paths |= {path.format(i=i): own.format(i=i) for path, own in _LAYER.items()}
+        paths = {
+            path.format(i=i): own.format(i=i).removeprefix("encoder.")
+            for path, own in _MODULES.items()
+            for i in range(len(self.layers) if "{i}" in path else 1)
+        }
         # What is not called itself: (children of the parent, name, module).
         parents = {path[:end] for path in paths for end, letter in enumerate(path) if letter == "."}
         activations = {f"encoder.layer.{i}.intermediate.intermediate_act_fn" for i in range(len(self.layers))}
@@ -399,18 +390,10 @@ def _config_of(bert: BertModel) -> BERTConfig:
     forward = vars(bert).get("forward")
     if type(bert).forward is not BertModel.forward or not isinstance(forward, (PackedForward, NoneType)):
         raise CannotPackError(f"{type(bert).__name__} has another forward than BertModel")
+    # Not dropouts: the modules are shared.
+    sizes = {name: getattr(config, key) for name, key in BERT.keys.items() if "dropout" not in name}
+    sizes |= {"num_layers": len(bert.encoder.layer), "activation": ACTIVATIONS[config.hidden_act]}
     try:
-        return BERTConfig.original(
-            config.vocab_size,
-            num_hiddens=config.hidden_size,
-            ffn_num_hiddens=config.intermediate_size,
-            num_heads=config.num_attention_heads,
-            num_layers=len(bert.encoder.layer),
-            max_len=config.max_position_embeddings,
-            num_segments=config.type_vocab_size,
-            activation=ACTIVATIONS[config.hidden_act],
-            norm_eps=config.layer_norm_eps,
-            pretraining_heads=False,
-        )
+        return BERTConfig.original(**sizes, pretraining_heads=False)
     except ValueError as error:
         raise CannotPackError(str(error)) from None
