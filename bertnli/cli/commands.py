@@ -332,9 +332,13 @@ def _load(
 
 def _load_head(name: str, args: Namespace) -> tuple[Head, Tokenizer]:
     model, tokenizer = checkpoint.from_pretrained(name)
+    return check_is_head(model, name).to(_device(args.device)), _with_switches(args, tokenizer)
+
+
+def check_is_head(model: Head | BERTModel, name: str) -> Head:
     if not isinstance(model, Head):
         raise ValueError(f"{name} has no output layer of a task; fine-tune it first with `bertnli train`")
-    return model.to(_device(args.device)), _with_switches(args, tokenizer)
+    return model
 
 
 def _with_switches(args: Namespace, tokenizer: Tokenizer) -> Tokenizer:

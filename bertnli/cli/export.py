@@ -6,6 +6,7 @@ import math
 from argparse import Namespace
 
 from bertnli import checkpoint
+from bertnli.cli.commands import check_is_head
 from bertnli.tasks.base import Head
 from bertnli.tasks.load import load_encoded
 from bertnli.text.encoded import EncodedTexts, encoded_texts
@@ -15,9 +16,7 @@ from bertnli.text.tokenizer import Tokenizer
 def export(args: Namespace) -> None:
     model, tokenizer = checkpoint.from_pretrained(args.model)
     if args.format == "onnx":
-        if not isinstance(model, Head):
-            raise ValueError(f"{args.model} has no output layer of a task; fine-tune it first with `bertnli train`")
-        _to_onnx(args, model, tokenizer)
+        _to_onnx(args, check_is_head(model, args.model), tokenizer)
         return
     if args.int8 or args.data is not None:
         raise ValueError(f"--int8 and --data are for --format onnx; found --format {args.format}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.data.arguments import path_of, string, strings
-from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text
+from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text, without_repeats
 from bertnli.data.labels import NUMBER, class_index, find_class, is_no_label, label_indices, label_text, parse_real
 from bertnli.data.texts import TextData, Texts, check_unicode
 
@@ -246,7 +246,7 @@ def _json_rows(path: Path, lines: Iterator[str], columns: list[str]) -> Iterator
 def parse_object(line: str, where: str) -> dict[str, Any]:
     """The object of one of a file's JSON lines. Raises ValueError at `where` for other JSON and for a repeated key."""
     try:
-        value = json.loads(line, object_pairs_hook=_without_repeats)
+        value = json.loads(line, object_pairs_hook=without_repeats)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where}: not JSON: {error.msg} at column {error.colno}; expected JSON lines (one object a line)"
@@ -256,13 +256,6 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object, as JSON lines have one a line; found {line.strip()[:40]!r}")
     return value
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"a key of {[key for key, _ in pairs]} is repeated")
-    return values
 
 
 def _delimited_rows(path: Path, reader: Any, columns: list[str]) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertnli.data.files import unchanged
+from bertnli.data.files import unchanged, without_repeats
 
 _DTYPES = {
     "F64": torch.float64,
@@ -79,17 +79,10 @@ def _header(content: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[dict[str, Any
     begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
     if not 8 < begin <= min(len(content), _MAX_HEADER):
         raise ValueError("it has no header")
-    header = json.loads(content[8:begin].tobytes().decode(), object_pairs_hook=_without_repeats)
+    header = json.loads(content[8:begin].tobytes().decode(), object_pairs_hook=without_repeats)
     if not isinstance(header, dict):
         raise ValueError("its header is no object")
     return header, begin
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("its header has a key twice")
-    return result
 
 
 def _check_places(header: dict[str, Any], size: int) -> None:

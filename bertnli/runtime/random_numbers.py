@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bertnli import ops
 
 # Modules of torch that draw nothing.
-_QUIET = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.Identity)
-_QUIET_ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU)
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_QUIET = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, *_CONTAINERS)
 _turn = threading.RLock()
 
 
@@ -53,7 +53,7 @@ def _may_draw(model: nn.Module) -> bool:
     for module in model.modules():
         own = type(module).__module__.partition(".")[0] == "bertnli"
         dropouts = any(type(child) is nn.Dropout for child in module.children())  # `own` ones know `drawing_from`
-        known = own or (type(module) in (*_QUIET, *_QUIET_ACTIVATIONS) and not dropouts) or type(module) is nn.Dropout
+        known = own or (type(module) in _QUIET and not dropouts) or type(module) is nn.Dropout
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         if not known or any(hooks) or "forward" in vars(module):
             return True
