@@ -156,7 +156,7 @@ class BERTEncoder(CountsReplacements):
             if int(rows[0]) < 0 or int(rows[-1]) >= batch.input_ids.numel():
                 raise IndexError(f"rows must lie between 0 and {batch.input_ids.numel() - 1}, the last token")
         given, tokens = batch, batch.input_ids.shape[0]
-        if tokens > MAX_TOKENS_SEEN or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or tokens > MAX_TOKENS_SEEN:  # compiled code may not branch on a size
             padded_to = None
         if batch.device.type == "cpu" and _compiles_each_size(self._matrix_dtype):
             batch = _pad_to_few_sizes(batch)
