@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ from bertnli import checkpoint
 from bertnli.data import download as hub
 from bertnli.data.snli import read_pairs
 from bertnli.encoder.bert import BERTModel
-from bertnli.text.encoded import EncodedTexts, index_array, labels_tensor
+from bertnli.text.encoded import EncodedTexts, LazyItems, index_array, labels_tensor
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import Vocab
 
@@ -85,23 +85,12 @@ class _Item(tuple[Any, ...]):
     __slots__ = ()
 
 
-class _Batch(Sequence[_Item]):
-    """The examples of one batch, made when they are read: the default collate function gathers them in one call."""
-
-    def __init__(self, dataset: SNLIBERTDataset, indices: Sequence[int]) -> None:
-        self.dataset = dataset
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
+class _Batch(LazyItems):
+    """The examples of one batch, which the default collate function gathers in one call."""
 
     def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return _Batch(self.dataset, self.indices[i])
-        return _Item(self.dataset[self.indices[i]])
-
-    def __iter__(self) -> Iterator[_Item]:
-        return (self[i] for i in range(len(self)))
+        found = super().__getitem__(i)
+        return found if isinstance(i, slice) else _Item(found)
 
 
 def _collate(batch: Sequence[Any], *, collate_fn_map: dict[Any, Callable[..., Any]] | None = None) -> Any:

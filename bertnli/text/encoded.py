@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -126,9 +126,9 @@ class EncodedTexts:
         numbers = dict(pad_id=self.pad_id, max_len=self.max_len, dropped=self.dropped)
         return EncodedTexts(ids, offsets, first_lens, labels, **numbers)
 
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[EncodedTexts]:
+    def __getitems__(self, indices: Sequence[int]) -> LazyItems:
         """What a DataLoader, also one of a `random_split`, makes a PackedBatch of by one gather."""
-        return _Sequences(self, indices)
+        return LazyItems(self, indices)
 
     @property
     def lengths(self) -> Tensor:
@@ -221,22 +221,26 @@ class EncodedTexts:
         return encoded
 
 
-class _Sequences(Sequence[EncodedTexts]):
-    """Some sequences of a store, one by one; `_collate` gathers them in one call."""
+class LazyItems(Sequence[Any]):
+    """Some items of a dataset, made when they are read; a collate function may gather all of `indices` in one call."""
 
-    def __init__(self, encoded: EncodedTexts, indices: Sequence[int]) -> None:
-        self.encoded, self.indices = encoded, indices
+    def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.indices = indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, i: Any) -> Any:
-        return _Sequences(self.encoded, self.indices[i]) if isinstance(i, slice) else self.encoded[self.indices[i]]
+        return type(self)(self.dataset, self.indices[i]) if isinstance(i, slice) else self.dataset[self.indices[i]]
+
+    def __iter__(self) -> Iterator[Any]:  # Sequence's own ends without a word at an index that does not exist
+        return (self[i] for i in range(len(self)))
 
 
 def _collate(batch: Sequence[EncodedTexts], *, collate_fn_map: Any = None) -> PackedBatch:
-    if isinstance(batch, _Sequences):
-        return batch.encoded.batch(batch.indices)
+    if isinstance(batch, LazyItems):
+        return cast(PackedBatch, batch.dataset.batch(batch.indices))
     raise TypeError(
         "a DataLoader makes batches of EncodedTexts by indices: give it the EncodedTexts, or a Subset of one"
     )
