@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data import Subset
 
 from bertnli import checkpoint
 from bertnli.data.texts import TextData
@@ -253,7 +254,7 @@ class Model:
     ) -> Any:
         """What `fit` and `evaluate` take; `split` is the file of a folder in SNLI's layout."""
         head, words = self.head, isinstance(self.tokenizer, WordTokenizer)
-        if isinstance(getattr(data, "encoded", data), EncodedTexts):
+        if isinstance(data, Subset) or isinstance(getattr(data, "encoded", data), EncodedTexts):
             return data
         if isinstance(data, str | os.PathLike):
             data = load_examples(

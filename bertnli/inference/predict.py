@@ -20,7 +20,7 @@ from bertnli.runtime.distributed import rank_and_size
 from bertnli.runtime.eval_mode import eval_mode
 from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import PackedBatch
-from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
+from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts, without_subset
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import Vocab, space_out_data
 
@@ -60,7 +60,7 @@ def check_finite(outputs: Tensor) -> Tensor:
 
 def score(
     model: Head | InferenceSession,
-    data: EncodedTexts | HasEncoded,
+    data: Encoded,
     *,
     batch_size: int = 256,
     precision: str | None = None,
@@ -140,7 +140,7 @@ def tokens_per_sequence(model: Head, encoded: EncodedTexts) -> Tensor:
 
 def evaluate(
     model: Head | InferenceSession,
-    data: EncodedTexts | HasEncoded,
+    data: Encoded,
     *,
     batch_size: int = 256,
     precision: str | None = None,
@@ -151,8 +151,8 @@ def evaluate(
     Arguments and errors are those of `score`; it also raises ValueError where there are no examples, no labels, labels
     that the model does not have, or outputs that are NaN or infinite. A figure that the data leave undefined is NaN.
     """
-    encoded, session = encoded_texts(data, "data"), _session(model, precision)
-    head = session.model
+    data, session = without_subset(data), _session(model, precision)
+    encoded, head = encoded_texts(data, "data"), session.model
     check_labels(encoded, "the evaluated data", head)
     losses: list[Tensor] = []  # read at the end, since that waits for the device
     num_targets = 0

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from bertnli import _text
@@ -111,20 +112,22 @@ class EncodedTexts:
             part = slice(i % len(self), i % len(self) + 1)
         start, stop, step = part.indices(len(self))
         if step != 1:
-            chosen = torch.from_numpy(np.arange(start, stop, step))
-            batch = self.batch(chosen)
-            ids, offsets, labels = batch.input_ids, batch.cu_seqlens.to(torch.int64), batch.labels
-            first_lens = self.first_lens[chosen]
-        else:
-            stop = max(start, stop)
-            offsets = self.offsets[start : stop + 1]
-            first, last = int(offsets[0]), int(offsets[-1])
-            ids, offsets, labels = self.ids[first:last], offsets - first, self.labels
-            first_lens = self.first_lens[start:stop]
-            if labels is not None:
-                labels = labels[first:last] if self._labels_tokens else labels[start:stop]
-        numbers = dict(pad_id=self.pad_id, max_len=self.max_len, dropped=self.dropped)
-        return EncodedTexts(ids, offsets, first_lens, labels, **numbers)
+            return self.select(range(start, stop, step))
+        stop = max(start, stop)
+        offsets, labels = self.offsets[start : stop + 1], self.labels
+        first, last = int(offsets[0]), int(offsets[-1])
+        if labels is not None:
+            labels = labels[first:last] if self._labels_tokens else labels[start:stop]
+        return self._with(self.ids[first:last], offsets - first, self.first_lens[start:stop], labels)
+
+    def select(self, index: Index) -> EncodedTexts:
+        """A copy of some sequences, in the order given. Raises IndexError for an index outside 0 to N - 1."""
+        chosen = torch.from_numpy(index_array(index))
+        batch = self.batch(chosen)
+        return self._with(batch.input_ids, batch.cu_seqlens.to(torch.int64), self.first_lens[chosen], batch.labels)
+
+    def _with(self, *tensors: Any) -> EncodedTexts:
+        return EncodedTexts(*tensors, pad_id=self.pad_id, max_len=self.max_len, dropped=self.dropped)
 
     def __getitems__(self, indices: Sequence[int]) -> LazyItems:
         """What a DataLoader, also one of a `random_split`, makes a PackedBatch of by one gather."""
@@ -256,13 +259,17 @@ class HasEncoded(Protocol):
     def encoded(self) -> EncodedTexts: ...
 
 
-def encoded_texts(data: EncodedTexts | HasEncoded, name: str) -> EncodedTexts:
-    """The encoded texts that `data` is or has as `.encoded`.
+Encoded = EncodedTexts | HasEncoded | Subset[Any]
+
+
+def encoded_texts(data: Encoded, name: str) -> EncodedTexts:
+    """The encoded texts that `data` is or has as `.encoded`, or of which it is a Subset.
 
     name   the argument, for the error
 
     Raises TypeError where there are none.
     """
+    data = without_subset(data)
     encoded = getattr(data, "encoded", data)
     if not isinstance(encoded, EncodedTexts):
         raise TypeError(
@@ -270,6 +277,19 @@ def encoded_texts(data: EncodedTexts | HasEncoded, name: str) -> EncodedTexts:
             f"not {type(data).__name__}"
         )
     return encoded
+
+
+def without_subset(data: Any) -> Any:
+    """The encoded texts that a Subset of torch.utils.data, as `random_split` makes it, has chosen; other data as is.
+
+    Raises TypeError for a Subset of data whose examples are not its sequences, as EncodedQuestions' are not.
+    """
+    if not isinstance(data, Subset):
+        return data
+    dataset = data.dataset
+    if not hasattr(dataset, "__getitem__"):
+        raise TypeError(f"{type(dataset).__name__} cannot be split; split the examples, then encode each part")
+    return encoded_texts(cast(Any, dataset), "the Subset's dataset").select(data.indices)
 
 
 _Int64 = npt.NDArray[np.int64]

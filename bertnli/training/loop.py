@@ -19,7 +19,7 @@ from bertnli.runtime.memory import flush_denormals, reuse_memory
 from bertnli.runtime.random_numbers import RandomNumbers, random_numbers
 from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import split_batches
-from bertnli.text.encoded import EncodedTexts, HasEncoded, encoded_texts
+from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts
 from bertnli.training.freezing import cached_features, freeze, restored_after_training
 from bertnli.training.history import Epoch, EpochProgress, History
 from bertnli.training.optimizer import TrainingOptimizer, make_optimizer
@@ -31,8 +31,8 @@ from bertnli.training.steps import EagerStep, GraphStep, Objective, StepResult
 
 def fit(
     model: Head,
-    train: EncodedTexts | HasEncoded,
-    dev: EncodedTexts | HasEncoded | None = None,
+    train: Encoded,
+    dev: Encoded | None = None,
     options: TrainingOptions | None = None,
     *,
     objective: Objective | None = None,
@@ -44,7 +44,7 @@ def fit(
 ) -> History:
     """Fine-tune `model`, a head of any task, on labelled examples, in place.
 
-    train, dev  what the head's `encode` gives, with labels; `dev` is evaluated after each epoch
+    train, dev  what the head's `encode` gives, with labels, or a Subset of it; `dev` is evaluated after each epoch
     options     see TrainingOptions; each can also be given by keyword: `fit(model, train, epochs=2, lr=3e-5)`
     objective   what is minimised (default: the task's loss)
     device      where to train (default: where the model is)
@@ -97,7 +97,7 @@ class _Run:
         model: Head,
         objective: Objective,
         train: EncodedTexts,
-        dev: EncodedTexts | HasEncoded | None,
+        dev: Encoded | None,
         options: TrainingOptions,
         state_file: Path | None,
     ) -> None:

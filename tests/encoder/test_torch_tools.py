@@ -8,9 +8,11 @@ import pytest
 import torch
 from helpers.tiny_models import classifier, pairs
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, random_split
+from torch.utils.data import DataLoader, Subset, random_split
 
-from bertnli import EncodedTexts, PackedBatch
+from bertnli import EncodedTexts, PackedBatch, QuestionData, evaluate, fit, score
+from bertnli.tasks.question_answering import EncodedQuestions
+from bertnli.text.encoded import encoded_texts
 
 ENCODED = pairs(50)
 
@@ -73,6 +75,23 @@ def test_random_split() -> None:
     labels = torch.cat([batch.labels for batch in seen])
     assert ENCODED.labels is not None
     assert labels.sort().values.equal(ENCODED.labels[order].sort().values)
+
+
+def test_fit_and_evaluate_take_a_subset() -> None:
+    split: Any = random_split
+    part, rest = split(ENCODED, [40, 10], torch.Generator().manual_seed(0))
+    data, dev = ENCODED.select(part.indices), ENCODED.select(rest.indices)
+    assert torch.equal(data.ids, torch.cat([ENCODED[i].ids for i in part.indices]))
+    assert evaluate(classifier(), rest) == evaluate(classifier(), dev)
+    assert torch.equal(score(classifier(), rest), score(classifier(), dev))
+    options: dict[str, Any] = dict(epochs=2, batch_size=8, lr=1e-3, progress=False)
+    found, wanted = (fit(classifier(), *both, **options) for both in ((part, rest), (data, dev)))
+    assert found.losses == wanted.losses
+    assert [e.dev_loss for e in found.epochs] == [e.dev_loss for e in wanted.epochs]
+    tokens = torch.zeros(1)
+    questions: Any = EncodedQuestions(ENCODED, tokens, tokens, tokens, QuestionData([], [], None, [], []))
+    with pytest.raises(TypeError, match="EncodedQuestions cannot be split; split the examples, then encode each part"):
+        encoded_texts(Subset(questions, [0]), "train")
 
 
 def test_one_sequence_by_its_index() -> None:
