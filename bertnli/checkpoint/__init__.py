@@ -22,7 +22,7 @@ from bertnli.checkpoint import d2l, huggingface, onnx, own, sentence_transformer
 from bertnli.checkpoint.card import provenance_of, write_card
 from bertnli.checkpoint.files import Checkpoint, read_object
 from bertnli.checkpoint.hub import find_folder
-from bertnli.encoder.bert import BERTEncoder, BERTModel
+from bertnli.encoder.bert import BERTModel, added_parameter
 from bertnli.tasks.base import HEADS, Head, check_head
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer
@@ -132,7 +132,11 @@ def save_pretrained(
     folder, model = Path(folder), getattr(model, "_orig_mod", model)
     if not isinstance(model, BERTModel):
         check_head(model)
-    _check_names(model)
+    if (added := added_parameter(model.encoder)) is not None:
+        raise ValueError(
+            f"a checkpoint has no place for the encoder's {added}. Put the original layers back before saving; "
+            "PEFT's adapters are merged into them by merge_and_unload()"
+        )
     state = _state_of(model)
     if len(tokenizer) > model.config.vocab_size:  # a table may be padded
         raise ValueError(f"a vocabulary of {len(tokenizer)} tokens for a model of vocab_size {model.config.vocab_size}")
@@ -237,19 +241,6 @@ def _load_state(model: nn.Module, checkpoint: Checkpoint, with_output: bool = Tr
         for name, parameter in parameters.items():
             if name in state:
                 parameter.copy_(state[name])
-
-
-def _check_names(model: Head | BERTModel) -> None:
-    """Raise ValueError if the encoder has other parameters than those of its configuration."""
-    if type(model.encoder) is not BERTEncoder:
-        return
-    with torch.device("meta"):
-        names = BERTEncoder(model.config).state_dict().keys()
-    if other := model.encoder.state_dict().keys() - names:
-        raise ValueError(
-            f"a checkpoint has no place for the encoder's {min(other)}. Put the original layers back before saving; "
-            "PEFT's adapters are merged into them by merge_and_unload()"
-        )
 
 
 def _state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bertnli import ops
 from bertnli.distillation.objective import watched_layers
-from bertnli.encoder.bert import BERTEncoder, BERTModel
+from bertnli.encoder.bert import BERTEncoder, BERTModel, added_parameter
 from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.layers import EncoderBlock
 from bertnli.runtime.eval_mode import eval_mode
@@ -73,9 +73,14 @@ def make_student(
     sample           sequences of the teacher's tokens; the first 16,384 tokens are used
     max_len          most tokens per sequence (default: the teacher's)
 
-    Raises ValueError for a teacher with an `embedding_size`, for layers that the teacher does not have, and for sizes
-    that do not go with `layers`.
+    Raises ValueError for a teacher with an `embedding_size` or with adapters, for layers that the teacher does not
+    have, and for sizes that do not go with `layers`.
     """
+    if (added := added_parameter(teacher.encoder)) is not None:
+        raise ValueError(
+            f"the teacher's encoder has {added}, and a student would begin without it. Merge PEFT's adapters first: "
+            "merge_and_unload()"
+        )
     if teacher.config.embedding_size is not None:
         raise ValueError("distilling a teacher whose embeddings are projected (embedding_size) is not supported")
     asked = dict(ffn_num_hiddens=ffn_num_hiddens, num_heads=num_heads, num_layers=num_layers)

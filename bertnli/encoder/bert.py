@@ -257,6 +257,15 @@ class BERTEncoder(CountsReplacements):
         return x, ops.embed(*projected, *ids)
 
 
+def added_parameter(encoder: nn.Module) -> str | None:
+    """The name of a parameter that an encoder of its config does not have, such as an adapter's; None without one."""
+    if type(encoder) is not BERTEncoder:
+        return None
+    with torch.device("meta"):
+        names = BERTEncoder(encoder.config).state_dict().keys()
+    return min(encoder.state_dict().keys() - names, default=None)
+
+
 class MaskLM(nn.Module):
     """D2L's masked-language-model head: [B, L, H] and positions [B, n] to scores [B, n, vocab_size]."""
 

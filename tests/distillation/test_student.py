@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import peft
 import pytest
 import torch
 from helpers.models import block
@@ -117,3 +118,11 @@ def test_narrow_embeddings_keep_the_teachers_geometry() -> None:
     ratio = torch.pdist(narrow) / torch.pdist(table)
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
     assert float(narrow.std()) == pytest.approx(float((table - table.mean(0)).std()), rel=1e-4)
+
+
+def test_a_teacher_with_adapters_is_refused() -> None:
+    """Its layers' weights alone are not what it computes."""
+    head = teacher()
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["W_q"], init_lora_weights=False), head)
+    with pytest.raises(ValueError, match=r"encoder has blks\.0\.attention\.W_q\..*Merge PEFT's adapters first: merge_"):
+        make_student(head, torch.arange(5), layers=[0], num_hiddens=64)
