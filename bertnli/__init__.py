@@ -46,6 +46,7 @@ from bertnli.ops import varlen_attention
 from bertnli.ops.devices import HAS_TRITON
 from bertnli.tasks.base import Head
 from bertnli.tasks.classification import BERTClassifier, Prediction
+from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import load_encoded, load_examples
 from bertnli.tasks.question_answering import Answer, BERTQuestionAnswering
 from bertnli.tasks.regression import BERTRegressor
@@ -70,6 +71,7 @@ __all__ = [
     "Answer",
     "BERTClassifier",
     "BERTConfig",
+    "BERTEmbedder",
     "BERTEncoder",
     "BERTModel",
     "BERTQuestionAnswering",

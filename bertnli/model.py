@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Subset
 
 from bertnli import checkpoint
+from bertnli.data.arguments import strings
 from bertnli.data.texts import TextData
 from bertnli.inference import predict as inference
 from bertnli.tasks.base import Head
 from bertnli.tasks.classification import BERTClassifier, Prediction
 from bertnli.tasks.convert import parts_of, to_examples
+from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import load_examples, read_inputs
 from bertnli.tasks.regression import BERTRegressor
 from bertnli.text.encoded import EncodedTexts
@@ -28,12 +31,12 @@ from bertnli.training.loop import fit
 
 
 class Model:
-    """A head and its tokenizer: fine-tune, evaluate, predict, rank, save.
+    """A head and its tokenizer: fine-tune, evaluate, predict, rank, encode, save.
 
         model = Model.from_pretrained("runs/demo")
         model.predict([("A man is sleeping .", "A person is asleep .")])[0].label
 
-    head         a BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering, or a custom head
+    head         a BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering, BERTEmbedder, or a custom head
     tokenizer    a tokenizer, or the Vocab of D2L's checkpoints
     precision    of predict, score and evaluate: "fp32", "bf16" or "int8" (CPU only); training takes its own, as in
                  `fit(precision="bf16")`
@@ -52,7 +55,7 @@ class Model:
     def from_pretrained(
         cls, name_or_folder: str | os.PathLike[str], precision: str = "fp32", device: torch.device | str | None = None
     ) -> Model:
-        """Load a checkpoint with an output layer: a folder, or a name on the Hugging Face hub.
+        """Load a checkpoint with an output layer, or a SentenceTransformer: a folder, or a name on Hugging Face's hub.
 
         device    where the model runs (default: a GPU if there is one; the CPU for "int8")
 
@@ -62,7 +65,8 @@ class Model:
         if not isinstance(head, Head):
             raise ValueError(
                 f"{name_or_folder} has no output layer of a task; put one on it: "
-                "Model(BERTClassifier(bert, label_names=[...]), tokenizer), then fit"
+                "Model(BERTClassifier(bert, label_names=[...]), tokenizer), then fit; for sentence vectors "
+                "Model(BERTEmbedder(bert), tokenizer)"
             )
         on_gpu = torch.cuda.is_available() and precision != "int8"
         return cls(head, tokenizer, precision).to(device or ("cuda" if on_gpu else "cpu"))
@@ -170,6 +174,41 @@ class Model:
             Prediction(labels[best], best, dict(zip(labels, row, strict=True)))
             for best, row in zip(probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
         ]
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool = False,
+        batch_size: int = 256,
+    ) -> npt.NDArray[np.float32]:
+        """Sentence vectors, float32 [N, D]; [D] of one string. For models of SentenceTransformer, or a BERTEmbedder.
+
+            model = Model.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+            similarities = model.encode(queries) @ model.encode(documents).T
+
+        prompt         text to put before each text, such as "query: "
+        prompt_name    the checkpoint's prompt of that name (default: the checkpoint's default, else none)
+        normalize      whether to scale vectors to length 1 also where the model does not
+
+        Raises ValueError for other heads, for a prompt that the checkpoint does not have, and for vectors that are NaN
+        or infinite.
+        """
+        if not isinstance(self.head, BERTEmbedder):
+            raise ValueError(
+                f"encode needs a BERTEmbedder; this is a {type(self.head).__name__}. Put one on its encoder: "
+                "Model(BERTEmbedder(model.head), model.tokenizer)"
+            )
+        one = isinstance(texts, str)
+        given = [cast(str, texts)] if one else strings(texts, "texts")
+        prefix = self.head.prompt(prompt_name) if prompt is None else prompt
+        if prefix:
+            given = [prefix + text for text in given]
+        vectors = self._outputs([given], batch_size)
+        vectors = F.normalize(vectors, dim=1) if normalize else vectors
+        return (vectors[0] if one else vectors).numpy()
 
     def fit(
         self,

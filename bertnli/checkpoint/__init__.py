@@ -60,7 +60,7 @@ def load_pretrained_model(
 
     Source: Dive into Deep Learning, "Natural Language Inference: Fine-Tuning BERT", `load_pretrained_model`.
     """
-    checkpoint = _read(pretrained_model, folder, num_heads)
+    checkpoint = _read(pretrained_model, folder, num_heads, encoder_only=True)
     if max_len is not None and 0 < max_len < checkpoint.config.max_len:
         checkpoint.state["encoder.pos_embedding"] = checkpoint.state["encoder.pos_embedding"][:, :max_len]
         checkpoint.config = dataclasses.replace(checkpoint.config, max_len=max_len)
@@ -88,18 +88,20 @@ def from_pretrained(
     """A model in eval mode with its tokenizer.
 
     The model is the head of the checkpoint's task (a BERTClassifier, say; a custom head's class must be defined
-    before), or a BERTModel if the checkpoint has no output layer. Arguments and errors: see `load_pretrained_model`.
+    before), a BERTEmbedder of a SentenceTransformer's folder, or a BERTModel if the checkpoint has no output layer. Any
+    head can be put on each: `BERTClassifier(model, num_labels=3)`. Arguments and errors: see `load_pretrained_model`.
     """
     checkpoint = _read(name_or_dir, folder)
     bert = _bert(checkpoint, dropout)
     model: Head | BERTModel = bert
-    if "output.weight" in checkpoint.state:
+    output = checkpoint.state.get("output.weight")
+    if output is not None or checkpoint.task == "embedding":
         if checkpoint.task not in HEADS:
             raise ValueError(
                 f"{checkpoint.folder} is of the task {checkpoint.task!r}, and no head of that task is defined; "
                 f"known: {', '.join(HEADS)}. load_pretrained_model loads its encoder alone"
             )
-        num_labels = len(checkpoint.state["output.weight"])
+        num_labels = None if output is None else len(output)
         head_dropout = checkpoint.head_dropout if dropout is None else None
         model = HEADS[checkpoint.task](bert, num_labels, checkpoint.label_names, head_dropout)
         model.settings.update(checkpoint.head_settings)
@@ -200,7 +202,11 @@ def _bert(checkpoint: Checkpoint, dropout: float | None) -> BERTModel:
 
 
 def _read(
-    name: str | os.PathLike[str], downloads: str | os.PathLike[str] | None, num_heads: int | None = None
+    name: str | os.PathLike[str],
+    downloads: str | os.PathLike[str] | None,
+    num_heads: int | None = None,
+    *,
+    encoder_only: bool = False,
 ) -> Checkpoint:
     found = folder = find_folder(name, downloads)
     if modules := sentence_transformers.modules(folder):
@@ -212,6 +218,8 @@ def _read(
         checkpoint = d2l.read(folder, num_heads)
     else:
         raise FileNotFoundError(f"{folder} holds neither config.json nor D2L's pretrained.params")
+    if len(modules) > 1 and not encoder_only and "output.weight" not in checkpoint.state:
+        sentence_transformers.add_embedding(checkpoint, found)
     if len(checkpoint.vocab) > checkpoint.config.vocab_size:  # a table may be padded
         raise ValueError(
             f"{folder} has a vocabulary of {len(checkpoint.vocab)} tokens, "

@@ -65,10 +65,11 @@ def _download(name: str, cache: Path | None) -> Path:
             raise OSError(str(error)) from error
     names = {entry.rfilename for entry in info.siblings or ()}
     fetch: Any = partial(hf_hub_download, name, cache_dir=cache)
-    prefix = ""
+    prefix, modules = "", list[str]()
     if sentence_transformers.FILES[0] in names:
         root = Path(fetch(sentence_transformers.FILES[0])).parent
-        prefix = "".join(f"{part}/" for part in sentence_transformers.modules(root)[0][1].relative_to(root).parts)
+        folders = [folder.relative_to(root).parts for _, folder in sentence_transformers.modules(root)]
+        prefix, *modules = ("".join(f"{part}/" for part in parts) for parts in folders)
     if f"{prefix}config.json" in names:
         path = Path(fetch(f"{prefix}config.json"))
         settings = read_object(path)
@@ -78,6 +79,8 @@ def _download(name: str, cache: Path | None) -> Path:
     if weights is None:
         raise FileNotFoundError(f"it has none of the files {', '.join(WEIGHTS)}")
     wanted = [*_SMALL, *(prefix + file for file in (*_SMALL, weights))]
+    for module in modules:
+        wanted += [f"{module}config.json", *[module + file for file in WEIGHTS if module + file in names][:1]]
     if weights.endswith(".index.json"):
         shards = read_object(Path(fetch(prefix + weights))).get("weight_map")
         wanted += sorted({f"{prefix}{file}" for file in shards.values()}) if isinstance(shards, dict) else []

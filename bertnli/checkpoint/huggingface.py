@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertnli.checkpoint import sentence_transformers
 from bertnli.checkpoint.families import BERT, Family, family_for, family_of, from_huggingface, to_huggingface
@@ -25,6 +25,7 @@ from bertnli.checkpoint.files import (
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.base import Head
+from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
 from bertnli.text.wordpiece import WordPieceTokenizer
@@ -182,7 +183,10 @@ def contents(
     family = family_for(model.config)
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise ValueError(f"Hugging Face's {family.title} needs a WordPieceTokenizer")
-    if isinstance(model, Head) and model.task not in family.outputs:
+    if isinstance(model, BERTEmbedder):
+        if isinstance(model.output, nn.Linear):
+            raise ValueError("sentence vectors of a dense layer are saved in bertnli's format only")
+    elif isinstance(model, Head) and model.task not in family.outputs:
         raise ValueError(f"Hugging Face's {family.title} has no head for the task {model.task!r}")
     if isinstance(model, BERTModel) and model.config.pretraining_heads and family.model_type == "electra":
         raise ValueError("Hugging Face's ELECTRA has no head like this model's masked-language-model head")
@@ -207,11 +211,16 @@ def contents(
         },
         "tokenizer.json": tokenizer.to_tokenizer_json(),
     }
+    if isinstance(model, BERTEmbedder):
+        width, longest = model.config.num_hiddens, model.sequence_len()
+        files |= sentence_transformers.embedding_files(model.settings, width, longest)
     return to_huggingface(state, family, model.task if isinstance(model, Head) else ""), files
 
 
 def _architecture(model: Head | BERTModel, family: Family, state: dict[str, Tensor]) -> str:
     """The class of transformers for the model."""
+    if isinstance(model, BERTEmbedder):
+        return family.architectures[""]
     if isinstance(model, Head):
         return family.architectures[model.task]
     mlm, nsp = (any(name.startswith(part) for name in state) for part in ("mlm.", "nsp."))
@@ -222,6 +231,8 @@ def _architecture(model: Head | BERTModel, family: Family, state: dict[str, Tens
 
 def _parts(architecture: str, model: Head | BERTModel) -> tuple[str, ...]:
     """What a class of transformers has of the model's parameters."""
+    if isinstance(model, BERTEmbedder):
+        return ("encoder.", "hidden.") if architecture == "BertModel" else ("encoder.",)
     if isinstance(model, Head):
         return ("encoder.", "hidden.", "output.") if model.pooled else ("encoder.", "output.")
     return {
@@ -242,7 +253,7 @@ def _config(config: BERTConfig, family: Family) -> dict[str, Any]:
 
 
 def _head_config(model: Head | BERTModel, family: Family) -> dict[str, Any]:
-    if not isinstance(model, Head):
+    if not isinstance(model, Head) or isinstance(model, BERTEmbedder):
         return {}
     names = model.label_names or [f"LABEL_{i}" for i in range(model.output.out_features)]
     settings = {

@@ -1,16 +1,29 @@
-"""What sentence-transformers adds to a Hugging Face folder: modules, and the activation of a CrossEncoder."""
+"""What sentence-transformers adds to a Hugging Face folder: modules that make sentence vectors, and the activation of a
+CrossEncoder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from bertnli.checkpoint.files import read_object
+import torch
+
+from bertnli.checkpoint.files import Checkpoint, read_object, read_weights
 from bertnli.data.files import read_json
+from bertnli.tasks.embedding import ACTIVATIONS
 
 _MODULES, _SETTINGS = "modules.json", "config_sentence_transformers.json"
-FILES = (_MODULES, _SETTINGS, "sentence_bert_config.json")
-_ACTIVATIONS = {"identity": "torch.nn.modules.linear.Identity", "sigmoid": "torch.nn.modules.activation.Sigmoid"}
+_TEXTS = "sentence_bert_config.json"
+FILES = (_MODULES, _SETTINGS, _TEXTS)
+_POOLING = {  # keys of older versions
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_CROSS_ENCODER = {"identity": "torch.nn.modules.linear.Identity", "sigmoid": "torch.nn.modules.activation.Sigmoid"}
 
 
 def modules(folder: Path) -> list[tuple[str, Path]]:
@@ -34,6 +47,74 @@ def modules(folder: Path) -> list[tuple[str, Path]]:
     return [(kind, folder / name) for kind, name in found]
 
 
+def add_embedding(checkpoint: Checkpoint, folder: Path) -> None:
+    """Make the checkpoint of an encoder one of sentence vectors, by the modules of `folder` that follow it.
+
+    Raises ValueError naming file and key for modules that a BERTEmbedder does not have.
+    """
+    (_, encoder), *others = modules(folder)
+    kinds = [kind for kind, _ in others]
+    if kinds not in (["Pooling", *rest] for rest in ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"])):
+        raise ValueError(
+            f"{folder / _MODULES}: after the Transformer come {', '.join(kinds)}; only Pooling, then at most one Dense "
+            "and Normalize can be computed. load_pretrained_model loads the encoder alone"
+        )
+    checkpoint.task = "embedding"
+    settings = checkpoint.head_settings
+    settings |= {"pooling": _pooling(others[0][1] / "config.json"), "normalize": "Normalize" in kinds}
+    if "Dense" in kinds:
+        _add_dense(checkpoint, others[1][1])
+    if (path := encoder / _TEXTS).exists():
+        texts = read_object(path)
+        longest = texts.get("max_seq_length")
+        if longest is not None:
+            if type(longest) is not int or longest < 2:
+                raise ValueError(f"{path}: max_seq_length must be an integer of at least 2; found {longest!r}")
+            settings["max_len"] = min(longest, checkpoint.config.max_len)
+        if texts.get("do_lower_case") and not getattr(checkpoint.tokenizer, "lowercase", True):
+            raise ValueError(f"{path} has do_lower_case true, and the tokenizer keeps upper case")
+    path = folder / _SETTINGS
+    extra = read_object(path) if path.exists() else {}
+    prompts, name = extra.get("prompts") or {}, extra.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ValueError(f"{path}: prompts must be an object of texts by name; found {prompts!r}")
+    if name is not None and name not in prompts:
+        raise ValueError(f"{path}: default_prompt_name is {name!r}; prompts has {', '.join(prompts) or 'none'}")
+    settings |= {"prompts": prompts, "default_prompt_name": name} if prompts else {}
+
+
+def _pooling(path: Path) -> str:
+    settings = read_object(path)
+    kinds = settings.get("pooling_mode", [kind for key, kind in _POOLING.items() if settings.get(key)] or "mean")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list) or len(kinds) != 1 or kinds[0] not in _POOLING.values():
+        raise ValueError(f"{path}: pooling is {kinds!r}; expected one of {', '.join(_POOLING.values())}")
+    if settings.get("include_prompt") is False:
+        raise ValueError(f"{path} has include_prompt false; vectors are pooled over all tokens")
+    return str(kinds[0])
+
+
+def _add_dense(checkpoint: Checkpoint, folder: Path) -> None:
+    path = folder / "config.json"
+    settings = read_object(path)
+    kind = str(settings.get("activation_function", "Tanh")).rpartition(".")[2].lower()
+    if kind not in ACTIVATIONS:
+        raise ValueError(
+            f"{path}: activation_function is {settings['activation_function']!r}; known: {', '.join(ACTIVATIONS)}"
+        )
+    if settings.get("use_residual"):
+        raise ValueError(f"{path} has use_residual true; a dense layer has no residual here")
+    state, where, _ = read_weights(folder)
+    width = checkpoint.config.num_hiddens
+    weight = state.get("linear.weight")
+    if weight is None or weight.dim() != 2 or weight.shape[1] != width:
+        found = "nothing" if weight is None else f"shape {list(weight.shape)}"
+        raise ValueError(f"{where}: linear.weight must have shape [width, {width}]; found {found}")
+    checkpoint.state["output.weight"] = weight
+    checkpoint.state["output.bias"] = state.get("linear.bias", torch.zeros(len(weight)))
+    checkpoint.head_settings["activation"] = kind
+
+
 def activation(folder: Path, settings: dict[str, Any], columns: int) -> str | None:
     """The activation of a CrossEncoder's outputs, "identity" or "sigmoid"; None if the folder is not a CrossEncoder's.
 
@@ -54,13 +135,31 @@ def activation(folder: Path, settings: dict[str, Any], columns: int) -> str | No
         if name is None:
             continue
         kind = str(name).rpartition(".")[2].lower()
-        if kind in _ACTIVATIONS:
+        if kind in _CROSS_ENCODER:
             return kind
         if columns == 1:
             raise ValueError(f"{where}: {key} is {name!r}; only Identity and Sigmoid can be computed")
     return "sigmoid" if extra.get("model_type") == "CrossEncoder" and columns == 1 else None
 
 
+def embedding_files(settings: dict[str, Any], width: int, max_len: int) -> dict[str, Any]:
+    """The JSON files of a SentenceTransformer beside its encoder's: of the `settings` of a BERTEmbedder without a dense
+    layer."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | (
+        {"2_Normalize": "Normalize"} if settings["normalize"] else {}
+    )
+    pooling = {"word_embedding_dimension": width} | {key: kind == settings["pooling"] for key, kind in _POOLING.items()}
+    return {
+        "1_Pooling/config.json": pooling,
+        _MODULES: [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds.items())
+        ],
+        _SETTINGS: {"prompts": settings.get("prompts", {}), "default_prompt_name": settings.get("default_prompt_name")},
+        _TEXTS: {"max_seq_length": max_len, "do_lower_case": False},
+    }
+
+
 def config(kind: str) -> dict[str, Any]:
     """The keys of config.json that tell CrossEncoder the activation of its output."""
-    return {"sentence_transformers": {"activation_fn": _ACTIVATIONS[kind]}}
+    return {"sentence_transformers": {"activation_fn": _CROSS_ENCODER[kind]}}

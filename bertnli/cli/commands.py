@@ -33,6 +33,7 @@ from bertnli.runtime import distributed
 from bertnli.runtime.precision import unused_precision
 from bertnli.tasks.base import HEADS, Head
 from bertnli.tasks.classification import BERTClassifier
+from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import Examples, load_examples, parse_lines, read_inputs, shared_columns, texts_of
 from bertnli.text.encoded import EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
@@ -141,7 +142,7 @@ def _from_checkpoint(args: Namespace) -> Start:
     """The same of --model, where the checkpoint may give the task and the class names."""
     loaded, tokenizer = checkpoint.from_pretrained(args.model, dropout=args.dropout)
     tokenizer = _with_switches(args, tokenizer)
-    trained_task = loaded.task if isinstance(loaded, Head) else None
+    trained_task = loaded.task if isinstance(loaded, Head) and not isinstance(loaded, BERTEmbedder) else None
     task = args.task or trained_task or "classification"
     names = args.labels
     if names is None and isinstance(loaded, Head) and task == trained_task:
@@ -154,7 +155,7 @@ def _from_checkpoint(args: Namespace) -> Start:
 
 def _head(args: Namespace, base: BERTModel | Head, task: str, data: Examples) -> Head:
     """The checkpoint's head if it has the data's task and classes, else a new one on its encoder."""
-    if isinstance(base, Head):
+    if isinstance(base, Head) and not isinstance(base, BERTEmbedder):
         if base.task == task and data.label_names in ((), base.label_names):
             return base
         print("the checkpoint's output layer is for another task or other classes: starting a new one")

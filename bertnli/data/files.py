@@ -145,7 +145,7 @@ def atomic_paths(folder: Path, names: Sequence[str], remove: Sequence[str] = ())
         _remove_abandoned(folder)
         for name in names:
             path = folder / name
-            temporaries.append(_temporary(partial(tempfile.mkstemp, _SUFFIX, f".{name}.", folder)))
+            temporaries.append(_temporary(partial(tempfile.mkstemp, _SUFFIX, _prefix(name), folder)))
         path = folder / ", ".join(names)
         yield [new for new, _ in temporaries]
         umask = os.umask(0)
@@ -159,10 +159,11 @@ def atomic_paths(folder: Path, names: Sequence[str], remove: Sequence[str] = ())
             path.unlink(missing_ok=True)
         for name, (new, _) in zip(names, temporaries, strict=True):
             path = folder / name
+            path.parent.mkdir(exist_ok=True)
             os.replace(new, path)
         _sync(folder)
     except OSError as error:
-        own = tuple(f".{name}." for name in names)
+        own = tuple(map(_prefix, names))
         if error.errno is None or not (error.filename is None or Path(str(error.filename)).name.startswith(own)):
             raise  # of another file, or worded already
         raise OSError(error.errno, f"cannot write: {error.strerror or error}", str(path)) from error
@@ -211,6 +212,11 @@ def _temporary(make: Callable[[], tuple[int, str]]) -> tuple[Path, int]:
         if try_lock(handle) is not False and is_at(Path(name), handle):
             return Path(name), handle
         os.close(handle)  # another process took it for an abandoned one
+
+
+def _prefix(name: str) -> str:
+    """How the temporary file of `name`, which may be within a folder, begins."""
+    return f".{name.replace('/', '-')}."
 
 
 def _remove_abandoned(folder: Path) -> None:

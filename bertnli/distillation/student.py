@@ -73,9 +73,11 @@ def make_student(
     sample           sequences of the teacher's tokens; the first 16,384 tokens are used
     max_len          most tokens per sequence (default: the teacher's)
 
-    Raises ValueError for a teacher with an `embedding_size` or with adapters, for layers that the teacher does not
-    have, and for sizes that do not go with `layers`.
+    Raises ValueError for a teacher with an `embedding_size`, with adapters or without an output layer, for layers that
+    the teacher does not have, and for sizes that do not go with `layers`.
     """
+    if not isinstance(teacher.output, nn.Linear):
+        raise ValueError(f"the teacher, a {type(teacher).__name__}, has no output layer to learn from")
     if (added := added_parameter(teacher.encoder)) is not None:
         raise ValueError(
             f"the teacher's encoder has {added}, and a student would begin without it. Merge PEFT's adapters first: "

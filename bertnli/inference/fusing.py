@@ -65,7 +65,8 @@ def head_parts(model: Head) -> Parts:
 
     Raises CannotFuse unless they are all that `model.head` computes with.
     """
-    _check_not_overridden(model, "head")
+    for name in ("pool", "head"):
+        _check_not_overridden(model, name)
     taker = _Taker(model)
     taker.take("dropout", nn.Dropout)
     if model.pooled:

@@ -132,12 +132,12 @@ class InferenceSession:
             return self.outputs_within(self.on_device(batch))
 
     def features(self, batch: PackedBatch) -> Tensor:
-        """The encoder's vectors [R, H] of the tokens that the head reads. Errors: as of a call."""
+        """The encoder's vectors [R, H] of the tokens that the head reads, after its `pool`. Errors: as of a call."""
         if self._encoder is None:
             with self.running():
                 return self.model.features(self.on_device(batch))
         check_length(batch, self._max_len)
-        return self._encoder.features(*self._inputs(batch))
+        return self.model.pool(self._encoder.features(*self._inputs(batch)), batch)
 
     @contextmanager
     def running(self) -> Iterator[None]:

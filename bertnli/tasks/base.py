@@ -38,8 +38,8 @@ class Head(CountsReplacements):
     metrics          figures of merit, from the outputs of all examples
     predictions      what `predict` returns
 
-    It may override `token_index`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`, `encode`, `inputs`,
-    and
+    It may override `token_index`, `pool`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`, `encode`,
+    `inputs`, and
 
     pooled           whether it reads each sequence's `<cls>` through the hidden layer (default), or vectors of tokens
     max_len          tokens of a sequence at most, unless the caller or `settings` say otherwise (default: 128)
@@ -125,11 +125,14 @@ class Head(CountsReplacements):
         return (bounds if rows is None else torch.searchsorted(rows, bounds)).diff()
 
     def features(self, batch: PackedBatch) -> Tensor:
-        """The encoder's vectors of the rows that are read, [R, H]."""
+        """The encoder's vectors of the rows that are read, [R, H], after `pool`."""
         check_no_transform()
-        return cast(
-            Tensor, self.encoder(batch, rows=self.token_index(batch), max_tokens_read=1 if self.pooled else None)
-        )
+        most = 1 if self.pooled else None
+        return self.pool(self.encoder(batch, rows=self.token_index(batch), max_tokens_read=most), batch)
+
+    def pool(self, features: Tensor, batch: PackedBatch) -> Tensor:
+        """What `head` takes, from the vectors of the rows that are read: these themselves (default), or fewer."""
+        return features
 
     def head(self, features: Tensor) -> Tensor:
         """Outputs from the encoder's vectors: [R, H] to [R, num_labels]."""

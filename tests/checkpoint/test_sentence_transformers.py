@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.checkpoints import make, save
 
-from bertnli import BERTModel, Model, from_pretrained
+from bertnli import BERTEmbedder, Model, from_pretrained
 
 reference = pytest.importorskip("sentence_transformers")
 PAIRS = [("the dog runs", "a cat"), ("b c d", "the cat sleeps"), ("e", "")]
@@ -96,7 +96,7 @@ def test_the_encoder_of_a_sentence_transformer(tmp_path: Path, first: str) -> No
         entries[0]["path"] = first
         (tmp_path / "saved" / "modules.json").write_text(json.dumps(entries))
     model, tokenizer = from_pretrained(tmp_path / "saved")
-    assert isinstance(model, BERTModel)
+    assert isinstance(model, BERTEmbedder)
     encoded = tokenizer.encode_texts(["the dog runs", "a"], 16)
     vectors = model.encoder(encoded.batch(range(2)))
     wanted = theirs.encode(["the dog runs", "a"], output_value="token_embeddings")
