@@ -56,7 +56,8 @@ from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import WordTokenizer
 from bertnli.text.vocab import Vocab
 from bertnli.text.wordpiece import WordPieceTokenizer
-from bertnli.training.history import Epoch, History
+from bertnli.training.callbacks import Callback
+from bertnli.training.history import Epoch, Evaluation, History
 from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
 
@@ -77,9 +78,11 @@ __all__ = [
     "BERTQuestionAnswering",
     "BERTRegressor",
     "BERTTagger",
+    "Callback",
     "EncodedPairs",
     "EncodedTexts",
     "Epoch",
+    "Evaluation",
     "Head",
     "History",
     "InferenceSession",

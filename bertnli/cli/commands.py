@@ -39,6 +39,7 @@ from bertnli.text.encoded import EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer
 from bertnli.text.vocab import space_out_data
 from bertnli.text.wordpiece import WordPieceTokenizer
+from bertnli.training.callbacks import Callback
 from bertnli.training.history import History
 from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
@@ -74,7 +75,7 @@ def demo(args: Namespace) -> None:
         lr=5e-4,
         seed=args.seed,
         progress=not args.quiet,
-        on_epoch=print_epoch,
+        callbacks=[Callback(on_epoch=print_epoch)],
     )
     files = _save(model, args.output, tokenizer, history)
     print_kept_epoch(history)
@@ -410,7 +411,7 @@ def _run_arguments(args: Namespace, state_file: Path) -> dict[str, Any]:
         "device": _device(args.device),
         "progress": not args.quiet,
         "state_file": state_file,
-        "on_epoch": print_epoch,
+        "callbacks": [Callback(on_epoch=print_epoch)],
     }
 
 

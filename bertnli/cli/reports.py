@@ -60,8 +60,7 @@ def print_epoch(e: Epoch) -> None:
 
 
 def print_kept_epoch(history: History) -> None:
-    """Say which epoch's weights a run with `keep_best` ended with, if it is not the last."""
-    number = history.best_epoch
-    if number is not None and number != len(history.epochs):
-        best = history.epochs[number - 1]
-        print(f"kept the weights of epoch {number}, whose dev {best.metric} is the best: {_number(best.dev_score)}")
+    """Say which weights a run with `keep_best` ended with, if they are not the last."""
+    best = history.best
+    if best is not None and best is not history.evaluations[-1]:
+        print(f"kept the weights of epoch {best.epoch}, whose dev {best.metric} is the best: {_number(best.score)}")

@@ -92,7 +92,7 @@ def distill(
     return fit(student, examples, dev, options, objective=objective, **fit_arguments)
 
 
-_FIT_ARGUMENTS = ("device", "progress", "state_file", "on_epoch")
+_FIT_ARGUMENTS = ("device", "progress", "state_file", "callbacks")
 
 
 def _check_models(teacher: Head, student: Head, loss: DistillationLoss, options: TrainingOptions) -> None:

@@ -63,6 +63,15 @@ def broadcast_from_rank_0(function: Callable[[], T]) -> T:
     return value
 
 
+def all_gather(value: T) -> list[T]:
+    """The values of all processes, by rank."""
+    _, size = rank_and_size()
+    values: list[Any] = [value] * size
+    if size > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of `x` over all processes."""
     if rank_and_size()[1] > 1:

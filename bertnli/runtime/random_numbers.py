@@ -20,9 +20,12 @@ _turn = threading.RLock()
 
 @dataclass(frozen=True)
 class RandomNumbers:
-    """generator    of the run; None where it draws from torch's default generators"""
+    """generator    of the run; None where it draws from torch's default generators
+    device       where the run computes
+    """
 
     generator: torch.Generator | None
+    device: torch.device
 
     def seed(self, seed: int) -> None:
         torch.manual_seed(seed) if self.generator is None else self.generator.manual_seed(seed)
@@ -30,6 +33,22 @@ class RandomNumbers:
     def permutation(self, n: int) -> Tensor:
         """The numbers below n in random order, int64 [n]."""
         return torch.randperm(n, generator=self.generator)
+
+    def state(self) -> list[Tensor]:
+        """What `restore` takes, to draw the same numbers again."""
+        if self.generator is not None:
+            return [self.generator.get_state()]
+        on_gpu = self.device.type == "cuda"
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if on_gpu else [])]
+
+    def restore(self, state: list[Tensor]) -> None:
+        """Continue as after `state()`, which may be of a run on another device: then what it lacks stays."""
+        if self.generator is not None:
+            self.generator.set_state(state[0])
+            return
+        torch.set_rng_state(state[0])
+        if self.device.type == "cuda" and len(state) > 1:
+            torch.cuda.set_rng_state(state[1], self.device)
 
 
 @contextmanager
@@ -42,10 +61,10 @@ def random_numbers(device: torch.device, *modules: nn.Module) -> Iterator[Random
     if device.type == "cpu" and not any(map(_may_draw, modules)):
         generator = torch.Generator()
         with ops.drawing_from(generator):
-            yield RandomNumbers(generator)
+            yield RandomNumbers(generator, device)
         return
     with _turn, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield RandomNumbers(None)
+        yield RandomNumbers(None, device)
 
 
 def _may_draw(model: nn.Module) -> bool:

@@ -151,6 +151,21 @@ class Adam(torch.optim.Optimizer):
         self.flush()
         return super().state_dict()
 
+    def snapshot(self) -> dict[str, Any]:
+        """The state without a flush, which would round differently: with the steps that each table's rows lack."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        tables = {i: self._tables[p] for i, p in enumerate(parameters) if p in self._tables}
+        lacking = {i: {"done": t.done, "steps": t.steps[: t.taken].clone()} for i, t in tables.items()}
+        return super().state_dict() | {"tables": lacking}
+
+    def load_tables(self, tables: dict[int, dict[str, Tensor]]) -> None:
+        """Load the part "tables" of a `snapshot`, after `load_state_dict` with the rest."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for i, saved in tables.items():
+            steps, taken = torch.empty(_MAX_SKIPPED, 3, dtype=torch.float64), len(saved["steps"])
+            steps[:taken] = saved["steps"]
+            self._tables[parameters[i]] = _LazyTable(saved["done"], steps, taken)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class, or of torch's Adam or AdamW."""
         self._tables.clear()

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bertnli.data.progress import Progress
 from bertnli.training.options import TrainingOptions
 from bertnli.training.steps import StepResult
+
+LOWER_IS_BETTER = ("loss", "mse", "mae")  # of these figures
+
+
+@dataclass
+class Evaluation:
+    """Figures of the dev data after some optimizer steps.
+
+    step      number of optimizer steps before it
+    epoch     number of the epoch it was in, from 1
+    loss      mean loss over targets
+    score     the figure named `metric`, NaN where it is undefined
+    figures   all numbers that `evaluate` gave
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    score: float
+    metric: str
+    figures: dict[str, float]
+
+    @property
+    def gain(self) -> float:
+        """The score, or its negative where lower is better; NaN is worse than any number."""
+        return -math.inf if math.isnan(self.score) else -self.score if self.metric in LOWER_IS_BETTER else self.score
 
 
 @dataclass
@@ -18,7 +45,7 @@ class Epoch:
 
     epoch           its number, from 1
     train_accuracy  share of targets predicted correctly during training; None where the objective does not count them
-    dev_score       the dev figure that the head names `metric`; None without dev data
+    dev_score       the dev figure named `metric`; None without dev data
     seconds         duration of the pass, without evaluation
     """
 
@@ -36,50 +63,93 @@ class Epoch:
 class History:
     """Figures of a training run.
 
-    epochs      one Epoch for each pass
-    losses      mean loss of each optimizer step
-    best_epoch  number of the epoch with the best dev score, the first of equals; None without a defined score
+    epochs       one Epoch for each pass; the last one is shorter where training stopped early
+    losses       mean loss of each optimizer step
+    evaluations  one Evaluation for each time that the dev data were evaluated
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    best_epoch: int | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)
 
     def __repr__(self) -> str:
         if not self.epochs:
             return "History(no epochs)"
         text = f"History({len(self.epochs)} epochs, train loss {self.epochs[-1].train_loss:.4f}"
-        if self.best_epoch is not None:
-            best = self.epochs[self.best_epoch - 1]
-            text += f", best dev {best.metric} {best.dev_score:.4f} in epoch {best.epoch}"
+        if (best := self.best) is not None:
+            text += f", best dev {best.metric} {best.score:.4f} in epoch {best.epoch}"
         return text + ")"
 
-    def append(self, epoch: Epoch) -> bool:
-        """Add an epoch; True if its dev score is better than all before. NaN is worse than any number."""
-        self.epochs.append(epoch)
-        scores = [-math.inf if math.isnan(e.dev_score) else e.dev_score for e in self.epochs if e.dev_score is not None]
-        best, before = max(scores, default=-math.inf), self.best_epoch
-        self.best_epoch = scores.index(best) + 1 if best > -math.inf else None
-        return self.best_epoch != before
+    def _repr_html_(self) -> str:
+        """A table of the epochs, for notebooks."""
+        names = [name for name in Epoch.__dataclass_fields__ if name != "metric"]
+        names = [name for name in names if any(getattr(e, name) is not None for e in self.epochs)]
+        metric = self.epochs[0].metric if self.epochs else ""
+        titles = (metric if name == "dev_score" else name.replace("_", " ") for name in names)
+        head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{_cell(getattr(e, name))}</td>" for name in names) + "</tr>" for e in self.epochs
+        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return f"<p>{html.escape(repr(self))}</p>{table}"
+
+    def to_pandas(self) -> Any:
+        """The epochs as a pandas DataFrame with the index `epoch`. Raises ImportError without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("History.to_pandas needs pandas: pip install pandas") from error
+        frame = pandas.DataFrame([vars(e) for e in self.epochs], columns=list(Epoch.__dataclass_fields__))
+        return frame.set_index("epoch")
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation with the best score, the first of equals; None without a defined score."""
+        best = max(self.evaluations, key=lambda e: e.gain, default=None)
+        return None if best is None or best.gain == -math.inf else best
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the epoch of the best evaluation; None without a defined score."""
+        return None if self.best is None else self.best.epoch
+
+    def stalled(self, min_delta: float) -> int:
+        """How many evaluations have passed since a score was better, by more than `min_delta`, than all such before."""
+        best, since = -math.inf, 0
+        for evaluation in self.evaluations:
+            better = evaluation.gain > best + min_delta
+            best, since = (evaluation.gain, 0) if better else (best, since + 1)
+        return since
 
     def describe(self, options: TrainingOptions, train_sequences: int, dev_sequences: int | None) -> dict[str, Any]:
-        """The run in plain values, for the model card; the score is that of the epoch whose weights were kept."""
-        chosen = options.keep_best and self.best_epoch is not None and len(self.epochs) > 1
-        number = self.best_epoch if chosen and self.best_epoch is not None else len(self.epochs)
-        kept = self.epochs[number - 1]
+        """The run in plain values, for the model card; the score is that of the weights that were kept."""
+        chosen = options.keep_best and self.best is not None and len(self.evaluations) > 1
+        last = self.evaluations[-1] if self.evaluations else None
+        kept = self.best if chosen else last
         shown = ("epochs", "batch_size", "batch_tokens", "lr", "seed", "precision")
+        changed = [f.name for f in fields(options) if getattr(options, f.name) != f.default and f.name not in shown]
         return {
             "train_sequences": train_sequences,
             "dev_sequences": dev_sequences,
-            "options": {name: value for name in shown if (value := getattr(options, name)) is not None},
-            "epoch": kept.epoch,
-            "metric": kept.metric,
-            "score": None if kept.dev_score is None or math.isnan(kept.dev_score) else kept.dev_score,
+            "options": {name: value for name in (*shown, *changed) if (value := getattr(options, name)) is not None},
+            "epoch": len(self.epochs) if kept is None else kept.epoch,
+            "metric": self.epochs[-1].metric,
+            "score": None if kept is None or math.isnan(kept.score) else kept.score,
             "chosen": chosen,
         }
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> History:
+        """The history whose `as_dict` this is."""
+        epochs, evaluations = values["epochs"], values["evaluations"]
+        return cls([Epoch(**e) for e in epochs], values["losses"], [Evaluation(**e) for e in evaluations])
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class EpochProgress(Progress):
@@ -92,12 +162,19 @@ class EpochProgress(Progress):
         super().__init__(total, title, "pairs", enabled)
         self._num_processes = num_processes
 
+    def skip(self, num_examples: int) -> None:
+        """Count examples of the interrupted run that is continued."""
+        if num_examples:
+            self.update(num_examples)
+
     def add(self, num_examples: int, results: Sequence[StepResult]) -> None:
         """Advance by some examples; `results` are those of all steps so far, of this process."""
         self.update(num_examples, lambda: self._figures(results))  # reading them waits for the device
 
     def _figures(self, results: Sequence[StepResult]) -> str:
-        share = self._num_processes / sum(r.num_targets for r in results)
+        share = self._num_processes / sum(r.weight for r in results)
         correct = [r.num_correct for r in results if r.num_correct is not None]
         text = f"loss {float(sum(r.loss_sum for r in results)) * share:.3f}"
-        return f"{text}, acc {int(sum(correct)) * share:.3f}" if correct else text
+        num_targets = sum(r.num_targets for r in results)
+        accuracy = int(sum(correct)) * self._num_processes / num_targets
+        return f"{text}, acc {accuracy:.3f}" if correct else text

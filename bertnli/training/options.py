@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from typing import Any
 
 from bertnli.runtime.precision import TRAINING_PRECISIONS
+from bertnli.training.schedule import SCHEDULES
 
 OPTIMIZERS = ("adamw", "adam")
+_ONLY_WHEN = ("cuda_graphs", "epochs", "patience", "min_delta", "save_steps", "save_minutes")  # see `key`
 
 
 def parse_freeze(text: str) -> str | int | None:
     """The value of `freeze` for a word of the command line."""
     return None if text == "none" else int(text) if text.isdigit() else text
+
+
+def parse_class_weights(text: str) -> str | dict[str, float] | None:
+    """The value of `class_weights` for a word of the command line: none, balanced, or NAME=WEIGHT,NAME=WEIGHT."""
+    if text in ("none", "balanced"):
+        return None if text == "none" else text
+    try:
+        return {name: float(weight) for name, weight in (part.rsplit("=", 1) for part in text.split(","))}
+    except ValueError:
+        raise ValueError(f"expected balanced or NAME=WEIGHT,NAME=WEIGHT; found {text!r}") from None
 
 
 def _option(default: Any, of: Callable[[str], Any], text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -34,18 +46,31 @@ class TrainingOptions:
     lr             peak learning rate (5e-5)
     optimizer      "adamw" or "adam" ("adamw")
     weight_decay   weight decay of all parameters but biases and LayerNorms (0.01)
-    warmup         share of the steps with linear warm-up; then linear decay to 0 (0.06)
+    warmup         share of the steps with linear warm-up (0.06)
+    schedule       learning rate after the warm-up: "linear" or "cosine" decay to 0, or "constant" ("linear")
+    layer_decay    factor of the learning rate from each layer to the one below; the head has the full rate (1.0)
     max_grad_norm  gradient norm to clip to; 0 or None disables clipping (1.0)
     freeze         "embeddings", "encoder", or a number k for the embeddings and the lowest k layers (None). Frozen
                    modules run in eval mode without a backward pass. A wholly frozen encoder runs once, and its vectors
                    are kept if they take at most 2 GiB
+    class_weights  weight of each class in the loss, {name or index: weight}, 1 for the others; "balanced" is inversely
+                   proportional to the class's frequency. The loss is a weighted mean, as PyTorch's (None)
+    label_smoothing
+                   share of each target that is spread over all classes (0.0). Both are for heads with classes
     precision      "fp32" or "bf16", which keeps weights, statistics and sums in float32 ("fp32")
     cuda_graphs    launch steps as CUDA graphs: needs one process on a GPU and accumulate=1; a step's activations are in
                    memory twice. None uses them where possible for heads of this package (None). True raises ValueError
                    where impossible; the loss of a custom head must ignore padding, see `Head.ignored`
     seed           seed of shuffling and dropout; call torch.manual_seed before building a new head (0)
-    keep_best      end with the weights of the epoch with the best dev score, the head's `metric`; of equal epochs the
-                   first (True). Without dev data the last epoch's weights stay
+    metric         dev figure that decides which weights are best: any number that `evaluate` gives. Of loss, mse and
+                   mae lower is better, of others higher (the head's `metric`)
+    eval_steps     steps between evaluations on the dev data, beside that after each epoch (None)
+    patience       evaluations without a better `metric` after which training stops (None: it does not)
+    min_delta      smallest change of `metric` that counts as better for `patience` (0.0)
+    keep_best      end with the weights of the best evaluation; of equal ones the first (True). Without dev data the
+                   last weights stay
+    save_steps     steps between two writes of the state file, beside that after each epoch (None)
+    save_minutes   minutes between two writes of the state file; 0 or None disables them (10.0)
 
     Raises ValueError for a value out of its range.
     """
@@ -59,7 +84,11 @@ class TrainingOptions:
     lr: float = _option(5e-5, float, "peak learning rate")
     optimizer: str = _option("adamw", str, "optimizer", OPTIMIZERS)
     weight_decay: float = _option(0.01, float, "weight decay of all parameters but biases and LayerNorms")
-    warmup: float = _option(0.06, float, "share of the steps with linear warm-up, then linear decay to 0")
+    warmup: float = _option(0.06, float, "share of the steps with linear warm-up")
+    schedule: str = _option("linear", str, "learning rate after the warm-up: decay to 0, or constant", SCHEDULES)
+    layer_decay: float = _option(
+        1.0, float, "factor of the learning rate from each layer to the one below; the head has the full rate"
+    )
     max_grad_norm: float | None = _option(1.0, float, "clip the gradient norm to this value; 0 disables clipping")
     freeze: str | int | None = _option(
         None,
@@ -67,6 +96,13 @@ class TrainingOptions:
         "parameters that are not trained: none, embeddings, encoder, or a number k for the embeddings and the lowest "
         "k layers (default: none)",
     )
+    class_weights: str | Mapping[Any, float] | None = _option(
+        None,
+        parse_class_weights,
+        "weight of each class in the loss: balanced (inversely proportional to its frequency), or NAME=WEIGHT,... with "
+        "1 for the others (default: none)",
+    )
+    label_smoothing: float = _option(0.0, float, "share of each target that is spread over all classes")
     precision: str = _option(
         "fp32",
         str,
@@ -76,9 +112,19 @@ class TrainingOptions:
     )
     cuda_graphs: bool | None = _option(None, bool, "launch steps as CUDA graphs (default: where they are possible)")
     seed: int = _option(0, int, "seed of weight initialisation, shuffling and dropout")
-    keep_best: bool = _option(
-        True, bool, "restore the weights of the epoch with the best dev score; no effect without dev data (default: on)"
+    metric: str | None = _option(
+        None, str, "dev figure that decides which weights are best, such as loss or macro_f1 (default: the task's own)"
     )
+    eval_steps: int | None = _option(None, int, "steps between evaluations, beside that after each epoch")
+    patience: int | None = _option(
+        None, int, "evaluations without a better metric after which training stops (default: no early stopping)"
+    )
+    min_delta: float = _option(0.0, float, "smallest change of the metric that counts as better for --patience")
+    keep_best: bool = _option(
+        True, bool, "restore the weights of the best evaluation; no effect without dev data (default: on)"
+    )
+    save_steps: int | None = _option(None, int, "steps between writes of the state, beside that after each epoch")
+    save_minutes: float | None = _option(10.0, float, "minutes between writes of the state; 0 disables them")
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_tokens is not None:
@@ -86,21 +132,29 @@ class TrainingOptions:
                 f"a batch has either batch_size={self.batch_size} examples or batch_tokens={self.batch_tokens} tokens; "
                 "give one of the two"
             )
-        for name in ("epochs", "batch_size", "batch_tokens", "accumulate"):
+        for name in ("epochs", "batch_size", "batch_tokens", "accumulate", "eval_steps", "patience", "save_steps"):
             number = getattr(self, name)
             if number is not None and (not isinstance(number, Integral) or number < 1):
                 raise ValueError(f"{name} must be at least 1, an integer; found {number!r}")
-        for name in ("lr", "weight_decay", "max_grad_norm"):
+        for name in ("lr", "weight_decay", "max_grad_norm", "min_delta", "save_minutes"):
             number = getattr(self, name)
             if number is not None and not number >= 0:
                 raise ValueError(f"{name} must be at least 0; found {number}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be a share of the steps, from 0 to 1; found {self.warmup}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0, and at most 1; found {self.layer_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be a share from 0 to below 1; found {self.label_smoothing}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie between 0 and 2**32 - 1; found {self.seed}")
-        for name, choices in (("optimizer", OPTIMIZERS), ("precision", TRAINING_PRECISIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}; found {getattr(self, name)!r}")
+        for field_ in fields(self):
+            choices = field_.metadata["choices"]
+            if choices is not None and getattr(self, field_.name) not in choices:
+                raise ValueError(f"{field_.name} must be one of {choices}; found {getattr(self, field_.name)!r}")
+        weights = self.class_weights
+        if weights not in (None, "balanced") and not isinstance(weights, Mapping):
+            raise ValueError(f'class_weights must be None, "balanced" or {{class: weight}}; found {weights!r}')
         depth = self.freeze
         if isinstance(depth, bool) or (depth not in (None, "embeddings", "encoder") and not isinstance(depth, int)):
             raise ValueError(
@@ -123,7 +177,7 @@ class TrainingOptions:
         return replace(self, **changes)
 
     def key(self) -> dict[str, Any]:
-        """What two runs must have in common for one to continue the other: all that decides the result."""
+        """What two runs must have in common for one to continue the other: all that decides the result, but not how
+        long training goes on."""
         key = asdict(self) | {"batch_size": self.examples_per_batch, "max_grad_norm": self.max_grad_norm or None}
-        del key["cuda_graphs"]
-        return key
+        return {name: value for name, value in key.items() if name not in _ONLY_WHEN}

@@ -1,7 +1,9 @@
-"""The state file of a training run: written after each epoch, read to continue an interrupted run."""
+"""The state file of a training run: written after and within epochs, read to continue an interrupted run."""
 
 from __future__ import annotations
 
+import math
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +20,8 @@ from bertnli.data.locks import lock
 from bertnli.runtime.distributed import broadcast_from_rank_0
 from bertnli.tasks.base import Head
 from bertnli.text.encoded import EncodedTexts
-from bertnli.training.history import Epoch, History
-from bertnli.training.optimizer import TrainingOptimizer
 from bertnli.training.options import TrainingOptions
-from bertnli.training.steps import Objective
+from bertnli.training.steps import Objective, StepResult
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> int:
@@ -86,29 +86,43 @@ def read_state(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     return dict(state)
 
 
-def write_state(
-    path: Path,
-    key: dict[str, Any],
-    model: Head,
-    objective: Objective,
-    optimizer: TrainingOptimizer,
-    history: History,
-    best: dict[str, Tensor] | None,
-) -> None:
-    """Write all that the rest of the run depends on. The file appears whole or not at all.
-
-    best  the model's weights after the best epoch, if they are to be restored at the end
-    """
-    state = {"model": model.state_dict(), "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write all that the rest of the run depends on. The file appears whole or not at all."""
     with atomic_path(path) as temporary, writing(path):
-        torch.save({"key": key, **state, "best": best, **history.as_dict()}, temporary)
+        torch.save(state, temporary)
 
 
-def restore_state(
-    state: dict[str, Any], model: Head, objective: Objective, optimizer: TrainingOptimizer
-) -> tuple[History, dict[str, Tensor] | None]:
-    """Load what `write_state` wrote; the history so far and `best`."""
-    model.load_state_dict(state["model"])
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
-    return History([Epoch(**e) for e in state["epochs"]], state["losses"], state["best_epoch"]), state["best"]
+def pack_results(results: list[StepResult]) -> dict[str, Any]:
+    """The results of the steps of an epoch in plain values, of this process."""
+    return {
+        "loss_sums": torch.stack([r.loss_sum for r in results]).cpu() if results else None,
+        "num_correct": [None if r.num_correct is None else int(r.num_correct) for r in results],
+        "counts": [(r.num_targets, r.weight) for r in results],
+    }
+
+
+def unpack_results(packed: dict[str, Any], device: torch.device) -> list[StepResult]:
+    """What `pack_results` was given."""
+    sums = [] if packed["loss_sums"] is None else packed["loss_sums"].to(device).unbind()
+    correct = [None if n is None else torch.tensor(n, device=device) for n in packed["num_correct"]]
+    return [StepResult(*parts) for parts in zip(sums, *zip(*packed["counts"], strict=True), correct, strict=True)]
+
+
+class SaveTimer:
+    """Says when the state is to be written within an epoch.
+
+    step   the step at which it was last written
+    """
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self.steps, self.seconds = options.save_steps, 60 * (options.save_minutes or math.inf)
+        self.written(0)
+
+    def written(self, step: int) -> None:
+        self.step, self.time = step, time.monotonic()
+
+    def steps_passed(self, step: int) -> bool:
+        return self.steps is not None and step % self.steps == 0 and step != self.step
+
+    def is_due(self, step: int) -> bool:
+        return self.steps_passed(step) or (step != self.step and time.monotonic() - self.time >= self.seconds)

@@ -32,11 +32,13 @@ class StepResult:
 
     loss_sum     float [], the loss summed over this process's targets
     num_targets  number of targets in all processes, at least 1
+    weight       what the sum is divided by for the mean loss: the number of targets, or the sum of their weights
     num_correct  int64 [], how many of this process's targets were predicted correctly; None if that is not counted
     """
 
     loss_sum: Tensor
     num_targets: int
+    weight: float
     num_correct: Tensor | None
 
 
@@ -62,6 +64,10 @@ class Objective(nn.Module):
     def num_targets(self, model: Head, batch: PackedBatch) -> int:
         """How many losses `forward` adds up for a batch, which is on the CPU."""
         return model.num_targets(batch)
+
+    def total_weight(self, model: Head, batch: PackedBatch, num_targets: int) -> float:
+        """The sum of the weights of a batch's targets: the mean loss is a weighted one."""
+        return num_targets
 
     def forward(self, model: Head, batch: PackedBatch, features: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The loss [] summed over the batch's targets, and how many were predicted correctly (int64 [], or None).
@@ -125,29 +131,35 @@ class EagerStep:
         parts = split_batches(own, self.lengths, self.options.examples_per_batch, self.options.batch_tokens)
         batches = [self.gather(part) for part in parts]
         counted = batches if self.num_processes == 1 else [self.gather(examples)]
-        num_targets = max(1, sum(self.objective.num_targets(self.model, batch) for batch in counted))
+        num_targets, weight = self.count(counted)
         losses, correct = [], []
         for i, (part, batch) in enumerate(zip(parts, batches, strict=True)):
             last = i + 1 == len(batches)
             features = None if self.features is None else self.features.of(part)
             with nullcontext() if last or self.num_processes == 1 else self.bound.no_sync():
-                loss, hits = self.backward(batch.to(self.device, non_blocking=True), features, num_targets)
+                loss, hits = self.backward(batch.to(self.device, non_blocking=True), features, weight)
             if not last:
                 self.optimizer.between_batches()
             losses.append(loss)
             correct += [] if hits is None else [hits]
         self.optimizer.clip_and_step()
-        return StepResult(_sum(losses), num_targets, _sum(correct) if correct else None)
+        return StepResult(_sum(losses), num_targets, weight, _sum(correct) if correct else None)
+
+    def count(self, batches: list[PackedBatch]) -> tuple[int, float]:
+        """The number of targets of a step's batches, which are on the CPU, and the sum of their weights."""
+        counts = [self.objective.num_targets(self.model, batch) for batch in batches]
+        weights = map(self.objective.total_weight, [self.model] * len(batches), batches, counts)
+        return max(1, sum(counts)), sum(weights) or 1
 
     def backward(
-        self, batch: PackedBatch, features: Tensor | None, num_targets: int | Tensor
+        self, batch: PackedBatch, features: Tensor | None, weight: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Add a batch's part of the gradient of the mean loss over `num_targets`; what the objective gives."""
+        """Add a batch's part of the gradient of the loss's sum over `weight`; what the objective gives."""
         self.optimizer.before_forward(batch)
         with self.optimizer.autocast():
             loss, correct = self.bound(batch, features)
         # DistributedDataParallel divides by the number of processes.
-        (loss * self.num_processes / num_targets).backward()
+        (loss * self.num_processes / weight).backward()
         return loss.detach(), correct
 
 
@@ -170,13 +182,13 @@ class GraphStep(EagerStep):
 
     def __call__(self, examples: Tensor) -> StepResult:
         batch = self.gather(examples)
-        num_targets = max(1, self.objective.num_targets(self.model, batch))
+        num_targets, weight = self.count([batch])
         assert self.model.ignored is not None
-        loss, *correct = self.captured(pad_to_bucket(batch, self.model.ignored, self.model.config.max_len), num_targets)
-        return StepResult(loss, num_targets, correct[0] if correct else None)
+        loss, *correct = self.captured(pad_to_bucket(batch, self.model.ignored, self.model.config.max_len), weight)
+        return StepResult(loss, num_targets, weight, correct[0] if correct else None)
 
-    def _run(self, batch: PackedBatch, num_targets: Tensor) -> tuple[Tensor, ...]:
+    def _run(self, batch: PackedBatch, weight: Tensor) -> tuple[Tensor, ...]:
         self.optimizer.zero_grad()  # a capture that failed may have left gradients
-        loss, correct = self.backward(batch, None, num_targets)
+        loss, correct = self.backward(batch, None, weight)
         self.optimizer.clip_and_step()
         return (loss,) if correct is None else (loss, correct)

@@ -15,6 +15,7 @@ from bertnli import (
     BERTClassifier,
     BERTModel,
     BERTRegressor,
+    Callback,
     Head,
     PackedBatch,
     TextData,
@@ -238,7 +239,7 @@ def test_a_run_is_continued_only_with_equal_settings(tmp_path: Path) -> None:
 
     file = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        run(teacher(), data, file, on_epoch=stop)
+        run(teacher(), data, file, callbacks=[Callback(on_epoch=stop)])
     for options in ({"temperature": 3.0}, {"hard": 1}, {"hidden": 0}, {"hidden_layers": [1]}):
         with pytest.raises(ValueError, match=r"state\.pt is of a run with other settings"):
             run(teacher(), data, file, **options)

@@ -24,6 +24,7 @@ from bertnli import (
     BERTQuestionAnswering,
     BERTRegressor,
     BERTTagger,
+    Callback,
     EncodedTexts,
     Epoch,
     PackedBatch,
@@ -235,8 +236,9 @@ def test_a_run_is_continued_with_graphs_or_without(on_cpu: type[OnCPU], tmp_path
     wanted = fit(model().double(), pairs(), cuda_graphs=False, **options).losses
     for first in (False, True):
         file = tmp_path / f"{first}.pt"
+        stops = [Callback(on_epoch=stop)]
         with pytest.raises(Stop):
-            fit(model().double(), pairs(), state_file=file, cuda_graphs=first, on_epoch=stop, **options)
+            fit(model().double(), pairs(), state_file=file, cuda_graphs=first, callbacks=stops, **options)
         net = model().double()
         losses = fit(net, pairs(), state_file=file, cuda_graphs=not first, **options).losses
         assert losses == pytest.approx(wanted, rel=1e-7)
@@ -266,7 +268,7 @@ def test_moved_parameters_are_captured_again(on_cpu: type[OnCPU]) -> None:
             net.dropout.p = 0.1
 
     net = model()
-    fit(net, pairs(), epochs=4, batch_size=30, progress=False, on_epoch=move)
+    fit(net, pairs(), epochs=4, batch_size=30, progress=False, callbacks=[Callback(on_epoch=move)])
     assert len(on_cpu.made) == 3
 
 

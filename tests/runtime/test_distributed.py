@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, fit
+from bertnli import BERTClassifier, BERTConfig, BERTModel, Callback, EncodedTexts, fit
 from bertnli.runtime.distributed import broadcast_from_rank_0, rank_and_size, shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,8 @@ def train(folder: Path, **options: Any) -> dict[str, Any]:
         if epoch.epoch == stop_after:
             raise KeyboardInterrupt
 
-    settings: dict[str, Any] = dict(epochs=2, accumulate=2, lr=1e-3, progress=False, on_epoch=on_epoch)
+    settings: dict[str, Any] = dict(epochs=2, accumulate=2, lr=1e-3, progress=False)
+    settings["callbacks"] = [Callback(on_epoch=on_epoch)]
     settings |= {} if "batch_tokens" in options else {"batch_size": 11}
     try:
         history = fit(model, pairs(), pairs(20), state_file=folder / "state.pt", **settings | options)

@@ -9,6 +9,7 @@ import torch
 from helpers.tiny_models import classifier, pairs
 
 from bertnli import (
+    Callback,
     fit,
     ops,
     score,
@@ -37,7 +38,7 @@ def test_bf16_is_near_fp32_and_leaves_float32(original: bool, accumulate: int) -
         assert all(p is before[name] and p.dtype == torch.float32 for name, p in net.named_parameters())
         assert not net.encoder.token_embedding.sparse
         with pytest.raises(ZeroDivisionError):
-            fit(net, data, **{**options, "on_epoch": lambda _: 1 // 0})
+            fit(net, data, **{**options, "callbacks": [Callback(on_epoch=lambda _: 1 // 0)]})
         assert all(p is before[name] for name, p in net.named_parameters())
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
     assert losses[1] != losses[0]

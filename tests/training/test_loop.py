@@ -18,6 +18,7 @@ from bertnli import (
     BERTClassifier,
     BERTConfig,
     BERTModel,
+    Callback,
     EncodedTexts,
     Epoch,
     PackedBatch,
@@ -172,7 +173,8 @@ def test_it_learns_and_keeps_the_best_epoch() -> None:
     train, dev = pairs(600, seed=1), pairs(200, seed=2)
     net = classifier(dropout=0.1)
     seen: list[Epoch] = []
-    history = fit(net, train, dev, epochs=6, batch_size=16, lr=2e-3, progress=False, on_epoch=seen.append)
+    callbacks = [Callback(on_epoch=seen.append)]
+    history = fit(net, train, dev, epochs=6, batch_size=16, lr=2e-3, progress=False, callbacks=callbacks)
     assert seen == history.epochs
     accuracies = [e.dev_score for e in history.epochs]
     assert max(a for a in accuracies if a is not None) > 0.9

@@ -25,6 +25,15 @@ from bertnli import TrainingOptions, fit
         ({"batch_tokens": 0}, "must be at least 1"),
         ({"batch_size": 8, "batch_tokens": 100}, "either batch_size=8 examples or batch_tokens=100"),
         ({"freeze": True}, "freeze must be None"),
+        ({"schedule": "step"}, "schedule must be one of"),
+        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be a share"),
+        ({"class_weights": "equal"}, "class_weights must be None"),
+        ({"class_weights": {"7": 1.0}}, "class_weights has a class '7' that the model does not have"),
+        ({"class_weights": {0: -1.0}}, "class_weights must be finite and at least 0"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"patience": 2}, "patience=2 needs dev data"),
+        ({"metric": "loss"}, "metric='loss' needs dev data"),
         ({"max_grad_norm": -0.5}, "max_grad_norm must be at least 0"),
         ({"seed": 2**60}, "seed must lie"),
     ],
@@ -49,9 +58,13 @@ def test_every_option_describes_itself() -> None:
     for field in fields(TrainingOptions):
         assert field.metadata["help"]
         assert field.metadata["type"] is not None
-        assert (field.metadata["choices"] is None) == (field.name not in ("optimizer", "precision"))
+        assert (field.metadata["choices"] is None) == (field.name not in ("optimizer", "precision", "schedule"))
     parse = {field.name: field.metadata["type"] for field in fields(TrainingOptions)}["freeze"]
     assert [parse(text) for text in ("none", "encoder", "2")] == [None, "encoder", 2]
+    parse = {field.name: field.metadata["type"] for field in fields(TrainingOptions)}["class_weights"]
+    assert [parse(text) for text in ("none", "balanced", "a=b=2,c=0.5")] == [None, "balanced", {"a=b": 2, "c": 0.5}]
+    with pytest.raises(ValueError, match="expected balanced or NAME=WEIGHT"):
+        parse("a:2")
 
 
 def test_the_key_holds_all_options_that_change_the_result() -> None:
@@ -62,6 +75,10 @@ def test_the_key_holds_all_options_that_change_the_result() -> None:
         {"batch_tokens": 64},
         {"lr": 1e-3},
         {"seed": 1},
+        {"schedule": "cosine"},
+        {"layer_decay": 0.9},
+        {"class_weights": {0: 2.0}},
+        {"eval_steps": 7},
         {"freeze": "encoder"},
         {"precision": "bf16"},
     ]

@@ -13,6 +13,7 @@ from helpers.tiny_models import classifier, pairs
 
 from bertnli import (
     BERTClassifier,
+    Callback,
     Epoch,
     PackedBatch,
     fit,
@@ -64,7 +65,7 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, batches: dict[str, int]
             raise Stop
 
     with pytest.raises(Stop):
-        fit(classifier(dropout=0.2), data, dev, state_file=file, on_epoch=stop, **options)
+        fit(classifier(dropout=0.2), data, dev, state_file=file, callbacks=[Callback(on_epoch=stop)], **options)
     assert file.exists()
     with pytest.raises(ValueError, match="other lr; remove it"):
         fit(classifier(dropout=0.2), data, dev, state_file=file, **{**options, "lr": 1.0})
@@ -106,5 +107,5 @@ def test_a_state_file_has_one_writer(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError, match=rf"state\.pt is in use: process {os.getpid()} writes it"):
             fit(classifier(), pairs(), **options)
 
-    fit(classifier(), pairs(), on_epoch=again, **options)
+    fit(classifier(), pairs(), callbacks=[Callback(on_epoch=again)], **options)
     assert list(tmp_path.iterdir()) == [file]

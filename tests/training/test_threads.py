@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from helpers.tiny_models import classifier, pairs
 from torch import nn
 
-from bertnli import BERTClassifier, Epoch, fit
+from bertnli import BERTClassifier, Callback, Epoch, fit
 from bertnli.runtime.random_numbers import random_numbers
 from bertnli.tasks.base import Head
 
@@ -81,7 +82,10 @@ def test_runs_in_step() -> None:
     def meet(_: Epoch) -> None:
         barrier.wait()
 
-    threads = [threading.Thread(target=train, args=(net, i), kwargs={"on_epoch": meet}) for i, net in enumerate(nets)]
+    callbacks = [Callback(on_epoch=meet)]
+    threads = [
+        threading.Thread(target=train, args=(net, i), kwargs={"callbacks": callbacks}) for i, net in enumerate(nets)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -90,10 +94,15 @@ def test_runs_in_step() -> None:
         assert_equal(net.state_dict(), weights)
 
 
+def _train_within(net: Head, _: Epoch) -> None:
+    train(net, 2, epochs=1)
+
+
 def test_a_run_within_a_run() -> None:
     for kind in (BERTClassifier, Custom):
         wanted, net, inner = train(head(kind, True), 1), head(kind, True), head(kind, True)
-        assert_equal(train(net, 1, on_epoch=lambda _, net=inner: train(net, 2, epochs=1)), wanted)
+        nested = Callback(on_epoch=partial(_train_within, inner))
+        assert_equal(train(net, 1, callbacks=[nested]), wanted)
 
 
 def test_what_may_draw_uses_torchs_generators() -> None:
