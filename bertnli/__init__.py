@@ -41,6 +41,7 @@ from bertnli.encoder.config import BERTConfig
 from bertnli.inference.predict import evaluate, predict, score
 from bertnli.inference.session import InferenceSession
 from bertnli.integrations import accelerate, restore
+from bertnli.integrations.cross_encoder import CrossEncoder
 from bertnli.model import Model
 from bertnli.ops import varlen_attention
 from bertnli.ops.devices import HAS_TRITON
@@ -79,6 +80,7 @@ __all__ = [
     "BERTRegressor",
     "BERTTagger",
     "Callback",
+    "CrossEncoder",
     "EncodedPairs",
     "EncodedTexts",
     "Epoch",

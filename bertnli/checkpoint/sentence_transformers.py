@@ -3,10 +3,12 @@ CrossEncoder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bertnli.checkpoint.files import Checkpoint, read_object, read_weights
 from bertnli.data.files import read_json
@@ -115,13 +117,10 @@ def _add_dense(checkpoint: Checkpoint, folder: Path) -> None:
     checkpoint.head_settings["activation"] = kind
 
 
-def activation(folder: Path, settings: dict[str, Any], columns: int) -> str | None:
-    """The activation of a CrossEncoder's outputs, "identity" or "sigmoid"; None if the folder is not a CrossEncoder's.
+def _activation_name(folder: Path, settings: dict[str, Any]) -> tuple[str, str | None]:
+    """Where a CrossEncoder's folder says the class of its activation, as file and key, and that class; else None.
 
     settings  of config.json
-    columns   outputs; several are logits of classes, which have no activation of their own
-
-    Raises ValueError naming file and key for another activation of one output.
     """
     path = folder / _SETTINGS
     extra = read_object(path) if path.exists() else {}
@@ -132,14 +131,46 @@ def activation(folder: Path, settings: dict[str, Any], columns: int) -> str | No
     )
     for where, key, values in places:
         name = values.get(key.rpartition(".")[2]) if isinstance(values, dict) else None
-        if name is None:
-            continue
-        kind = str(name).rpartition(".")[2].lower()
-        if kind in _CROSS_ENCODER:
-            return kind
+        if name is not None:
+            return f"{where}: {key}", str(name)
+    return "", "torch.nn.Sigmoid" if extra.get("model_type") == "CrossEncoder" else None
+
+
+def activation(folder: Path, settings: dict[str, Any], columns: int) -> str | None:
+    """The activation of a CrossEncoder's outputs, "identity" or "sigmoid"; None if the folder is not a CrossEncoder's.
+
+    settings  of config.json
+    columns   outputs; several are logits of classes, which have no activation of their own
+
+    Raises ValueError naming file and key for another activation of one output.
+    """
+    where, name = _activation_name(folder, settings)
+    kind = None if name is None or (columns > 1 and not where) else name.rpartition(".")[2].lower()
+    if kind is not None and kind not in _CROSS_ENCODER:
         if columns == 1:
-            raise ValueError(f"{where}: {key} is {name!r}; only Identity and Sigmoid can be computed")
-    return "sigmoid" if extra.get("model_type") == "CrossEncoder" and columns == 1 else None
+            raise ValueError(f"{where} is {name!r}; only Identity and Sigmoid can be computed")
+        return None
+    return kind
+
+
+def cross_encoder_activation(folder: Path, columns: int) -> Callable[[Tensor], Tensor]:
+    """What sentence-transformers' CrossEncoder does with the outputs of a folder: the activation that the folder names,
+    else a sigmoid of one output, nothing with several.
+
+    Raises ValueError naming file and key for a class that torch.nn does not have.
+    """
+    folder = next((inner for _, inner in modules(folder)), folder)
+    settings = read_object(folder / "config.json")
+    if settings.get("format") == "bertnli":
+        kind = (settings.get("settings") or {}).get("activation", "identity")
+        return torch.sigmoid if kind == "sigmoid" else nn.Identity()
+    where, name = _activation_name(folder, settings)
+    if name is None or not where:
+        return torch.sigmoid if columns == 1 else nn.Identity()
+    kind = getattr(nn, name.rpartition(".")[2], None) if name.startswith("torch.nn.") else None
+    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+        raise ValueError(f"{where} is {name!r}; expected a class of torch.nn")
+    return kind()
 
 
 def embedding_files(settings: dict[str, Any], width: int, max_len: int) -> dict[str, Any]:
