@@ -23,6 +23,7 @@ from bertnli.tasks.convert import parts_of, to_examples
 from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import load_examples, read_inputs
 from bertnli.tasks.regression import BERTRegressor
+from bertnli.tasks.zero_shot import Labels, entailment_columns, labels_of_texts, make_pairs, zero_shot_predictions
 from bertnli.text.encoded import EncodedTexts
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import Vocab, space_out_data
@@ -147,33 +148,38 @@ class Model:
         return [(int(i), float(scores[i])) for i in best]
 
     def zero_shot(
-        self, texts: str | Sequence[str], labels: Sequence[str], template: str = "This example is {}."
+        self,
+        texts: str | Sequence[str],
+        labels: Labels,
+        template: str = "This example is {}.",
+        *,
+        multi_label: bool = False,
+        batch_size: int = 256,
     ) -> list[Prediction]:
         """Classify texts into classes that the model was not trained on, by natural language inference.
 
             model.zero_shot(["Who won the match?"], ["sport", "politics"])
 
-        Each text is a premise, and each label in `template` a hypothesis. The probabilities are the softmax over labels
-        of the output for entailment, the class whose name begins with "entail". All pairs are computed together.
+        texts          premises, one or several
+        labels         of all texts, as a list or as a string with commas; or a list of each text's own
+        template       the hypothesis, with {} in the label's place
+        multi_label    whether several labels may be right. Then a probability is that of entailment against
+                       contradiction, as it also is of a single label; else they are the softmax of the outputs for
+                       entailment over the text's labels
 
-        Raises ValueError for a model without such a class.
+        A text that is too long is cut, its label is not. All pairs are computed in full batches. Probabilities are
+        those of transformers' zero-shot-classification pipeline.
+
+        Raises ValueError for a model without a class whose name begins with "entail", for labels that are equal, and
+        for a template without {}.
         """
-        names = self.head.label_names or ()
-        entailment = next((i for i, name in enumerate(names) if name.lower().startswith("entail")), None)
-        if entailment is None or not isinstance(self.head, BERTClassifier):
-            raise ValueError(
-                f"zero_shot needs a classifier with a class named entailment; its classes are {', '.join(names)}"
-            )
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts or not labels:
+        columns = entailment_columns(self.head.label_names if isinstance(self.head, BERTClassifier) else ())
+        texts = [texts] if isinstance(texts, str) else strings(texts, "texts")
+        if not texts:
             return []
-        hypotheses = [template.format(label) for label in labels]
-        pairs = [[text for text in texts for _ in labels], hypotheses * len(texts)]
-        probabilities = self._outputs(pairs)[:, entailment].view(len(texts), len(labels)).softmax(1)
-        return [
-            Prediction(labels[best], best, dict(zip(labels, row, strict=True)))
-            for best, row in zip(probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
-        ]
+        each = labels_of_texts(labels, len(texts))
+        pairs = make_pairs(texts, each, template)
+        return zero_shot_predictions(self._outputs(pairs, batch_size, "only_first"), each, columns, multi_label)
 
     def encode(
         self,
@@ -277,9 +283,11 @@ class Model:
             return list(zip(*read_inputs(examples, self.head, text_columns), strict=True)) or [()]
         return parts_of(examples, self.head, text_columns)
 
-    def _outputs(self, parts: Sequence[Sequence[Any]], batch_size: int = 256) -> torch.Tensor:
+    def _outputs(
+        self, parts: Sequence[Sequence[Any]], batch_size: int, truncation: Truncation = "longest_first"
+    ) -> torch.Tensor:
         """The head's outputs of unlabelled examples, float32 [N, num_labels] on the CPU; all finite."""
-        encoded = inference.encode_inputs(self.head, self.tokenizer, *parts)
+        encoded = inference.encode_inputs(self.head, self.tokenizer, *parts, truncation=truncation)
         outputs = inference.score(self.head, encoded, batch_size=batch_size, precision=self.precision)
         return inference.check_finite(outputs)
 

@@ -127,22 +127,6 @@ def test_score_and_rank() -> None:
         tiny("tagging", "O", "B-x").score(["red"])
 
 
-def test_zero_shot_is_the_softmax_of_entailment() -> None:
-    model = tiny("classification", "contradiction", "neutral", "ENTAILMENT")
-    texts, labels = ["red one", "blue two"], ["red", "green", "blue"]
-    found = model.zero_shot(texts, labels)
-    for text, prediction in zip(texts, found, strict=True):
-        pairs = model.tokenizer.encode_pairs([text] * 3, [f"This example is {label}." for label in labels])
-        wanted = bertnli.score(model.head, pairs)[:, 2].softmax(0)
-        assert list(prediction.probabilities) == labels
-        assert list(prediction.probabilities.values()) == pytest.approx(wanted.tolist(), rel=1e-5)
-        assert prediction.label == labels[prediction.label_id] == labels[int(wanted.argmax())]
-    assert [p.label for p in model.zero_shot("red one", labels)] == [found[0].label]
-    assert model.zero_shot([], labels) == []
-    with pytest.raises(ValueError, match="zero_shot needs a classifier with a class named entailment; its classes are"):
-        tiny("classification", "a", "b").zero_shot(texts, labels)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_labelled_data_in_every_form(kind: str) -> None:
     """Names of classes and their indices, rows without a label."""
