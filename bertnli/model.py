@@ -17,7 +17,7 @@ from bertnli import checkpoint
 from bertnli.data.arguments import strings
 from bertnli.data.texts import TextData
 from bertnli.inference import predict as inference
-from bertnli.tasks.base import Head
+from bertnli.tasks.base import Head, check_head
 from bertnli.tasks.classification import BERTClassifier, Prediction
 from bertnli.tasks.convert import parts_of, to_examples
 from bertnli.tasks.embedding import BERTEmbedder
@@ -25,7 +25,7 @@ from bertnli.tasks.load import load_examples, read_inputs
 from bertnli.tasks.regression import BERTRegressor
 from bertnli.tasks.zero_shot import Labels, entailment_columns, labels_of_texts, make_pairs, zero_shot_predictions
 from bertnli.text.encoded import EncodedTexts
-from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
+from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer, as_tokenizer
 from bertnli.text.vocab import Vocab, space_out_data
 from bertnli.training.history import History
 from bertnli.training.loop import fit
@@ -49,7 +49,8 @@ class Model:
 
     def __init__(self, head: Head, tokenizer: Tokenizer | Vocab, precision: str = "fp32") -> None:
         self.head = head
-        self.tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
+        check_head(head)
+        self.tokenizer = as_tokenizer(tokenizer)
         self.precision = precision
 
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +13,44 @@ import pytest
 import torch
 
 from bertnli import (
+    BERTClassifier,
+    BERTConfig,
+    BERTModel,
     EncodedTexts,
+    InferenceSession,
+    TrainingOptions,
     Vocab,
     WordPieceTokenizer,
     WordTokenizer,
+    evaluate,
+    fit,
+    from_pretrained,
+    load_pretrained_model,
+    predict,
     read_conll,
     read_conllu,
     read_pairs,
     read_snli,
     read_squad,
     read_table,
+    save_pretrained,
+    score,
 )
 from bertnli.tasks.load import load_examples
 
 PIECES = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"])
 WORDS = WordTokenizer(Vocab(["a", "b"], reserved_tokens=WordTokenizer.SPECIAL))
 ENCODED = PIECES.encode_pairs(["a"], ["b"], labels=[0])
+BERT = BERTModel(BERTConfig(len(PIECES), num_hiddens=64, ffn_num_hiddens=8, num_heads=1, num_layers=1, max_len=64))
+HEAD = BERTClassifier(BERT, 2).eval()
 WRONG: list[Any] = [
     None, 3, -1, 2**40, 2**70, 1.5, float("nan"), True, "x", b"x", ["a"], [1], [None], [b"a"], [["a"]], (), {},
     {"a": 1}, object(), np.int64(3), np.float32(2), np.array(["a"]), torch.tensor(3), torch.zeros(2), Path("x"),
 ]  # fmt: skip
+
+
+def options_with(name: str, value: Any) -> TrainingOptions:
+    return TrainingOptions(**{name: value})
 
 
 def calls(file: Path) -> dict[str, Callable[[Any], Any]]:
@@ -87,6 +107,31 @@ def calls(file: Path) -> dict[str, Callable[[Any], Any]]:
         "read_conllu path": lambda v: read_conllu(v),
         "read_squad path": lambda v: read_squad(v),
         "load_examples path": lambda v: load_examples(v),
+        "from_pretrained checkpoint": lambda v: from_pretrained(v, folder=file.parent),
+        "load_pretrained_model checkpoint": lambda v: load_pretrained_model(v, folder=file.parent),
+        "save_pretrained folder": lambda v: save_pretrained(HEAD, v, PIECES),
+        "save_pretrained format": lambda v: save_pretrained(HEAD, file.parent / "out", PIECES, format=v),
+        "save_pretrained model": lambda v: save_pretrained(v, file.parent / "out", PIECES),
+        "save_pretrained tokenizer": lambda v: save_pretrained(HEAD, file.parent / "out", v),
+        "predict model": lambda v: predict(v, PIECES, ["a"], ["b"]),
+        "predict tokenizer": lambda v: predict(HEAD, v, ["a"], ["b"]),
+        "predict precision": lambda v: predict(HEAD, PIECES, ["a"], ["b"], precision=v),
+        "predict batch_size": lambda v: predict(HEAD, PIECES, ["a"], ["b"], batch_size=v),
+        "score model": lambda v: score(v, ENCODED),
+        "score encoded": lambda v: score(HEAD, v),
+        "evaluate encoded": lambda v: evaluate(HEAD, v),
+        "evaluate batch_size": lambda v: evaluate(HEAD, ENCODED, batch_size=v),
+        "fit model": lambda v: fit(v, ENCODED),
+        "fit train": lambda v: fit(HEAD, v),
+        "fit dev": lambda v: fit(HEAD, ENCODED, v),
+        **{f"fit {option.name}": partial(options_with, option.name) for option in fields(TrainingOptions)},
+        "InferenceSession model": lambda v: InferenceSession(v),
+        "BERTConfig vocab_size": lambda v: BERTConfig(v),
+        "BERTConfig num_hiddens": lambda v: BERTConfig(7, num_hiddens=v),
+        "BERTConfig dropout": lambda v: BERTConfig(7, dropout=v),
+        "BERTClassifier bert": lambda v: BERTClassifier(v, 3),
+        "BERTClassifier num_labels": lambda v: BERTClassifier(BERT, min(v, 64) if isinstance(v, int) else v),
+        "BERTClassifier label_names": lambda v: BERTClassifier(BERT, 3, v),
     }
 
 

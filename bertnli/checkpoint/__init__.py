@@ -13,15 +13,15 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from bertnli.checkpoint import d2l, huggingface, onnx, own, sentence_transformers
 from bertnli.checkpoint.card import provenance_of, write_card
-from bertnli.checkpoint.files import Checkpoint, read_object
+from bertnli.checkpoint.files import Checkpoint, read_object, vocab_file
 from bertnli.checkpoint.hub import find_folder
+from bertnli.data.arguments import choice, path_of
 from bertnli.encoder.bert import BERTModel, added_parameter
 from bertnli.tasks.base import HEADS, Head, check_head
 from bertnli.text.encoded import EncodedTexts
@@ -131,7 +131,8 @@ def save_pretrained(
     Raises ValueError for a model that the format cannot hold, such as one with adapters, OSError naming the file that
     cannot be written.
     """
-    folder, model = Path(folder), getattr(model, "_orig_mod", model)
+    folder, model = path_of(folder, "folder"), getattr(model, "_orig_mod", model)
+    format = choice(format, "format", ("bertnli", "huggingface", "d2l"))  # ONNX has a function of its own
     if not isinstance(model, BERTModel):
         check_head(model)
     if (added := added_parameter(model.encoder)) is not None:
@@ -139,17 +140,15 @@ def save_pretrained(
             f"a checkpoint has no place for the encoder's {added}. Put the original layers back before saving; "
             "PEFT's adapters are merged into them by merge_and_unload()"
         )
-    state = _state_of(model)
-    if len(tokenizer) > model.config.vocab_size:  # a table may be padded
-        raise ValueError(f"a vocabulary of {len(tokenizer)} tokens for a model of vocab_size {model.config.vocab_size}")
+    state, vocab = _state_of(model), vocab_file(tokenizer)[1]
+    if len(vocab) > model.config.vocab_size:  # a table may be padded
+        raise ValueError(f"a vocabulary of {len(vocab)} tokens for a model of vocab_size {model.config.vocab_size}")
     if format == "bertnli":
         own.write(model, state, folder, tokenizer)
     elif format == "huggingface":
         huggingface.write(model, state, folder, tokenizer)
-    elif format == "d2l":
-        d2l.write(model.config, state, folder, tokenizer)
     else:
-        raise ValueError(f'format must be "bertnli", "huggingface" or "d2l"; found {format!r} (ONNX: export_onnx)')
+        d2l.write(model.config, state, folder, tokenizer)
     write_card(model, folder, format)
 
 
@@ -183,8 +182,9 @@ def export_onnx(
         files = huggingface.contents(model, _state_of(model), tokenizer)[1]
     except ValueError:  # D2L's variant or vocabulary, or a custom task
         files = {"config.json": own.config(model, tokenizer)}
-    checks = onnx.export(model, Path(folder), tokenizer, files, sample, num_samples=num_samples, int8=int8)
-    write_card(model, Path(folder), "onnx")
+    folder = path_of(folder, "folder")
+    checks = onnx.export(model, folder, tokenizer, files, sample, num_samples=num_samples, int8=int8)
+    write_card(model, folder, "onnx")
     return checks
 
 

@@ -19,7 +19,7 @@ from bertnli.data.files import atomic_paths, read_json, writing
 from bertnli.data.tensors import read_tensors, write_tensors
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
-from bertnli.text.tokenizer import Tokenizer, WordTokenizer
+from bertnli.text.tokenizer import Tokenizer, WordTokenizer, as_tokenizer
 from bertnli.text.vocab import Vocab
 from bertnli.text.wordpiece import WordPieceTokenizer
 
@@ -50,7 +50,7 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return WordTokenizer(self.vocab) if isinstance(self.vocab, Vocab) else self.vocab
+        return as_tokenizer(self.vocab)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -304,7 +304,9 @@ def vocab_file(tokenizer: Vocab | Tokenizer) -> tuple[str, Vocab | WordPieceToke
     """vocab.json for words, vocab.txt for WordPiece, and what is in it. Raises TypeError for another tokenizer."""
     vocab = tokenizer.vocab if isinstance(tokenizer, WordTokenizer) else tokenizer
     if not isinstance(vocab, (Vocab, WordPieceTokenizer)):
-        raise TypeError(f"a {type(vocab).__name__} cannot be saved; give a Vocab, WordTokenizer or WordPieceTokenizer")
+        raise TypeError(
+            f"tokenizer must be a Vocab, WordTokenizer or WordPieceTokenizer to be saved; found {vocab!r:.60}"
+        )
     return ("vocab.json" if isinstance(vocab, Vocab) else "vocab.txt"), vocab
 
 

@@ -13,6 +13,7 @@ from bertnli.checkpoint import sentence_transformers
 from bertnli.checkpoint.files import WEIGHTS, read_object
 from bertnli.checkpoint.huggingface import check_config
 from bertnli.data import download as downloads
+from bertnli.data.arguments import path_of
 
 _SMALL = (
     *("config.json", "vocab.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"),
@@ -26,7 +27,7 @@ def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | N
     folder: where downloads go. Raises FileNotFoundError if `name` is none of these, and ValueError, before weights are
     downloaded, for a config.json on the hub of a model that cannot be loaded.
     """
-    path, text = Path(name), str(name)
+    path, text = path_of(name, "the checkpoint"), str(name)
     if path.is_dir():
         return path
     if text in downloads.DATA_HUB:

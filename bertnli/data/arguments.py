@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+_Number = TypeVar("_Number", int, float)
 
 
 def path_of(value: Any, name: str = "path") -> Path:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a str or a pathlib.Path; found {value!r}")
+    if not os.fspath(value):
+        raise ValueError(f"{name} is an empty string")
     return Path(value)
 
 
-def integer(value: Any, name: str) -> int:
-    """An integer of 64 bits. numpy's integers are integers; True, 3.0 and "3" are not."""
+def integer(value: Any, name: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
+    """An integer from `low` to `high`. numpy's integers are integers; True, 3.0 and "3" are not."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        number = operator.index(value)
+        found = operator.index(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be an integer; found {value!r}") from None
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} must have 64 bits at most; found {number}")
-    return number
+    return _between(found, name, low, high)
+
+
+def positive(value: Any, name: str) -> int:
+    return integer(value, name, 1)
+
+
+def number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number from `low` to `high`. numpy's and torch's scalars are numbers; True, NaN and "3" are not."""
+    try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number; found {value!r}") from None
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError(f"{name} must be a finite number; found {value!r}")
+    return _between(found, name, low, high)
+
+
+def _between(value: _Number, name: str, low: float, high: float) -> _Number:
+    if value < low or value > high:
+        limit = f"at least {low}" if value < low else f"at most {high}"
+        raise ValueError(f"{name} must be {limit}; found {value}")
+    return value
+
+
+def choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; found {value!r}")
+    return value
 
 
 def switch(value: Any, name: str) -> bool:

@@ -7,6 +7,7 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import Any
 
+from bertnli.data.arguments import choice
 from bertnli.ops.activation import ACTIVATIONS
 
 # D2L's two sizes, for training from scratch: BERTConfig(vocab_size, **SIZES["bert.small"]).
@@ -111,10 +112,8 @@ class BERTConfig:
             raise ValueError(f"num_layers must be at least 0; found {self.num_layers}")
         if self.num_hiddens % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide num_hiddens={self.num_hiddens}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {ACTIVATIONS}; found {self.activation!r}")
-        if self.pooler_activation not in POOLER_ACTIVATIONS:
-            raise ValueError(f"pooler_activation must be one of {POOLER_ACTIVATIONS}; found {self.pooler_activation!r}")
+        choice(self.activation, "activation", ACTIVATIONS)
+        choice(self.pooler_activation, "pooler_activation", POOLER_ACTIVATIONS)
         for name in ("dropout", "attention_dropout"):
             p = getattr(self, name)
             if p is None and name == "attention_dropout":

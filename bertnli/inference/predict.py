@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertnli.data.arguments import choice, positive
 from bertnli.data.texts import TextData
 from bertnli.inference.session import InferenceSession, session_of
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
 from bertnli.runtime.distributed import rank_and_size
 from bertnli.runtime.eval_mode import eval_mode
+from bertnli.runtime.precision import PRECISIONS
 from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts, without_subset
-from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
+from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer, as_tokenizer
 from bertnli.text.vocab import Vocab, space_out_data
 
 _log = logging.getLogger("bertnli")
@@ -86,8 +88,8 @@ def score(
 def _session(model: Head | InferenceSession, precision: str | None) -> InferenceSession:
     if not isinstance(model, InferenceSession):
         check_head(model)
-        return session_of(model, precision or "fp32")
-    if precision not in (None, model.precision):
+        return session_of(model, "fp32" if precision is None else choice(precision, "precision", PRECISIONS))
+    if precision is not None and choice(precision, "precision", PRECISIONS) != model.precision:
         raise ValueError(f"precision={precision!r} was given with a session of precision {model.precision!r}")
     return model
 
@@ -109,8 +111,7 @@ def run_batches(
                  `<cls>`). Then many batches may be CUDA graphs, as `cuda_graphs` says (see `use_cuda_graphs`)
     each         called with each result and its batch as `encoded` has it
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; found {batch_size}")
+    batch_size = positive(batch_size, "batch_size")
     begins = range(0, max(1, len(encoded)), batch_size)  # no examples are one batch of none
     compute, graphs = function or session.outputs_within, None
     many = len(begins) >= _MANY and (session.model.pooled if by_sequence is None else by_sequence)
@@ -177,7 +178,7 @@ def encode_inputs(
     truncation: Truncation = "longest_first",
 ) -> Any:
     """Encode unlabelled examples as `predict` does: see there for the arguments."""
-    tokenizer = WordTokenizer(tokenizer) if isinstance(tokenizer, Vocab) else tokenizer
+    tokenizer = as_tokenizer(tokenizer)
     examples = head.inputs(*inputs)
     if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
         examples = space_out_data(examples, tokenizer.vocab)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from bertnli import _ops
+from bertnli.data.arguments import choice
 from bertnli.encoder.bert import BERTEncoder, check_length
 from bertnli.encoder.plain import changes_seen
 from bertnli.inference.fusing import CannotFuse, Parts, encoder_parts, head_parts, is_overridden
 from bertnli.runtime.eval_mode import eval_mode
 from bertnli.runtime.precision import PRECISIONS, autocast, unused_precision, uses_bf16
-from bertnli.tasks.base import Head
+from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import PackedBatch
 
 
@@ -44,8 +45,8 @@ class InferenceSession:
     """
 
     def __init__(self, model: Head, precision: str = "fp32") -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
+        choice(precision, "precision", PRECISIONS)
+        check_head(model)
         self.precision = precision
         self.device = model.encoder.pos_embedding.device
         self._model: Callable[[], Head | None] = lambda: model

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from bertnli.data.arguments import choice
 from bertnli.runtime.precision import PRECISIONS
 
 _Model = TypeVar("_Model")
@@ -32,8 +33,7 @@ def accelerate(model: _Model, precision: str = "fp32") -> _Model:
     Raises TypeError for an object without a torch model, ValueError with the reason for a model that bertnli cannot
     compute, and for "int8" where that needs an unmodified float32 encoder on the CPU.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}; found {precision!r}")
+    choice(precision, "precision", PRECISIONS)
     from bertnli.integrations import transformers
 
     transformers.accelerate(_torch_model(model), precision)

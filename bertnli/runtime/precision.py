@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from bertnli import ops
+from bertnli.data.arguments import choice
 
 TRAINING_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*TRAINING_PRECISIONS, "int8")  # of inference
@@ -15,8 +16,7 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
 
     Raises ValueError unless `precision` is one of TRAINING_PRECISIONS.
     """
-    if precision not in TRAINING_PRECISIONS:
-        raise ValueError(f"precision must be one of {TRAINING_PRECISIONS}; found {precision!r}")
+    choice(precision, "precision", TRAINING_PRECISIONS)
     return precision == "bf16" and (device.type != "cpu" or ops.cpu_multiplies_bf16())
 
 

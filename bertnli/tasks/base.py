@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertnli.data.arguments import positive, strings
 from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTEncoder, BERTModel, check_no_transform
 from bertnli.encoder.config import BERTConfig
@@ -74,13 +75,15 @@ class Head(CountsReplacements):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
-        if label_names is not None and len(label_names) != num_labels:
-            raise ValueError(f"{len(label_names)} label names for num_labels={num_labels}")
-        if num_labels < 1:
-            raise ValueError(f"num_labels must be at least 1; found {num_labels}")
-        if label_names is not None and len(set(label_names)) < num_labels:
-            raise ValueError(f"label names must differ; found {list(label_names)}")
-        self.label_names = tuple(label_names) if label_names is not None else None
+        if not isinstance(getattr(bert, "encoder", None), nn.Module):
+            raise TypeError(f"bert must be a BERTModel, or a head whose encoder is used; found {bert!r:.60}")
+        num_labels = positive(num_labels, "num_labels")
+        names = None if label_names is None else tuple(strings(label_names, "label_names"))
+        if names is not None and len(names) != num_labels:
+            raise ValueError(f"{len(names)} label_names for num_labels={num_labels}")
+        if names is not None and len(set(names)) < num_labels:
+            raise ValueError(f"label_names must differ; found {list(names)}")
+        self.label_names = names
         given = dict(bert.named_children()) | (bert.carried if isinstance(bert, Head) else {})
         self.encoder: BERTEncoder = bert.encoder
         if self.pooled:
@@ -216,12 +219,18 @@ class Head(CountsReplacements):
 
 def check_head(model: object) -> None:
     """Raise TypeError for a model that is no Head, such as the classifier that D2L's chapter defines itself."""
-    if not hasattr(model, "task"):  # a compiled head has its attributes, but not its class
-        raise TypeError(
-            f"expected a head such as bertnli.BERTClassifier; found {type(model).__module__}.{type(model).__name__}. "
+    if hasattr(model, "task"):  # a compiled head has its attributes, but not its class
+        return
+    if isinstance(model, nn.Module):
+        found = f"{type(model).__module__}.{type(model).__name__}"
+        cure = (
             "For the classifier of D2L's notebook make a head of its weights: head = d2l.BERTClassifier(bert); "
             "head.load_state_dict(net.state_dict())"
         )
+    else:
+        found = f"{model!r:.60}"
+        cure = "bertnli.from_pretrained(folder) loads one, with its tokenizer"
+    raise TypeError(f"model must be a head such as bertnli.BERTClassifier; found {found}. {cure}")
 
 
 def class_label_error(labels: Tensor, dim: int, classes: int) -> str | None:

@@ -204,6 +204,18 @@ def _threads(num_threads: int) -> int:
     return min(num_threads, _MOST_THREADS) or torch.get_num_threads()
 
 
+def as_tokenizer(tokenizer: Tokenizer | Vocab) -> Tokenizer:
+    """The tokenizer itself; for a Vocab, as D2L's checkpoints have it, its WordTokenizer. Raises TypeError."""
+    if isinstance(tokenizer, Vocab):
+        return WordTokenizer(tokenizer)
+    if not isinstance(tokenizer, Tokenizer):
+        raise TypeError(
+            "tokenizer must be a WordPieceTokenizer, WordTokenizer or Vocab (bertnli.from_pretrained gives a model and "
+            f"its tokenizer); found {tokenizer!r:.60}"
+        )
+    return tokenizer
+
+
 def id_list(ids: Iterable[int] | Tensor) -> list[int]:
     """Token ids as a list of int."""
     ids = ids.tolist() if isinstance(ids, Tensor) else ids

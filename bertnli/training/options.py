@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Integral
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
+from bertnli.data.arguments import choice, integer, number, string, switch
 from bertnli.runtime.precision import TRAINING_PRECISIONS
 from bertnli.training.schedule import SCHEDULES
 
@@ -30,9 +30,34 @@ def parse_class_weights(text: str) -> str | dict[str, float] | None:
         raise ValueError(f"expected balanced or NAME=WEIGHT,NAME=WEIGHT; found {text!r}") from None
 
 
-def _option(default: Any, of: Callable[[str], Any], text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field with its default and what a command-line flag needs: type, help and choices."""
-    return field(default=default, metadata={"help": text, "choices": choices, "type": of})
+def _option(
+    default: Any,
+    of: Callable[[str], Any],
+    text: str,
+    choices: tuple[str, ...] | None = None,
+    low: int | None = None,
+    high: float | None = None,
+) -> Any:
+    """A field with its default and what a command-line flag needs: type, help and choices. Without `low` and `high` an
+    integer is at least 1, another number at least 0."""
+    limits = {"low": low, "high": high}
+    return field(default=default, metadata={"help": text, "choices": choices, "type": of, "limits": limits})
+
+
+def _checked(option: Field[Any], value: Any) -> Any:
+    """The value in the option's type; Python's numbers for those of numpy. Raises for values of other types and out of
+    the option's limits."""
+    kind, choices, limits = (option.metadata[key] for key in ("type", "choices", "limits"))
+    given = {key: limit for key, limit in limits.items() if limit is not None}
+    if value is None and "None" in str(option.type):
+        return None
+    if choices is not None:
+        return choice(value, option.name, choices)
+    if kind is int:
+        return integer(value, option.name, **({"low": 1} | given))
+    if kind is float:
+        return number(value, option.name, **({"low": 0} | given))
+    return {bool: switch, str: string}[kind](value, option.name) if kind in (bool, str) else value
 
 
 @dataclass(frozen=True)
@@ -84,10 +109,10 @@ class TrainingOptions:
     lr: float = _option(5e-5, float, "peak learning rate")
     optimizer: str = _option("adamw", str, "optimizer", OPTIMIZERS)
     weight_decay: float = _option(0.01, float, "weight decay of all parameters but biases and LayerNorms")
-    warmup: float = _option(0.06, float, "share of the steps with linear warm-up")
+    warmup: float = _option(0.06, float, "share of the steps with linear warm-up", high=1)
     schedule: str = _option("linear", str, "learning rate after the warm-up: decay to 0, or constant", SCHEDULES)
     layer_decay: float = _option(
-        1.0, float, "factor of the learning rate from each layer to the one below; the head has the full rate"
+        1.0, float, "factor of the learning rate from each layer to the one below; the head has the full rate", high=1
     )
     max_grad_norm: float | None = _option(1.0, float, "clip the gradient norm to this value; 0 disables clipping")
     freeze: str | int | None = _option(
@@ -102,7 +127,7 @@ class TrainingOptions:
         "weight of each class in the loss: balanced (inversely proportional to its frequency), or NAME=WEIGHT,... with "
         "1 for the others (default: none)",
     )
-    label_smoothing: float = _option(0.0, float, "share of each target that is spread over all classes")
+    label_smoothing: float = _option(0.0, float, "share of each target that is spread over all classes", high=1)
     precision: str = _option(
         "fp32",
         str,
@@ -111,7 +136,7 @@ class TrainingOptions:
         TRAINING_PRECISIONS,
     )
     cuda_graphs: bool | None = _option(None, bool, "launch steps as CUDA graphs (default: where they are possible)")
-    seed: int = _option(0, int, "seed of weight initialisation, shuffling and dropout")
+    seed: int = _option(0, int, "seed of weight initialisation, shuffling and dropout", low=0, high=2**32 - 1)
     metric: str | None = _option(
         None, str, "dev figure that decides which weights are best, such as loss or macro_f1 (default: the task's own)"
     )
@@ -132,26 +157,12 @@ class TrainingOptions:
                 f"a batch has either batch_size={self.batch_size} examples or batch_tokens={self.batch_tokens} tokens; "
                 "give one of the two"
             )
-        for name in ("epochs", "batch_size", "batch_tokens", "accumulate", "eval_steps", "patience", "save_steps"):
-            number = getattr(self, name)
-            if number is not None and (not isinstance(number, Integral) or number < 1):
-                raise ValueError(f"{name} must be at least 1, an integer; found {number!r}")
-        for name in ("lr", "weight_decay", "max_grad_norm", "min_delta", "save_minutes"):
-            number = getattr(self, name)
-            if number is not None and not number >= 0:
-                raise ValueError(f"{name} must be at least 0; found {number}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup must be a share of the steps, from 0 to 1; found {self.warmup}")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be above 0, and at most 1; found {self.layer_decay}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be a share from 0 to below 1; found {self.label_smoothing}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie between 0 and 2**32 - 1; found {self.seed}")
-        for field_ in fields(self):
-            choices = field_.metadata["choices"]
-            if choices is not None and getattr(self, field_.name) not in choices:
-                raise ValueError(f"{field_.name} must be one of {choices}; found {getattr(self, field_.name)!r}")
+        for option in fields(self):
+            object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
+        if not self.layer_decay:
+            raise ValueError("layer_decay must be above 0; found 0")
+        if self.label_smoothing == 1:
+            raise ValueError("label_smoothing must be below 1; found 1")
         weights = self.class_weights
         if weights not in (None, "balanced") and not isinstance(weights, Mapping):
             raise ValueError(f'class_weights must be None, "balanced" or {{class: weight}}; found {weights!r}')

@@ -14,8 +14,8 @@ from bertnli import TrainingOptions, fit
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup": 500}, "warmup must be a share of the steps"),
-        ({"warmup": -0.1}, "warmup must be a share of the steps"),
+        ({"warmup": 500}, "warmup must be at most 1"),
+        ({"warmup": -0.1}, "warmup must be at least 0"),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"precision": "int4"}, "precision must be one of"),
         ({"freeze": "half"}, "freeze must be None"),
@@ -27,7 +27,7 @@ from bertnli import TrainingOptions, fit
         ({"freeze": True}, "freeze must be None"),
         ({"schedule": "step"}, "schedule must be one of"),
         ({"layer_decay": 0.0}, "layer_decay must be above 0"),
-        ({"label_smoothing": 1.0}, "label_smoothing must be a share"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be below 1"),
         ({"class_weights": "equal"}, "class_weights must be None"),
         ({"class_weights": {"7": 1.0}}, "class_weights has a class '7' that the model does not have"),
         ({"class_weights": {0: -1.0}}, "class_weights must be finite and at least 0"),
@@ -35,7 +35,7 @@ from bertnli import TrainingOptions, fit
         ({"patience": 2}, "patience=2 needs dev data"),
         ({"metric": "loss"}, "metric='loss' needs dev data"),
         ({"max_grad_norm": -0.5}, "max_grad_norm must be at least 0"),
-        ({"seed": 2**60}, "seed must lie"),
+        ({"seed": 2**60}, "seed must be at most"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
