@@ -43,6 +43,9 @@ setup(
         "numpy",
         "safetensors>=0.4",
         "tqdm",
+        "click>=8.4",
+        "rich-click>=1.9",
+        "tomli; python_version < '3.11'",
     ],
     ext_modules=[
         Pybind11Extension(

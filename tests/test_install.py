@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -21,19 +22,53 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_another_torch_is_a_clear_message(tmp_path: Path) -> None:
-    code = "import torch; torch.__version__ = '9.9.9+cpu'\nimport bertnli"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: bertnli was built for torch ")
-    assert "but torch 9.9.9 is installed" in last
-    assert "pip install --no-build-isolation" in last
+    """Whatever is used first: a public name, or the extension itself. On the command line it is one line."""
+    for use in ("bertnli.InferenceSession", "from bertnli.ops.linear import linear", "from bertnli import _ops"):
+        result = python(f"import torch; torch.__version__ = '9.9.9+cpu'\nimport bertnli\n{use}", ROOT)
+        assert result.returncode == 1
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith("ImportError: bertnli was built for torch ")
+        assert "but torch 9.9.9 is installed" in last
+        assert "pip install --no-build-isolation" in last
+    result = python("import torch; torch.__version__ = '9.9.9+cpu'\nimport bertnli.cli as c; c.main(['info'])", ROOT)
+    assert result.stderr.startswith("bertnli: error: bertnli was built for torch ")
+    assert result.stderr.count("\n") == 1
     assert torch.__version__.split("+")[0] == _text.torch_version
 
 
 def test_every_public_name_is_there_and_documented() -> None:
-    for name in bertnli.__all__:
+    names = ["d2l", *bertnli._MODULES]
+    for name in names:
         assert getattr(bertnli, name).__doc__, name
+    assert set(names) <= set(dir(bertnli))
+    with pytest.raises(AttributeError, match="'bertnli' has no attribute 'Modle'"):
+        _ = bertnli.Modle  # type: ignore[attr-defined]
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    """The imports for type checkers are those that happen at run time, name by name."""
+    tree = ast.parse(Path(str(bertnli.__file__)).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {
+        alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert {name: module for name, module in seen.items() if name != "d2l"} == bertnli._MODULES
+    assert seen["d2l"] == "bertnli"
+
+
+def test_importing_takes_no_time() -> None:
+    """The package imports neither torch nor numpy. Once a name is used, it can be pickled, and operators exist."""
+    code = (
+        "import sys, bertnli, pickle\n"
+        "from bertnli import TrainingOptions\n"
+        "print({'torch', 'numpy'} & set(sys.modules))\n"
+        "print(pickle.loads(pickle.dumps(bertnli.Vocab)) is bertnli.Vocab)\n"
+        "from bertnli import *\n"
+        "import torch\n"
+        "print(hasattr(torch.ops.bertnli, 'add_norm'), EncodedPairs is EncodedTexts, bertnli.ops.cpu_isa() > '')"
+    )
+    result = python(code, ROOT)
+    assert result.stdout.splitlines() == ["set()", "True", "True True True"], result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +102,7 @@ def test_a_wheel_works_outside_the_checkout(site: Path) -> None:
 @pytest.mark.skipif(torch.version.cuda is not None, reason="Triton may bring what it likes")
 def test_an_import_brings_little_beside_torch(site: Path) -> None:
     """What takes seconds to import waits until it is used."""
-    result = python("import bertnli.cli, sys; print(*sys.modules)", site)
+    result = python("import sys; from bertnli import *; import bertnli.cli.train; print(*sys.modules)", site)
     assert result.returncode == 0, result.stderr
     assert not {"torch._dynamo", "sklearn", "scipy", "matplotlib", "pyarrow"} & set(result.stdout.split())
 

@@ -18,7 +18,7 @@ _TAGS = {
     "tagging": "token-classification",
     "qa": "question-answering",
 }
-_KEYS = {"base", "license", "teacher", "train", "dev", "run"}  # of a model's `provenance`
+_KEYS = {"base", "license", "teacher", "train", "dev", "version", "run"}  # of a model's `provenance`
 
 
 def provenance_of(folder: Path, name: str) -> dict[str, Any]:
@@ -104,6 +104,8 @@ def _facts(model: Head | BERTModel) -> list[str]:
     named = f" of `{known['train']}`" if "train" in known else ""
     facts.append(f"- Training data: {run['train_sequences']} sequences{named}")
     facts.append("- Options: " + ", ".join(f"{name} {value}" for name, value in run["options"].items()))
+    if "version" in known:
+        facts.append(f"- Trained with: bertnli {known['version']}")
     if run["score"] is None:
         return [*facts, "- Figures: not measured"]
     named = f" of `{known['dev']}`" if "dev" in known else ""

@@ -1,4 +1,4 @@
-"""The `bertnli` command: demo, train, distill, evaluate, predict, export, download."""
+"""The `bertnli` command: train, evaluate, predict, rank, zero-shot, distill, export, info, download, demo."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
 
-import torch
+import rich_click as click
 
-from bertnli.cli.arguments import make_parser
-from bertnli.cli.output import claimed_output, is_out_of_memory, what_is_saved
-from bertnli.runtime import distributed
+from bertnli.cli.arguments import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,42 +17,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # UTF-8 whatever the locale; in JSON a lone surrogate is an escape
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    arguments = make_parser().parse_args(argv)
-    if getattr(arguments, "threads", None) is not None:
-        torch.set_num_threads(arguments.threads)
-    trains = hasattr(arguments, "resume")
     try:
-        with (
-            # Other commands may be started by one process of `torchrun`: they do not wait for the others.
-            distributed.process_group() if trains else nullcontext(0) as rank,
-            open(os.devnull, "w", encoding="utf-8") as nowhere,
-            redirect_stdout(nowhere) if rank else nullcontext(),  # the first of several processes prints
-            claimed_output(arguments) if hasattr(arguments, "output") else nullcontext(),
-        ):
-            arguments.run(arguments)
+        args = parse(argv)
+        if args is None:
+            return 0
+        from bertnli.cli.running import run  # with torch
+
+        run(args)
         sys.stdout.flush()
     except BrokenPipeError:
         _give_up_output()
         return 1
-    except KeyboardInterrupt:
-        hint = f": {what_is_saved(arguments)}" if trains else ""
-        print(f"bertnli: interrupted{hint}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"bertnli: interrupted{interrupt}", file=sys.stderr)
         return 130
-    except (ValueError, OSError, IndexError, KeyError, ImportError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-            raise
-        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        if is_out_of_memory(error):
-            message = (
-                f"out of memory: use a smaller --batch-size, --batch-tokens or --max-len ({message or 'no details'})"
-            )
-        writes = isinstance(error, OSError) and not isinstance(error, BlockingIOError)
-        if trains and (is_out_of_memory(error) or (writes and str(arguments.output) in message)):
-            message += f"; {what_is_saved(arguments)}"
-        print(f"bertnli: error: {' '.join(message.split())}", file=sys.stderr)
-        _give_up_output()
-        return 2
+    except click.UsageError as error:
+        return _fail(_usage_message(error))
+    except (ValueError, OSError, IndexError, KeyError, ImportError, MemoryError) as error:
+        return _fail(str(error.args[0] if isinstance(error, KeyError) and error.args else error))
     return 0
+
+
+def _usage_message(error: click.UsageError) -> str:
+    """What is mistyped, with the nearest name, else with the command that lists the names."""
+    if near := getattr(error, "possibilities", None):  # of an option or command that there is not; the best first
+        return f"{error.message.removesuffix('.')}; did you mean {near[0]}?"
+    message = error.format_message().removesuffix(".")
+    command = error.ctx.command_path if error.ctx else "bertnli"
+    return message if message.endswith("?") else f"{message} (see `{command} --help`)"
+
+
+def _fail(message: str) -> int:
+    print(f"bertnli: error: {' '.join(message.split())}", file=sys.stderr)
+    _give_up_output()
+    return 2
 
 
 def _give_up_output() -> None:

@@ -1,341 +1,427 @@
-"""The command line's arguments. Training flags are made from the fields of TrainingOptions."""
+"""The commands and their options. A command's function is imported, and torch with it, when the command runs."""
 
 from __future__ import annotations
 
-import argparse
-import csv
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any
 
-from bertnli.cli import commands
-from bertnli.cli.export import export
-from bertnli.data import download as hub
-from bertnli.data.snli import Columns
-from bertnli.encoder.config import SIZES
-from bertnli.runtime.precision import PRECISIONS
-from bertnli.tasks.base import HEADS
-from bertnli.text.tokenizer import Truncation
+import rich_click as click
+
+from bertnli import __version__
+from bertnli.cli.config import config_option, drop_replaced
+from bertnli.cli.options import (
+    CHECKPOINT,
+    DATA,
+    DOWNLOADS,
+    MODEL,
+    OUTPUT,
+    POSITIVE,
+    SCRATCH_SIZES,
+    TASKS,
+    TRAINING,
+    Choice,
+    InputPath,
+    ModelName,
+    Names,
+    Numbers,
+    encoding_options,
+    inference_options,
+    json_switch,
+    machine_options,
+    option,
+    reading_options,
+    run_options,
+    switch,
+    text_columns_option,
+    train_data_options,
+    training_options,
+)
 from bertnli.training.options import TrainingOptions
 
-_CHECKPOINT = "fine-tuned checkpoint: a folder, or a name on the Hugging Face hub"
+_COMPLETION = 'Completion: eval "$(_BERTNLI_COMPLETE=bash_source bertnli)" in ~/.bashrc; zsh and fish likewise.'
 
 
-class _Formatter(argparse.HelpFormatter):
-    """Adds each option's default to its help, unless the help says it."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = action.help or "", action.default
-        told = default is None or default is False or default == () or default == argparse.SUPPRESS
-        return text if told or "(default" in text or action.required else f"{text} (default: %(default)s)"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Names the nearest of its options, or choices, for one that it does not have."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known = self._option_string_actions
-        for text in args or () if self._subparsers is None else ():  # before what is missing: it may be mistyped
-            name = text.split("=")[0]
-            if text.startswith("--") and not any(option.startswith(name) for option in known):
-                self.error(f"there is no option {name}{self._hint(name, known)}")
-        return super().parse_known_args(args, namespace)
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        try:
-            super()._check_value(action, value)
-        except argparse.ArgumentError as error:
-            error.message += self._hint(str(value), map(str, action.choices or ()))
-            raise
-
-    @staticmethod
-    def _hint(text: str, known: Iterable[str]) -> str:
-        near = difflib.get_close_matches(text, list(known), n=1, cutoff=0.7)
-        return f"; did you mean {near[0]}?" if near else ""
+_TRAINING, _USING, _OTHER = "Training", "Using a model", "More"  # headings of the list of commands
+_STYLE = {
+    "theme": "default-slim",
+    "options_table_column_types": ["opt_all", "help"],
+    "options_table_help_sections": ["help", "metavar", "required", "default"],
+    "default_string": "(default: {})",
+    "required_long_string": "(required)",
+}
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bertnli", description="Fine-tune and run BERT on sentence pairs, fast.")
-    parser.add_argument("--version", action="version", version=f"bertnli {_version()}")
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(run.__name__, help=text, description=text, formatter_class=_Formatter)
-        sub.set_defaults(run=run)
-        return sub
-
-    _add_demo(command(commands.demo, "Generate a small NLI corpus, train on it from scratch, and predict three pairs."))
-    _add_train(command(commands.train, "Fine-tune a checkpoint, or train from scratch, on labelled examples."))
-    _add_distill(
-        command(commands.distill, "Train a small student on the labels and on a fine-tuned teacher's outputs.")
-    )
-
-    sub = command(commands.evaluate, "Measure a checkpoint on labelled examples.")
-    sub.add_argument("--model", required=True, help=_CHECKPOINT)
-    sub.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="file of labelled examples, or a folder with snli_1.0_test.txt or .jsonl",
-    )
-    sub.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_reading(sub)
-    _add_running(sub)
-
-    sub = command(commands.predict, "Run a checkpoint: one JSON value a line, in the order of the input.")
-    sub.add_argument("--model", required=True, help=_CHECKPOINT)
-    sub.add_argument(
-        "--input",
-        default="-",
-        help="file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words (tagging), or "
-        "`question<TAB>context` (qa); or JSON objects with the keys text; premise, hypothesis; words (a list); "
-        'question, context. - is standard input. An empty line is an error, an empty text is {"text": ""}; the '
-        "examples before a broken line are predicted (a table is read as a whole first)",
-    )
-    _add_text_columns(sub)
-    _add_running(sub)
-
-    sub = command(export, "Write a checkpoint in another format.")
-    sub.add_argument("--model", required=True, help=_CHECKPOINT)
-    sub.add_argument("--output", type=Path, required=True, help="folder to write")
-    sub.add_argument(
-        "--format",
-        choices=("huggingface", "onnx", "d2l", "bertnli"),
-        default="huggingface",
-        help="huggingface for transformers and sentence-transformers; onnx for ONNX Runtime (needs bertnli[onnx]); d2l "
-        "for D2L's code; bertnli",
-    )
-    sub.add_argument("--int8", action="store_true", help="with --format onnx, write model_quantized.onnx too")
-    sub.add_argument(
-        "--data",
-        type=Path,
-        help="file of labelled examples, or a folder in SNLI's layout, on which to compare the ONNX model with the "
-        "original (default: random tokens)",
-    )
-    sub.add_argument("--samples", type=_positive, default=1000, help="examples to compare at most")
-    _add_reading(sub)
-
-    sub = command(commands.download, "Download and unpack SNLI, bert.small or bert.base.")
-    sub.add_argument("name", choices=sorted(hub.DATA_HUB), help="what to download")
-    sub.add_argument(
-        "--folder",
-        type=Path,
-        default=hub.cache_dir(),
-        help="folder to unpack into (default: $BERTNLI_CACHE, else ~/.cache/bertnli)",
-    )
-    return parser
+@click.group(
+    help="Fine-tune and run BERT on sentence pairs, fast.",
+    epilog=_COMPLETION,
+    panels=[click.RichCommandPanel(name) for name in (_TRAINING, _USING, _OTHER)],
+    context_settings={"rich_help_config": _STYLE},
+)
+@click.version_option(__version__, prog_name="bertnli", message="%(prog)s %(version)s")
+def cli() -> None: ...
 
 
-def _add_demo(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/demo"),
-        help="folder for the corpus, the checkpoint, metrics.jsonl and curves.png",
-    )
-    sub.add_argument("--epochs", type=_positive, default=4, help="passes over the generated pairs")
-    sub.add_argument("--pairs", type=_positive, default=40000, help="number of training pairs to generate")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the corpus and of the training")
-    sub.add_argument("--quiet", action="store_true", help="no progress")
+def _add(
+    run: str, text: str, examples: Sequence[str], params: list[click.Parameter], panel: str, name: str | None = None
+) -> None:
+    """Add a command: `run` is its function, "module.function" of this room."""
+    name = name or run.split(".")[1].replace("_", "-")
 
+    @click.pass_context
+    def parsed(ctx: click.RichContext, /, **values: Any) -> SimpleNamespace:
+        drop_replaced(ctx, values)
+        if "scratch" in values and (values["model"] is None) == (values["scratch"] is None):
+            raise click.UsageError("give either --model or --scratch", ctx)
+        args = SimpleNamespace(command=name, params=values, **values)
+        if "resume" in values:  # of a command that trains: options out of range are refused before torch is imported
+            try:
+                args.options = TrainingOptions(**{f.name: values[f.name] for f in fields(TrainingOptions)})
+            except TypeError as error:  # a list or a table in a configuration file
+                raise ValueError(str(error)) from None
+        module, function = run.split(".")
+        args.run = lambda: getattr(import_module(f"bertnli.cli.{module}"), function)(args)
+        return args
 
-def _add_train(sub: argparse.ArgumentParser) -> None:
-    model = sub.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", help="checkpoint folder, bert.small, bert.base, or a name on the Hugging Face hub")
-    model.add_argument("--scratch", choices=SIZES, help="size of a model with random weights and its own vocabulary")
-    sub.add_argument("--task", choices=HEADS, help="task to train (default: the checkpoint's, else classification)")
-    _add_data(sub)
-    sub.add_argument(
-        "--dropout", type=float, help="dropout probability (default: the checkpoint's; with --scratch 0.1)"
-    )
-    sub.add_argument(
-        "--vocab",
-        choices=("words", "pieces", "characters"),
-        default="words",
-        help="tokens of --scratch; pieces are words, and parts of rare words (default: words)",
-    )
-    sub.add_argument("--min-freq", type=_positive, default=5, help="occurrences below which --scratch drops a token")
-    sub.add_argument("--stride", type=int, help="tokens that windows of a context share, for --task qa (default: 128)")
-    _add_training(sub)
-
-
-def _add_distill(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--teacher", required=True, help=_CHECKPOINT)
-    _add_data(sub)
-    sub.add_argument(
-        "--unlabelled",
-        type=Path,
-        help="file of further examples, as `bertnli predict` takes them; a table may also have --text-columns",
-    )
-    sub.add_argument(
-        "--num-hiddens",
-        type=_positive,
-        default=128,
-        help="width of the student; with --teacher-layers a multiple of the size of the teacher's heads, at most its "
-        "width",
-    )
-    sub.add_argument(
-        "--ffn-num-hiddens",
-        type=_positive,
-        help="feed-forward width of the student (default: 4 x --num-hiddens; with --teacher-layers at most the "
-        "teacher's, and the teacher's where the widths are equal)",
-    )
-    sub.add_argument(
-        "--num-heads",
-        type=_positive,
-        help="attention heads of the student (default: width / 32, or / the teacher's head size with --teacher-layers)",
-    )
-    sub.add_argument("--num-layers", type=_positive, help="layers of the student (default: 4, or of --teacher-layers)")
-    sub.add_argument(
-        "--teacher-layers", type=_numbers, help="teacher layers, from 0, comma-separated, that initialise the student's"
-    )
-    sub.add_argument(
-        "--min-freq", type=_positive, default=1, help="occurrences in the data below which to drop a token"
-    )
-    sub.add_argument("--temperature", type=float, default=2.0, help="temperature of the soft labels")
-    sub.add_argument("--hard", type=float, default=0.5, help="weight of the loss on the labels")
-    sub.add_argument(
-        "--soft",
-        type=float,
-        default=0.5,
-        help="weight of the KL divergence to the teacher's softened probabilities (regression: squared error)",
-    )
-    sub.add_argument(
-        "--hidden",
-        type=float,
-        default=0.1,
-        help="weight of the mean squared error of hidden states, projected to the teacher's width",
-    )
-    sub.add_argument(
-        "--hidden-layers", type=_numbers, default=(),
-        help="teacher layers, from 0, comma-separated, whose hidden states the student's first layers also match",
-    )  # fmt: skip
-    _add_training(sub, epochs=5, lr=5e-4)
-
-
-def _add_data(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--train",
-        type=Path,
-        required=True,
-        help="file of labelled examples, or a folder with snli_1.0_train.txt or .jsonl",
-    )
-    sub.add_argument(
-        "--dev", type=Path, help="file or folder of labelled examples (default: the dev file, if --train is a folder)"
-    )
-    sub.add_argument("--limit", type=_positive, help="use only the first LIMIT training examples (default: all)")
-    sub.add_argument("--output", type=Path, required=True, help="folder to write")
-    _add_reading(sub)
-
-
-def _add_reading(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--labels",
-        type=_names,
-        help="class names, comma-separated ('\"yes, please\",no' if a name has one), in the order of integer labels "
-        "(default: the checkpoint's, else the data's); the checkpoint's names in another order reorder its outputs",
-    )
-    sub.add_argument(
-        "--columns",
-        choices=get_args(Columns),
-        help="columns of SNLI files: parse reads sentence1_binary_parse and sentence2_binary_parse, text reads "
-        "sentence1 and sentence2 (default: parse for a word vocabulary, text for WordPiece)",
-    )
-    _add_text_columns(sub)
-    sub.add_argument(
-        "--label-column",
-        help="column of the labels in a table (default: label); for tagging the number of the tags' column (default: "
-        "the last), in a .conllu file upos or xpos",
+    epilog = "\n\n".join(["Examples:", *examples])
+    cli.add_command(
+        click.RichCommand(name=name, params=params, callback=parsed, help=text, epilog=epilog, panel=panel), name
     )
 
 
-def _add_text_columns(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--text-columns",
-        type=_names,
-        help="text column, or premise and hypothesis columns separated by a comma, of a .csv, .tsv, .jsonl or "
-        ".parquet file; column numbers from 1 if it has no header",
-    )
+def parse(argv: Sequence[str] | None) -> SimpleNamespace | None:
+    """The command's arguments, with `run`, which runs it; None if help or the version was printed.
+
+    Raises click.ClickException for a mistyped command line, ValueError for training options out of range.
+    """
+    parsed = cli.main(argv, prog_name="bertnli", standalone_mode=False)
+    return parsed if isinstance(parsed, SimpleNamespace) else None
 
 
-def _add_training(sub: argparse.ArgumentParser, **defaults: Any) -> None:
-    """A flag for each field of TrainingOptions, with `defaults` of the command, and what else a run needs."""
-    for field in fields(TrainingOptions):
-        meta = field.metadata
-        flag, default = f"--{field.name.replace('_', '-')}", defaults.get(field.name, field.default)
-        if meta["type"] is bool:
-            sub.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=meta["help"])
-        else:
-            sub.add_argument(flag, type=meta["type"], choices=meta["choices"], default=default, help=meta["help"])
-    _add_encoding(sub)
-    sub.add_argument("--resume", action="store_true", help="continue the interrupted run of --output")
-    sub.add_argument(
-        "--overwrite", action="store_true", help="replace the model or the interrupted run that --output holds"
-    )
-    sub.add_argument("--quiet", action="store_true", help="no progress")
+_add(
+    "train.train",
+    "Fine-tune a checkpoint, or train from scratch, on labelled examples.",
+    [
+        "bertnli train --model runs/demo --train runs/demo/corpus --output runs/tuned",
+        "bertnli train --model bert-base-uncased --train reviews.csv --text-columns text --output runs/reviews",
+        "bertnli train --scratch bert.small --task tagging --train train.conll --dev dev.conll --output runs/tags",
+        "bertnli train --config runs/tuned/run.toml --seed 1 --output runs/again",
+    ],
+    [
+        option(
+            "--model",
+            MODEL,
+            type=ModelName(),
+            help="checkpoint folder, bert.small, bert.base, or a name on the Hugging Face hub",
+        ),
+        option(
+            "--scratch",
+            MODEL,
+            type=Choice(SCRATCH_SIZES),
+            help="in place of --model, the size of a model with random weights and its own vocabulary",
+        ),
+        option(
+            "--task", MODEL, type=Choice(TASKS), help="task to train (default: the checkpoint's, else classification)"
+        ),
+        option(
+            "--dropout",
+            MODEL,
+            type=float,
+            help="dropout probability (default: the checkpoint's; with --scratch 0.1)",
+        ),
+        option(
+            "--vocab",
+            MODEL,
+            type=Choice(("words", "pieces", "characters")),
+            default="words",
+            help="tokens of --scratch; pieces are words, and parts of rare words",
+        ),
+        option(
+            "--min-freq", MODEL, type=POSITIVE, default=5, help="occurrences below which --scratch drops a token"
+        ),
+        *train_data_options(),
+        option("--stride", DATA, type=int, help="tokens that windows of a context share, for --task qa (default: 128)"),
+        *training_options(),
+        *run_options(),
+        config_option(),
+        *machine_options(),
+    ],
+    _TRAINING,
+)  # fmt: skip
 
+_add(
+    "distill.distill",
+    "Train a small student on the labels and on a fine-tuned teacher's outputs.",
+    [
+        "bertnli distill --teacher runs/base --train data/snli_1.0 --output runs/small",
+        "bertnli distill --teacher runs/base --teacher-layers 0,2,4 --num-hiddens 768 --train train.csv "
+        "--text-columns a,b --output runs/three-layers",
+    ],
+    [
+        option("--teacher", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option(
+            "--num-hiddens",
+            MODEL,
+            type=POSITIVE,
+            default=128,
+            help="width of the student; with --teacher-layers a multiple of the size of the teacher's heads, at most "
+            "its width",
+        ),
+        option(
+            "--ffn-num-hiddens",
+            MODEL,
+            type=POSITIVE,
+            help="feed-forward width of the student (default: 4 x --num-hiddens; with --teacher-layers at most the "
+            "teacher's, and the teacher's where the widths are equal)",
+        ),
+        option(
+            "--num-heads",
+            MODEL,
+            type=POSITIVE,
+            help="attention heads of the student (default: width / 32, or / the teacher's head size with "
+            "--teacher-layers)",
+        ),
+        option(
+            "--num-layers",
+            MODEL,
+            type=POSITIVE,
+            help="layers of the student (default: 4, or of --teacher-layers)",
+        ),
+        option(
+            "--teacher-layers",
+            MODEL,
+            type=Numbers(),
+            help="teacher layers, from 0, comma-separated, that initialise the student's",
+        ),
+        option(
+            "--min-freq", MODEL, type=POSITIVE, default=1, help="occurrences in the data below which to drop a token"
+        ),
+        *train_data_options(),
+        option(
+            "--unlabelled",
+            DATA,
+            type=InputPath(),
+            help="file of further examples, as `bertnli predict` takes them; a table may also have --text-columns",
+        ),
+        option("--temperature", TRAINING, type=float, default=2.0, help="temperature of the soft labels"),
+        option("--hard", TRAINING, type=float, default=0.5, help="weight of the loss on the labels"),
+        option(
+            "--soft",
+            TRAINING,
+            type=float,
+            default=0.5,
+            help="weight of the KL divergence to the teacher's softened probabilities (regression: squared error)",
+        ),
+        option(
+            "--hidden",
+            TRAINING,
+            type=float,
+            default=0.1,
+            help="weight of the mean squared error of hidden states, projected to the teacher's width",
+        ),
+        option(
+            "--hidden-layers",
+            TRAINING,
+            type=Numbers(),
+            default=(),
+            show_default=False,
+            help="teacher layers, from 0, comma-separated, whose hidden states the student's first layers also match",
+        ),
+        *training_options(epochs=5, lr=5e-4),
+        *run_options(),
+        config_option(),
+        *machine_options(),
+    ],
+    _TRAINING,
+)  # fmt: skip
 
-def _add_running(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--batch-size", type=_positive, default=256, help="examples per batch")
-    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the matrix products")
-    _add_encoding(sub)
+_add(
+    "evaluate.evaluate",
+    "Measure a checkpoint on labelled examples.",
+    [
+        "bertnli evaluate --model runs/tuned --data runs/demo/corpus",
+        "bertnli evaluate --model runs/reviews --data test.csv --text-columns text --json",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option(
+            "--data",
+            DATA,
+            type=InputPath(),
+            required=True,
+            help="file of labelled examples, or a folder with snli_1.0_test.txt or .jsonl",
+        ),
+        *reading_options(),
+        *encoding_options(),
+        json_switch("one JSON object"),
+        *inference_options(),
+    ],
+    _USING,
+)
 
+_add(
+    "evaluate.predict",
+    "Run a checkpoint: one JSON value a line, in the order of the input.",
+    [
+        "bertnli predict --model runs/tuned --input pairs.tsv > predictions.jsonl",
+        r"printf 'A man is asleep.\tHe sleeps.\n' | bertnli predict --model runs/tuned",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option(
+            "--input",
+            DATA,
+            type=InputPath(),
+            default="-",
+            show_default=False,
+            help="file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words "
+            "(tagging), or `question<TAB>context` (qa); or JSON objects with the keys text; premise, hypothesis; "
+            "words (a list); question, context (default: -, standard input). An empty line is an error, an empty text "
+            'is {"text": ""}; the examples before a broken line are predicted (a table is read as a whole first)',
+        ),
+        text_columns_option(),
+        *encoding_options(),
+        *inference_options(),
+    ],
+    _USING,
+)
 
-def _add_encoding(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--max-len",
-        type=_positive,
-        help="maximum tokens per sequence (default: the checkpoint's setting, else 128, for qa 384)",
-    )
-    sub.add_argument(
-        "--truncation",
-        choices=get_args(Truncation),
-        default="longest_first",
-        help="how pairs longer than --max-len are cut: longest_first drops tokens of the longer text; longest_first_hf "
-        "as Hugging Face's fast tokenizers do; ratio in proportion to the lengths; only_first, only_second that text",
-    )
-    sub.add_argument(
-        "--split-special-tokens",
-        action="store_true",
-        help="read a literal [SEP] or [CLS] in a text as ordinary text, for text that strangers write (default: the "
-        "checkpoint's setting; words of a word vocabulary are always ordinary)",
-    )
-    sub.add_argument("--device", help="torch device (default: a GPU if there is one)")
-    sub.add_argument(
-        "--threads", type=_positive, help="number of CPU threads (default: $OMP_NUM_THREADS, else one per core)"
-    )
+_add(
+    "ranking.rank",
+    "Rank documents for a query by a cross-encoder: one JSON object a line, the best first.",
+    [
+        'bertnli rank --model cross-encoder/ms-marco-MiniLM-L6-v2 --query "how tall is Everest" --documents docs.txt',
+        "bertnli rank --model runs/reranker --input queries.jsonl --top-k 3",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option("--label", MODEL, help="class whose probability is the score; a classifier needs it"),
+        option("--query", DATA, help="text to rank the documents of --documents for"),
+        option("--documents", DATA, type=InputPath(), help="file with one document a line, or - for standard input"),
+        option(
+            "--input",
+            DATA,
+            type=InputPath(),
+            help='in place of --query, a file of JSON lines {"query": ..., "documents": [...]}, or -',
+        ),
+        option("--top-k", OUTPUT, type=POSITIVE, default=10, help="documents of a query to print at most"),
+        *inference_options(),
+    ],
+    _USING,
+)
 
+_add(
+    "ranking.zero_shot",
+    "Classify texts into classes that the model was not trained on, by natural language inference.",
+    [
+        "bertnli zero-shot --model runs/tuned --labels sport,politics --input texts.txt",
+        'echo "Who won the match?" | bertnli zero-shot --model runs/tuned --labels sport,politics',
+    ],
+    [
+        option(
+            "--model",
+            MODEL,
+            type=ModelName(),
+            required=True,
+            help="checkpoint with a class of entailment: a folder, or a name on the Hugging Face hub",
+        ),
+        option("--labels", MODEL, type=Names(), required=True, help="class names, comma-separated"),
+        option(
+            "--template",
+            MODEL,
+            default="This example is {}.",
+            help="hypothesis, with {} for the class name",
+        ),
+        option(
+            "--input",
+            DATA,
+            type=InputPath(),
+            default="-",
+            show_default=False,
+            help="file with one text a line (default: -, standard input)",
+        ),
+        *inference_options(),
+    ],
+    _USING,
+)
 
-def _version() -> str:
-    try:
-        return version("bertnli")
-    except PackageNotFoundError:
-        return "not installed"
+_add(
+    "export.export",
+    "Write a checkpoint in another format.",
+    [
+        "bertnli export --model runs/tuned --output runs/tuned-hf",
+        "bertnli export --model runs/tuned --output runs/tuned-onnx --format onnx --int8 --data runs/demo/corpus",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option("--output", OUTPUT, type=click.Path(path_type=Path), required=True, help="folder to write"),
+        option(
+            "--format",
+            OUTPUT,
+            type=Choice(("huggingface", "onnx", "d2l", "bertnli")),
+            default="huggingface",
+            help="huggingface for transformers and sentence-transformers; onnx for ONNX Runtime (needs bertnli[onnx]); "
+            "d2l for D2L's code; bertnli",
+        ),
+        switch("--int8", OUTPUT, help="with --format onnx, write model_quantized.onnx too"),
+        option(
+            "--data",
+            DATA,
+            type=InputPath(),
+            help="file of labelled examples, or a folder in SNLI's layout, on which to compare the ONNX model with the "
+            "original (default: random tokens)",
+        ),
+        option("--samples", DATA, type=POSITIVE, default=1000, help="examples to compare at most"),
+        *reading_options(),
+        json_switch("what was written and compared as one JSON object"),
+    ],
+    _USING,
+)
 
+_add(
+    "info.info",
+    "Show versions, the CPU's and GPU's features, which kernels run, and which precisions pay here.",
+    ["bertnli info", "bertnli info --json"],
+    [json_switch("one JSON object")],
+    _OTHER,
+)
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; found {value}")
-    return value
+_add(
+    "download.download",
+    "Download and unpack SNLI, bert.small or bert.base.",
+    ["bertnli download SNLI --folder data"],
+    [
+        click.RichArgument(["name"], type=Choice(DOWNLOADS), help="what to download"),
+        option(
+            "--folder",
+            OUTPUT,
+            type=click.Path(path_type=Path),
+            help="folder to unpack into (default: $BERTNLI_CACHE, else ~/.cache/bertnli)",
+        ),
+    ],
+    _OTHER,
+)
 
-
-def _names(text: str) -> tuple[str, ...]:
-    """Names as a row of a .csv file has them."""
-    try:
-        (row,) = csv.reader([text], skipinitialspace=True, strict=True)
-    except (csv.Error, ValueError):
-        row = []
-    names = tuple(name.strip() for name in row)
-    if not names or not all(names):
-        raise argparse.ArgumentTypeError(
-            f"expected names separated by commas, with double quotes around a name that has a comma; found {text!r}"
-        )
-    return names
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(name) for name in _names(text))
+_add(
+    "demo.demo",
+    "Generate a small NLI corpus, train on it from scratch, and predict three pairs.",
+    ["bertnli demo", "bertnli demo --pairs 2000 --epochs 1 --output runs/quick"],
+    [
+        option(
+            "--output",
+            OUTPUT,
+            type=click.Path(path_type=Path),
+            default=Path("runs/demo"),
+            help="folder for the corpus, the checkpoint, metrics.jsonl and curves.png",
+        ),
+        option("--epochs", TRAINING, type=POSITIVE, default=4, help="passes over the generated pairs"),
+        option("--pairs", DATA, type=POSITIVE, default=40000, help="number of training pairs to generate"),
+        option("--seed", TRAINING, type=int, default=0, help="seed of the corpus and of the training"),
+        json_switch("the figures as JSON lines; what is for people goes to standard error"),
+        switch("--quiet", OUTPUT, help="no progress"),
+    ],
+    _OTHER,
+)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -17,7 +17,7 @@ _MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "pretra
 
 
 @contextmanager
-def claimed_output(args: Namespace) -> Iterator[None]:
+def claimed_output(args: SimpleNamespace) -> Iterator[None]:
     """Run a command as the only process (of torchrun's: its first) that writes --output, which it makes.
 
     Raises BlockingIOError naming the process that writes there, OSError where nothing can be written, and ValueError
@@ -42,7 +42,7 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _check_source(args: Namespace) -> None:
+def _check_source(args: SimpleNamespace) -> None:
     """Raise ValueError if --output is the folder of --model or --teacher, by whatever path, without --overwrite."""
     if getattr(args, "overwrite", False) or (getattr(args, "resume", False) and (args.output / STATE_FILE).exists()):
         return
@@ -56,7 +56,7 @@ def _check_source(args: Namespace) -> None:
             )
 
 
-def _check_content(args: Namespace) -> None:
+def _check_content(args: SimpleNamespace) -> None:
     output: Path = args.output
     state = output / STATE_FILE
     model = next((output / name for name in _MODEL_FILES if (output / name).exists()), None)
@@ -74,7 +74,7 @@ def _check_content(args: Namespace) -> None:
             raise ValueError(f"{model} is another run's: name another --output, or replace its model with --overwrite")
 
 
-def prepare_state_file(args: Namespace) -> Path:
+def prepare_state_file(args: SimpleNamespace) -> Path:
     """The file of the run's state. With --overwrite that of an interrupted run is removed."""
     state: Path = args.output / STATE_FILE
     if args.overwrite and not args.resume and distributed.rank_and_size()[0] == 0:
@@ -88,7 +88,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def what_is_saved(args: Namespace) -> str:
+def what_is_saved(args: SimpleNamespace) -> str:
     """The end of a message about a training run that has ended early."""
     state = args.output / STATE_FILE
     if state.exists():

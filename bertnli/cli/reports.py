@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 from bertnli.training.history import Epoch, History
@@ -23,6 +24,12 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_json(args: SimpleNamespace, record: dict[str, Any]) -> None:
+    """With --json, print one line of it to standard output."""
+    if args.json:
+        print(to_json(record), file=args.stdout, flush=True)
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -52,7 +59,8 @@ def _number(value: float | None) -> str:
     return str(value)
 
 
-def print_epoch(e: Epoch) -> None:
+def print_epoch(args: SimpleNamespace, e: Epoch) -> None:
+    print_json(args, vars(e))
     accuracy = "" if e.train_accuracy is None else f", train accuracy {e.train_accuracy:.4f}"
     dev = "" if e.dev_score is None else f", dev loss {e.dev_loss:.3f}, dev {e.metric} {_number(e.dev_score)}"
     speed = f"{e.seconds:.1f} s, {e.pairs_per_second:.0f} pairs/s"

@@ -16,10 +16,10 @@ from torch import Tensor
 from bertnli.data.arguments import choice, positive
 from bertnli.data.texts import TextData
 from bertnli.inference.session import InferenceSession, session_of
+from bertnli.runtime import PRECISIONS
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket, use_cuda_graphs
 from bertnli.runtime.distributed import rank_and_size
 from bertnli.runtime.eval_mode import eval_mode
-from bertnli.runtime.precision import PRECISIONS
 from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts, without_subset

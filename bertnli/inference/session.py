@@ -14,8 +14,9 @@ from bertnli.data.arguments import choice
 from bertnli.encoder.bert import BERTEncoder, check_length
 from bertnli.encoder.plain import changes_seen
 from bertnli.inference.fusing import CannotFuse, Parts, encoder_parts, head_parts, is_overridden
+from bertnli.runtime import PRECISIONS
 from bertnli.runtime.eval_mode import eval_mode
-from bertnli.runtime.precision import PRECISIONS, autocast, unused_precision, uses_bf16
+from bertnli.runtime.precision import autocast, unused_precision, uses_bf16
 from bertnli.tasks.base import Head, check_head
 from bertnli.text.batch import PackedBatch
 

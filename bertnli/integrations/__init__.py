@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from bertnli.data.arguments import choice
-from bertnli.runtime.precision import PRECISIONS
+from bertnli.runtime import PRECISIONS
 
 _Model = TypeVar("_Model")
 

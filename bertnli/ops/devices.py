@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import cast
 
@@ -14,10 +12,6 @@ import torch
 from torch import Tensor
 
 from bertnli import _ops  # noqa: F401  (registers torch.ops.bertnli)
-
-# A forked child has none of its parent's OpenMP threads: an operator that shares work would wait for them forever.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
 

@@ -6,9 +6,7 @@ import torch
 
 from bertnli import ops
 from bertnli.data.arguments import choice
-
-TRAINING_PRECISIONS = ("fp32", "bf16")
-PRECISIONS = (*TRAINING_PRECISIONS, "int8")  # of inference
+from bertnli.runtime import TRAINING_PRECISIONS
 
 
 def uses_bf16(device: torch.device, precision: str) -> bool:

@@ -311,3 +311,6 @@ def index_array(index: Index) -> npt.NDArray[np.int64]:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(f"index must be a sequence of integers, not {array.ndim}-dimensional {array.dtype}")
     return np.ascontiguousarray(array, dtype=np.int64)
+
+
+EncodedPairs = EncodedTexts  # the same class: it holds single texts too

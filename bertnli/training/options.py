@@ -8,7 +8,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from bertnli.data.arguments import choice, integer, number, string, switch
-from bertnli.runtime.precision import TRAINING_PRECISIONS
+from bertnli.runtime import TRAINING_PRECISIONS
 from bertnli.training.schedule import SCHEDULES
 
 OPTIMIZERS = ("adamw", "adam")

@@ -16,12 +16,13 @@ from bertnli import (
     WordPieceTokenizer,
     save_pretrained,
 )
-from bertnli.cli import commands
+from bertnli.cli import runs
 
 
 def test_train_writes_its_files(trained: Path) -> None:
     assert {p.name for p in trained.iterdir()} == {
         "config.json", "model.safetensors", "vocab.json", "README.md", "metrics.jsonl", "curves.png",
+        "run.toml",
     }  # fmt: skip
     epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in epochs] == [1, 2]
@@ -156,11 +157,11 @@ def test_an_interrupted_training_is_resumed(
 
     assert run(*arguments(tmp_path / "whole"), capsys=capsys)[0] == 0
 
-    def interrupt(e: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "print_epoch", interrupt)
+        patch.setattr(runs, "print_epoch", interrupt)
         assert run(*arguments(tmp_path / "cut"), capsys=capsys)[0] == 130
     status, _, err = run(*arguments(tmp_path / "cut"), capsys=capsys)
     assert status == 2
@@ -195,5 +196,5 @@ def test_no_curves_without_matplotlib(
         capsys=capsys,
     )  # fmt: skip
     assert status == 0, err
-    assert f"checkpoint and metrics.jsonl: {tmp_path}" in out
+    assert f"checkpoint, metrics.jsonl and run.toml: {tmp_path}" in out
     assert not (tmp_path / "curves.png").exists()

@@ -14,7 +14,8 @@ import torch
 from helpers.commands import tiny_bert
 
 from bertnli import BERTClassifier, WordPieceTokenizer, save_pretrained
-from bertnli.cli import commands, main
+from bertnli.cli import main
+from bertnli.cli import runs as training_runs
 
 WORDS = ["red", "green", "blue", "one"]
 KILLS = 50
@@ -38,7 +39,7 @@ def child(arguments: list[str]) -> int:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking a process with threads
 def test_fifty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "save_curves", lambda *_: False)  # drawing takes longer than the training
+    monkeypatch.setattr(training_runs, "save_curves", lambda *_: False)  # drawing takes longer than the training
     torch.manual_seed(0)
     tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, *WORDS])
     save_pretrained(BERTClassifier(tiny_bert(len(tokenizer)), 2, ("x", "y")), tmp_path / "start", tokenizer)

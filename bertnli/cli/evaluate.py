@@ -1,0 +1,78 @@
+"""`bertnli evaluate` and `bertnli predict`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from bertnli.cli.loading import load, load_head, name_classes, open_session
+from bertnli.cli.options import STDIN
+from bertnli.cli.reports import print_figures, print_json, to_json
+from bertnli.data.files import decoded_lines
+from bertnli.inference import predict as inference
+from bertnli.inference.session import InferenceSession
+from bertnli.tasks.load import parse_lines, read_inputs
+from bertnli.text.tokenizer import Tokenizer
+
+
+def evaluate(args: SimpleNamespace) -> None:
+    model, tokenizer = load_head(args.model, args)
+    names = name_classes(model, args.labels)
+    started = time.perf_counter()
+    data = load(args, model.task, args.data, "test", tokenizer, names)
+    encoded = model.encode(tokenizer, data, model.sequence_len(args.max_len), args.truncation)
+    figures = inference.evaluate(open_session(model, args), encoded, batch_size=args.batch_size)
+    figures["dropped"] = data.dropped
+    figures["seconds"] = time.perf_counter() - started
+    if args.json:
+        print_json(args, figures)
+    else:
+        print_figures(figures)
+
+
+def predict(args: SimpleNamespace) -> None:
+    model, tokenizer = load_head(args.model, args)
+    session = open_session(model, args)
+    if args.input != STDIN:
+        _print_predictions(args, session, tokenizer, read_inputs(args.input, model, args.text_columns))
+        return
+    if args.text_columns:
+        raise ValueError("--text-columns are columns of a file: name it by --input")
+    if sys.stdin.isatty():
+        print("bertnli: reading examples from standard input, one a line", file=sys.stderr)
+    # sys.stdin has the encoding and line ends of the environment.
+    with open(sys.stdin.fileno(), "rb", closefd=False) as file:
+        lines = decoded_lines(file, "standard input")
+        _print_predictions(args, session, tokenizer, parse_lines(lines, "standard input", model))
+
+
+def _print_predictions(
+    args: SimpleNamespace, session: InferenceSession, tokenizer: Tokenizer, examples: Iterator[tuple[Any, ...]]
+) -> None:
+    """Print the predictions batch by batch; before an error in the input, those of the examples before it."""
+    error: ValueError | None = None
+    while error is None:
+        chunk: list[tuple[Any, ...]] = []
+        try:
+            chunk.extend(itertools.islice(examples, args.batch_size))  # keeps what came before an error
+        except ValueError as found:
+            error = found
+        if not chunk:
+            break
+        for p in inference.predict(
+            session,
+            tokenizer,
+            *zip(*chunk, strict=True),
+            max_len=args.max_len,
+            truncation=args.truncation,
+            batch_size=args.batch_size,
+        ):
+            print(to_json(asdict(p) if is_dataclass(p) and not isinstance(p, type) else p))
+        sys.stdout.flush()
+    if error is not None:
+        raise error

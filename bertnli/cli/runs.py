@@ -1,0 +1,75 @@
+"""What training runs share: arguments of `fit`, and what is written at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from bertnli import __version__, checkpoint
+from bertnli.cli.config import RUN_FILE, run_toml
+from bertnli.cli.loading import find_device
+from bertnli.cli.plots import save_curves
+from bertnli.cli.reports import print_epoch, print_json, print_kept_epoch, to_json
+from bertnli.data.files import atomic_path
+from bertnli.runtime import distributed
+from bertnli.runtime.precision import unused_precision
+from bertnli.tasks.base import Head
+from bertnli.text.tokenizer import Tokenizer
+from bertnli.training.callbacks import Callback
+from bertnli.training.history import History
+
+
+def print_unused_precision(args: SimpleNamespace) -> None:
+    if (instead := unused_precision(find_device(args.device), args.precision)) is not None:
+        print(f"precision: {instead}")
+
+
+def run_arguments(args: SimpleNamespace, state_file: Path) -> dict[str, Any]:
+    """Arguments of `fit` beside TrainingOptions."""
+    return {
+        "device": find_device(args.device),
+        "progress": not args.quiet,
+        "state_file": state_file,
+        "callbacks": [Callback(on_epoch=lambda epoch: print_epoch(args, epoch))],
+    }
+
+
+def dev_file(args: SimpleNamespace) -> Path | None:
+    """--dev, else the folder of --train, for its dev file."""
+    path: Path | None = args.dev if args.dev is not None else args.train if args.train.is_dir() else None
+    return path
+
+
+def finish(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
+    """Save the result, in the first of several processes, and remove the run's state."""
+    paths = {"train": args.train, "dev": dev_file(args)}
+    model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
+    model.provenance["version"] = __version__
+    if distributed.rank_and_size()[0] == 0:
+        files = save(args, model, tokenizer, history, run_toml(args.command, args.params))
+        state_file.unlink(missing_ok=True)
+        if args.keep_best:
+            print_kept_epoch(history)
+        print(f"{files}: {args.output}")
+
+
+def save(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: History, config: str | None = None) -> str:
+    """Write checkpoint, figures, curves and the run's configuration to --output; says what was written."""
+    folder, files = args.output, ["checkpoint", "metrics.jsonl"]
+    checkpoint.save_pretrained(model, folder, tokenizer)
+    texts = {"metrics.jsonl": "".join(to_json(vars(e)) + "\n" for e in history.epochs)}
+    if config is not None:
+        texts[RUN_FILE] = config
+        files.append(RUN_FILE)
+    for name, text in texts.items():
+        with atomic_path(folder / name) as path:
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    if save_curves(history, folder / "curves.png"):
+        files.append("curves.png")
+    print_json(args, {"output": str(folder), "run": model.provenance["run"]})
+    return f"{', '.join(files[:-1])} and {files[-1]}"
+
+
+def num_parameters(model: Head) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,126 @@
+"""`bertnli train`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import torch
+
+from bertnli.cli.loading import load, load_checkpoint, with_switches
+from bertnli.cli.output import prepare_state_file
+from bertnli.cli.runs import dev_file, finish, print_unused_precision, run_arguments
+from bertnli.encoder.bert import BERTModel
+from bertnli.encoder.config import SIZES, BERTConfig
+from bertnli.tasks.base import HEADS, Head
+from bertnli.tasks.embedding import BERTEmbedder
+from bertnli.tasks.load import Examples, texts_of
+from bertnli.text.encoded import EncodedTexts, encoded_texts
+from bertnli.text.tokenizer import Tokenizer, WordTokenizer
+from bertnli.text.wordpiece import WordPieceTokenizer
+from bertnli.training.loop import fit
+
+
+def train(args: SimpleNamespace) -> None:
+    torch.manual_seed(args.seed)
+    started = time.perf_counter()
+    base, tokenizer, task, names, data = _from_scratch(args) if args.scratch else _from_checkpoint(args)
+    model = _head(args, base, task, data)
+    _adapt_settings(args, model, data)
+    dev, dev_path = None, dev_file(args)
+    if dev_path is not None:
+        is_snli_layout = names is None and task == "classification" and not args.text_columns
+        dev = load(args, task, dev_path, "dev", tokenizer, None if is_snli_layout else data.label_names or None)
+    max_len = model.sequence_len(args.max_len)
+    train_data = model.encode(tokenizer, data, max_len, args.truncation)
+    dev_data = None if dev is None else model.encode(tokenizer, dev, max_len, args.truncation)
+    encoded = encoded_texts(train_data, "train")
+    if model.label_names and task != "regression":
+        print(f"classes: {', '.join(model.label_names)}")
+    _print_truncated(model, encoded)
+    print(
+        f"{task}: {len(data)} training examples in {len(encoded)} sequences of "
+        f"{len(encoded.ids) / max(1, len(encoded)):.1f} tokens, {0 if dev is None else len(dev)} dev examples, "
+        f"{data.dropped + (0 if dev is None else dev.dropped)} without a label dropped; "
+        f"read and encoded in {time.perf_counter() - started:.2f} s"
+    )
+    print_unused_precision(args)
+    state_file = prepare_state_file(args)
+    history = fit(model, train_data, dev_data, args.options, **run_arguments(args, state_file))
+    finish(args, model, tokenizer, history, state_file)
+
+
+Start = tuple[BERTModel | Head, Tokenizer, str, Sequence[str] | None, Examples]
+
+
+def _from_scratch(args: SimpleNamespace) -> Start:
+    """Model, tokenizer, task, class names that were given, and training examples of --scratch."""
+    task, words = args.task or "classification", args.vocab == "words"
+    data = load(args, task, args.train, "train", words, args.labels)[: args.limit]
+    make: dict[str, Callable[..., Tokenizer]] = {
+        "words": WordTokenizer.from_texts,
+        "pieces": WordPieceTokenizer.of_words,
+        "characters": WordPieceTokenizer.of_characters,
+    }
+    tokenizer = with_switches(args, make[args.vocab](texts_of(data), args.min_freq))
+    sizes = SIZES[args.scratch] | ({} if args.dropout is None else {"dropout": args.dropout})
+    bert = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
+    return bert, tokenizer, task, args.labels, data
+
+
+def _from_checkpoint(args: SimpleNamespace) -> Start:
+    """The same of --model, where the checkpoint may give the task and the class names."""
+    loaded, tokenizer = load_checkpoint(args.model, args.dropout)
+    tokenizer = with_switches(args, tokenizer)
+    trained_task = loaded.task if isinstance(loaded, Head) and not isinstance(loaded, BERTEmbedder) else None
+    task = args.task or trained_task or "classification"
+    names = args.labels
+    if names is None and isinstance(loaded, Head) and task == trained_task:
+        names = loaded.label_names
+        if names and (task == "tagging" or (task == "classification" and args.text_columns)):
+            in_data = load(args, task, args.train, "train", tokenizer, None).label_names
+            names = names if set(in_data) <= set(names) else None  # the data has other classes
+    return loaded, tokenizer, task, names, load(args, task, args.train, "train", tokenizer, names)[: args.limit]
+
+
+def _head(args: SimpleNamespace, base: BERTModel | Head, task: str, data: Examples) -> Head:
+    """The checkpoint's head if it has the data's task and classes, else a new one on its encoder."""
+    if isinstance(base, Head) and not isinstance(base, BERTEmbedder):
+        if base.task == task and data.label_names in ((), base.label_names):
+            return base
+        print("the checkpoint's output layer is for another task or other classes: starting a new one")
+    names = data.label_names
+    real = next((name for name in names if re.fullmatch(r"-?\d+\.\d*[1-9]\d*", name)), None)
+    if real is not None and args.task is None and args.labels is None:
+        raise ValueError(
+            f"{args.train} has labels such as {real}: --task regression learns numbers, --task classification "
+            f"{len(names)} classes"
+        )
+    if task in ("classification", "tagging") and len(names) == 1:
+        raise ValueError(
+            f"every label of {args.train} is {names[0]!r}: there is nothing to learn (rows labelled - or -1 are "
+            "dropped, unless --labels names these as classes: --labels=-1,1)"
+        )
+    return HEADS[task](base, len(names), names) if names else HEADS[task](base)
+
+
+def _adapt_settings(args: SimpleNamespace, model: Head, data: Examples) -> None:
+    """What the checkpoint must say of the data and of the options that encode them."""
+    model.adapt(data)
+    if args.max_len is not None:
+        if args.max_len > model.config.max_len:
+            raise ValueError(f"--max-len {args.max_len}: the model reads {model.config.max_len} tokens at most")
+        model.settings["max_len"] = args.max_len
+    if args.stride is not None:
+        if model.task != "qa":
+            raise ValueError(f"--stride is for question answering; the model does {model.task}")
+        model.settings["stride"] = args.stride
+
+
+def _print_truncated(model: Head, encoded: EncodedTexts) -> None:
+    longest = model.sequence_len()
+    full = int((encoded.lengths == longest).sum()) if model.pooled else 0  # other heads continue in the next sequence
+    if full:
+        print(f"{full} examples have {longest} tokens, the most that --max-len allows: longer ones were truncated")
