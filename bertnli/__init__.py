@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from bertnli.tasks.embedding import BERTEmbedder as BERTEmbedder
     from bertnli.tasks.load import load_encoded as load_encoded
     from bertnli.tasks.load import load_examples as load_examples
+    from bertnli.tasks.multilabel import BERTMultiLabelClassifier as BERTMultiLabelClassifier
+    from bertnli.tasks.multilabel import MultiLabelPrediction as MultiLabelPrediction
     from bertnli.tasks.question_answering import Answer as Answer
     from bertnli.tasks.question_answering import BERTQuestionAnswering as BERTQuestionAnswering
     from bertnli.tasks.regression import BERTRegressor as BERTRegressor
@@ -105,6 +107,7 @@ _NAMES = {
     "tasks.classification": ("BERTClassifier", "Prediction"),
     "tasks.embedding": ("BERTEmbedder",),
     "tasks.load": ("load_encoded", "load_examples"),
+    "tasks.multilabel": ("BERTMultiLabelClassifier", "MultiLabelPrediction"),
     "tasks.question_answering": ("Answer", "BERTQuestionAnswering"),
     "tasks.regression": ("BERTRegressor",),
     "tasks.tagging": ("BERTTagger",),

@@ -37,7 +37,8 @@ class Model:
         model = Model.from_pretrained("runs/demo")
         model.predict([("A man is sleeping .", "A person is asleep .")])[0].label
 
-    head         a BERTClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering, BERTEmbedder, or a custom head
+    head         a BERTClassifier, BERTMultiLabelClassifier, BERTRegressor, BERTTagger, BERTQuestionAnswering,
+                 BERTEmbedder, or a custom head
     tokenizer    a tokenizer, or the Vocab of D2L's checkpoints
     precision    of predict, score and evaluate: "fp32", "bf16" or "int8" (CPU only); training takes its own, as in
                  `fit(precision="bf16")`
@@ -111,26 +112,25 @@ class Model:
         """Scores of texts or pairs as an array.
 
         A regressor (or another head of one output) gives its output, float32 [N], after the sigmoid that a CrossEncoder
-        may have. A classifier gives the probabilities
-        of its classes, [N, C], or with `label` that of the named class, [N]. Arguments otherwise: see `predict`.
+        may have. A classifier gives the probabilities of its classes, [N, C], or with `label` that of the named class,
+        [N]. Arguments otherwise: see `predict`.
 
         Raises ValueError for other heads, for a `label` that the model does not have, and for outputs that are NaN or
         infinite.
         """
         head = self.head
         width = head.output.out_features
-        is_classifier = isinstance(head, BERTClassifier)
-        if not head.pooled or not (is_classifier or width == 1):
+        if not head.pooled or not (isinstance(head, BERTClassifier) or width == 1):
             raise ValueError(f"score needs a classifier, or a head of one output; this is a {type(head).__name__}")
         if label is not None and label not in (head.label_names or ()):
             raise ValueError(f"the model has no class {label!r}; its classes are {', '.join(head.label_names or ())}")
         parts = self._parts(pairs, second, None)
         if not len(parts[0]):
-            return np.zeros((0, width) if is_classifier and label is None else 0, np.float32)
+            return np.zeros((0, width) if isinstance(head, BERTClassifier) and label is None else 0, np.float32)
         outputs = self._outputs(parts, batch_size)
-        if not is_classifier:
+        if not isinstance(head, BERTClassifier):
             return (head.values(outputs) if isinstance(head, BERTRegressor) else outputs)[:, 0].numpy()
-        probabilities = outputs.softmax(1).numpy()
+        probabilities = head.probabilities(outputs).numpy()
         return probabilities if label is None else probabilities[:, (head.label_names or ()).index(label)]
 
     def rank(
@@ -226,6 +226,7 @@ class Model:
         label_column: str | None = None,
         max_len: int | None = None,
         truncation: Truncation = "longest_first",
+        separator: str = ",",
         **training: Any,
     ) -> History:
         """Fine-tune on labelled data; `dev` is evaluated after each epoch.
@@ -236,11 +237,12 @@ class Model:
         text_columns, label_column    of tables, see `load_examples` and `to_examples`
         max_len                       tokens of an example at most (default: the head's); saved in the checkpoint
         truncation                    how longer pairs are truncated
+        separator                     of a BERTMultiLabelClassifier: text between the classes of an example
         training                      TrainingOptions by name, and the other arguments of `bertnli.fit`
         """
         if max_len is not None:
             self.head.settings["max_len"] = self.head.sequence_len(max_len)
-        reading = (text_columns, label_column, truncation)
+        reading = (text_columns, label_column, truncation, separator)
         train_data = self._encode(train, "train", *reading)
         dev_data = None if dev is None else self._encode(dev, "dev", *reading)
         history = fit(self.head, train_data, dev_data, **training)
@@ -257,13 +259,14 @@ class Model:
         text_columns: Sequence[str] | None = None,
         label_column: str | None = None,
         truncation: Truncation = "longest_first",
+        separator: str = ",",
         batch_size: int = 256,
     ) -> dict[str, Any]:
         """The head's figures of merit on labelled data, its mean loss, and the number of examples.
 
         Of a folder in SNLI's layout it takes the test file. Arguments: see `fit`.
         """
-        encoded = self._encode(data, "test", text_columns, label_column, truncation)
+        encoded = self._encode(data, "test", text_columns, label_column, truncation, separator)
         return inference.evaluate(self.head, encoded, batch_size=batch_size, precision=self.precision)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, format: str = "bertnli") -> None:
@@ -299,6 +302,7 @@ class Model:
         text_columns: Sequence[str] | None,
         label_column: str | None,
         truncation: Truncation,
+        separator: str,
     ) -> Any:
         """What `fit` and `evaluate` take; `split` is the file of a folder in SNLI's layout."""
         head, words = self.head, isinstance(self.tokenizer, WordTokenizer)
@@ -307,10 +311,10 @@ class Model:
         if isinstance(data, str | os.PathLike):
             data = load_examples(
                 data, head.task, split=split, text_columns=text_columns, label_column=label_column,
-                labels=head.label_names, words=words,
+                labels=head.label_names, words=words, separator=separator,
             )  # fmt: skip
         elif not hasattr(data, "label_names"):
-            data = to_examples(data, head, text_columns, label_column)
+            data = to_examples(data, head, text_columns, label_column, separator)
             data = space_out_data(data) if words and isinstance(data, TextData) else data
         if split == "train":
             head.adapt(data)

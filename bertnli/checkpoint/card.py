@@ -15,6 +15,7 @@ _MARK = "<!-- Written by bertnli at each save. Remove this line to keep your own
 _TAGS = {
     "classification": "text-classification",
     "regression": "text-classification",
+    "multilabel": "text-classification",
     "tagging": "token-classification",
     "qa": "question-answering",
 }

@@ -92,6 +92,7 @@ def _classes(name: str) -> dict[str, str]:
         "": f"{name}Model",
         "classification": f"{name}ForSequenceClassification",
         "regression": f"{name}ForSequenceClassification",
+        "multilabel": f"{name}ForSequenceClassification",
         "tagging": f"{name}ForTokenClassification",
         "qa": f"{name}ForQuestionAnswering",
     }
@@ -100,6 +101,7 @@ def _classes(name: str) -> dict[str, str]:
 _OUTPUTS = {
     "classification": "classifier",
     "regression": "classifier",
+    "multilabel": "classifier",
     "tagging": "classifier",
     "qa": "qa_outputs",
 }
@@ -160,6 +162,7 @@ DISTILBERT = Family(
     dropout_keys={
         "classification": "seq_classif_dropout",
         "regression": "seq_classif_dropout",
+        "multilabel": "seq_classif_dropout",
         "tagging": "dropout",
         "qa": "qa_dropout",
     },
@@ -173,7 +176,7 @@ ELECTRA = Family(
         **_prefixed("electra.", {**EMBEDDINGS, "embeddings_project": "encoder.embedding_projection", **LAYERS}),
         "classifier.dense": "hidden.0",
     },
-    outputs={**_OUTPUTS, "classification": "classifier.out_proj", "regression": "classifier.out_proj"},
+    outputs={**_OUTPUTS, **dict.fromkeys(("classification", "regression", "multilabel"), "classifier.out_proj")},
     architectures=_classes("Electra"),
     headless=("ElectraForPreTraining", "ElectraForMaskedLM"),
     keys={**_KEYS, "embedding_size": "embedding_size"},

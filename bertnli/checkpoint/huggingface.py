@@ -41,7 +41,7 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_accurate": "gelu_tanh",
 }
-MULTI_LABEL = "multi_label_classification"  # a task of transformers that has no head here
+_MULTI_LABEL = "multi_label_classification"
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def read(folder: Path) -> Checkpoint:
         task=task,
         label_names=_label_names(settings, columns, f"{where}: id2label"),
         head_dropout=check_dropout(settings.get(key, family.defaults.get(key)), f"{where}: {key}"),
-        head_settings=_head_settings(folder, task, config, activation),
+        head_settings=_head_settings(folder, settings, task, config, activation),
     )
     check_fingerprint(folder, checkpoint.tokenizer, mark)
     return checkpoint
@@ -123,19 +123,23 @@ def _task(settings: dict[str, Any], family: Family, columns: int, activation: st
     if task != "classification" or not columns:
         return task
     kind = settings.get("problem_type")
-    if kind == MULTI_LABEL or (columns > 1 and activation == "sigmoid"):
-        return MULTI_LABEL
+    if kind == _MULTI_LABEL or (columns > 1 and activation == "sigmoid"):
+        return "multilabel"
     return "regression" if columns == 1 or kind == "regression" else task
 
 
-def _head_settings(folder: Path, task: str, config: BERTConfig, activation: str | None) -> dict[str, Any]:
+def _head_settings(
+    folder: Path, config_file: dict[str, Any], task: str, config: BERTConfig, activation: str | None
+) -> dict[str, Any]:
     """What the folder says of encoding and outputs."""
     settings: dict[str, Any] = {}
+    if task == "multilabel" and "thresholds" in config_file:
+        settings["thresholds"] = config_file["thresholds"]
     if task == "regression" and activation is not None:
         settings["activation"] = activation
     path = folder / "tokenizer_config.json"
     longest = read_object(path).get("model_max_length") if path.exists() else None
-    if longest is not None and task in ("classification", "regression"):
+    if longest is not None and task in ("classification", "regression", "multilabel"):
         if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
             raise ValueError(f"{path}: model_max_length must be a positive number; found {longest!r}")
         settings["max_len"] = int(min(longest, config.max_len))
@@ -263,6 +267,8 @@ def _head_config(model: Head | BERTModel, family: Family) -> dict[str, Any]:
     }
     if model.task == "classification":
         settings["problem_type"] = "single_label_classification"
+    if model.task == "multilabel":
+        settings |= {"problem_type": _MULTI_LABEL, "thresholds": model.settings["thresholds"]}
     if model.task == "regression":
         activation = model.settings["activation"]
         # transformers puts a sigmoid on one output, unless the problem is a regression.

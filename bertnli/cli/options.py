@@ -19,7 +19,7 @@ from bertnli.runtime import PRECISIONS
 from bertnli.training.options import TrainingOptions
 
 # What the library defines beside code that needs torch.
-TASKS = ("classification", "regression", "tagging", "qa")
+TASKS = ("classification", "multilabel", "regression", "tagging", "qa")
 SCRATCH_SIZES = ("bert.small", "bert.base")
 TRUNCATIONS = ("longest_first", "longest_first_hf", "ratio", "only_first", "only_second")
 SNLI_COLUMNS = ("parse", "text")

@@ -79,7 +79,7 @@ def _from_checkpoint(args: SimpleNamespace) -> Start:
     names = args.labels
     if names is None and isinstance(loaded, Head) and task == trained_task:
         names = loaded.label_names
-        if names and (task == "tagging" or (task == "classification" and args.text_columns)):
+        if names and (task == "tagging" or (task in ("classification", "multilabel") and args.text_columns)):
             in_data = load(args, task, args.train, "train", tokenizer, None).label_names
             names = names if set(in_data) <= set(names) else None  # the data has other classes
     return loaded, tokenizer, task, names, load(args, task, args.train, "train", tokenizer, names)[: args.limit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from typing import Any
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
+_FLAGS = {"0", "1", "0.0", "1.0", "False", "True"}
+
+
 def label_text(value: Any) -> str:
     """A label as a file's text would have it, "" for null. Raises TypeError for what is no str, number or null."""
     if type(value) is not str:
@@ -20,6 +24,60 @@ def label_text(value: Any) -> str:
         if not isinstance(value, str | Number):
             raise TypeError(f"{value!r}, not a label")
     return str(value).strip()
+
+
+def labels_text(value: Any) -> str:
+    """Several labels as a file's text would have them: a list, also one of numpy, as JSON; others as `label_text`."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return json.dumps(list(value), ensure_ascii=False) if isinstance(value, list | tuple) else label_text(value)
+
+
+def multi_hot(
+    labels: Sequence[str], places: Sequence[str], label_names: Sequence[str] | None, separator: str
+) -> tuple[tuple[str, ...], list[list[int]]]:
+    """The classes, and for each example a row of 1 for each class that it has, else 0.
+
+    labels        of each example as `labels_text` gives them: JSON lists of names, or of 0 and 1 for every class; or
+                  names with `separator` between them
+    places        where each of them is ("file:line"), for errors
+    label_names   classes (default: the names in the labels, sorted)
+
+    Raises ValueError naming the place for a name that is no class and for a row of another length.
+    """
+    parsed: dict[str, list[Any]] = {}
+    for label, place in zip(labels, places, strict=True):
+        if label not in parsed:
+            parsed[label] = _names_of(label, separator)
+            if not all(isinstance(name, str) for name in parsed[label]) and not set(map(str, parsed[label])) <= _FLAGS:
+                raise ValueError(f"{place}: {label} is neither a list of names nor a row of zeros and ones")
+    rows = [parsed[label] for label in labels]
+    if label_names is None:
+        given = {name for row in rows for name in row}
+        names = sorted(name for name in given if isinstance(name, str))
+        label_names = names or [str(i) for i in range(max(map(len, rows), default=0))]
+    index = {name: i for i, name in enumerate(label_names)}
+    result = []
+    for row, place in zip(rows, places, strict=True):
+        if row and not isinstance(row[0], str):
+            if len(row) != len(index):
+                raise ValueError(f"{place}: {row} is no row of {len(index)} zeros and ones, one a class")
+            result.append([int(value) for value in row])
+            continue
+        if unknown := [name for name in row if name not in index]:
+            raise ValueError(f"{place}: unknown label {unknown[0]!r}; expected some of {', '.join(label_names)}")
+        result.append([int(name in row) for name in index])
+    return tuple(label_names), result
+
+
+def _names_of(label: str, separator: str) -> list[Any]:
+    if label.startswith("["):
+        try:
+            values = json.loads(label)
+        except ValueError:
+            pass
+        else:
+            return [value.strip() if isinstance(value, str) else value for value in values]
+    return [name for part in label.split(separator) if (name := part.strip())]
 
 
 def label_indices(

@@ -15,7 +15,17 @@ from typing import Any
 
 from bertnli.data.arguments import path_of, string, strings
 from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text, without_repeats
-from bertnli.data.labels import NUMBER, class_index, find_class, is_no_label, label_indices, label_text, parse_real
+from bertnli.data.labels import (
+    NUMBER,
+    class_index,
+    find_class,
+    is_no_label,
+    label_indices,
+    label_text,
+    labels_text,
+    multi_hot,
+    parse_real,
+)
 from bertnli.data.texts import TextData, Texts, check_unicode
 
 _TEXT_HEADER = re.compile(  # usual names of columns of texts, and below of labels
@@ -38,6 +48,7 @@ def read_table(
     label_names: Sequence[str] | None = None,
     *,
     real: bool = False,
+    separator: str | None = None,
 ) -> TextData:
     """Read texts or pairs, with labels, from named columns of a table.
 
@@ -51,6 +62,9 @@ def read_table(
                   a label (null, empty, "-", "nan", and unless `real` -1) are dropped and counted, unless a class has
                   that name
     real          whether labels are real numbers (default: False)
+    separator     text between the classes of an example that may have several, or none (default: each has one). A
+                  value may also be a list of names, or of 0 and 1 for every class, in a text as JSON writes it: `[]`
+                  is an example of no class, an empty text is none
 
     If all columns are numbers, such as "1", they count columns from 1 in a table without a header (.csv and
     tab-separated text).
@@ -71,7 +85,7 @@ def read_table(
     if _by_number(chosen) and path.suffix.lower() not in (*JSON_LINES, ".parquet"):
         rows = iter(table := list(rows))
         _check_no_header(path, table, chosen, label is not None, label_names or ())
-    return text_data(path, rows, columns, label, label_names, real=real)
+    return text_data(path, rows, columns, label, label_names, real=real, separator=separator)
 
 
 def text_data(
@@ -82,6 +96,7 @@ def text_data(
     label_names: Sequence[str] | None,
     *,
     real: bool,
+    separator: str | None = None,
 ) -> TextData:
     """Texts or pairs, with labels, from the rows of a table.
 
@@ -100,7 +115,7 @@ def text_data(
             if not isinstance(value, str):
                 raise ValueError(f"{place}: {name} is {value!r}, not a text")
         try:
-            raw_label = "?" if label is None else label_text(values[-1])
+            raw_label = "?" if label is None else (label_text if separator is None else labels_text)(values[-1])
         except TypeError as error:
             raise ValueError(f"{place}: {label} is {error}") from None
         if raw_label not in is_missing:
@@ -121,6 +136,8 @@ def text_data(
     labels: list[Any] | None = None
     if label is not None and real:
         labels = [parse_real(raw, place) for raw, place in zip(raw_labels, places, strict=True)]
+    elif label is not None and separator is not None:
+        names, labels = multi_hot(raw_labels, places, label_names, separator)
     elif label is not None:
         names, labels = label_indices(raw_labels, places, label_names, by_index=True)
     first, *second = (Texts.of(column, places) for column in texts)

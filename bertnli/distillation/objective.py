@@ -122,7 +122,7 @@ class DistillationObjective(Objective):
             logits, teacher_logits = (x.clamp(min=-1e30) / weights.temperature for x in (logits, teacher_logits))
             q, p = logits.log_softmax(-1), teacher_logits.log_softmax(-1)
             divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1, keepdim=True)
-            distance = weights.temperature**2 * divergence
+            distance = weights.temperature**2 * divergence.flatten(1)
         parts = [(weights.soft, distance)]
         if len(self.project):
             parts.append((weights.hidden, (vectors - targets[:, width:]).square()))

@@ -58,7 +58,7 @@ class CrossEncoder:
         folder = find_folder(model_name_or_path, cache_folder)
         self.model = Model.from_pretrained(folder, precision, device)
         head = self.model.head
-        if head.task not in ("classification", "regression"):
+        if head.task not in ("classification", "regression", "multilabel"):
             raise ValueError(f"{model_name_or_path} is of the task {head.task!r}; a CrossEncoder scores pairs")
         if num_labels not in (None, self.num_labels):
             raise ValueError(f"{model_name_or_path} has {self.num_labels} outputs, not num_labels={num_labels}")

@@ -1,3 +1,10 @@
-"""One file a task: example encoding, head, loss, metrics, predictions. Importing this room registers the four heads."""
+"""One file a task: example encoding, head, loss, metrics, predictions. Importing this room registers the heads."""
 
-from bertnli.tasks import classification, question_answering, regression, tagging  # noqa: F401
+from bertnli.tasks import (  # noqa: F401
+    classification,
+    embedding,
+    multilabel,
+    question_answering,
+    regression,
+    tagging,
+)

@@ -39,8 +39,8 @@ class Head(CountsReplacements):
     metrics          figures of merit, from the outputs of all examples
     predictions      what `predict` returns
 
-    It may override `token_index`, `pool`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`, `encode`,
-    `inputs`, and
+    It may override `token_index`, `pool`, `head`, `num_targets`, `num_correct`, `logits`, `label_error`, `tune`,
+    `encode`, `inputs`, and
 
     pooled           whether it reads each sequence's `<cls>` through the hidden layer (default), or vectors of tokens
     max_len          tokens of a sequence at most, unless the caller or `settings` say otherwise (default: 128)
@@ -181,6 +181,10 @@ class Head(CountsReplacements):
     def predictions(self, outputs: Tensor, data: Any) -> list[Any]:
         """One prediction an example, in order: dataclasses or plain values that JSON can hold."""
         raise NotImplementedError
+
+    def tune(self, outputs: Tensor, data: Any) -> None:
+        """Choose what `settings` hold of decisions, from the outputs of the dev data; at the end of `fit` (default:
+        nothing)."""
 
     # ---- from text to tokens ----
 

@@ -65,6 +65,10 @@ class BERTClassifier(Head):
     def logits(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         return outputs
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """The probabilities of the classes, [N, num_labels]."""
+        return outputs.softmax(1)
+
     def label_error(self, labels: Tensor) -> str | None:
         return class_label_error(labels, 1, self.output.out_features)
 
@@ -72,8 +76,8 @@ class BERTClassifier(Head):
         assert data.labels is not None
         return classification_metrics(outputs, data.labels, self.label_names)
 
-    def predictions(self, outputs: Tensor, data: EncodedTexts) -> list[Prediction]:
-        probabilities = outputs.softmax(1)
+    def predictions(self, outputs: Tensor, data: EncodedTexts) -> list[Any]:
+        probabilities = self.probabilities(outputs)
         names = self.label_names or tuple(str(i) for i in range(outputs.shape[1]))
         best = probabilities.argmax(1).tolist()
         return [

@@ -39,12 +39,17 @@ def parts_of(examples: Any, model: Head, columns: Sequence[str] | None = None) -
 
 
 def to_examples(
-    data: Any, model: Head, columns: Sequence[str] | None = None, label_column: str | None = None
+    data: Any,
+    model: Head,
+    columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    separator: str = ",",
 ) -> Examples:
     """Labelled examples for `model.encode`.
 
     data            a list of tuples (the parts, then the label) or of dicts, or a table as in `parts_of`
     label_column    by name (default: "label"; "tags" for tagging, "answers" for question answering)
+    separator       multilabel: text between the classes of an example, where they are no list
 
     A label is a class name, or an index into the model's classes; in a `datasets.Dataset` that names its classes, an
     index into these. Rows without a label (None, NaN, "", "-", -1) are dropped and counted. Answers are as in the
@@ -74,10 +79,17 @@ def to_examples(
         ]
         ids = [str(i) for i in range(len(answers))]
         return QuestionData(parts[0], parts[1], answers, ids, ids)
-    if (dataset_names := getattr(getattr(data, "features", {}).get(label), "names", None)) is not None:
+    several = model.task == "multilabel"
+    feature = getattr(data, "features", {}).get(label)
+    if (dataset_names := getattr(getattr(feature, "feature", feature), "names", None)) is None:
+        pass
+    elif several:
+        labels = [None if is_null(row) else [dataset_names[int(i)] for i in row] for row in labels]
+    else:
         labels = [None if is_null(i) or i < 0 else dataset_names[int(i)] for i in labels]
     numbered = enumerate(map(list, zip(*parts, labels, strict=True)), 1)
-    return text_data("data", numbered, columns, label, _label_names(model), real=model.task == "regression")
+    between, real = separator if several else None, model.task == "regression"
+    return text_data("data", numbered, columns, label, _label_names(model), real=real, separator=between)
 
 
 def _label_names(model: Head) -> tuple[str, ...]:

@@ -34,11 +34,13 @@ def load_examples(
     labels: Sequence[str] | None = None,
     columns: Columns | None = None,
     words: bool = False,
+    separator: str = ",",
 ) -> Examples:
     """Read labelled examples of a task.
 
     path            a file, or a folder in SNLI's layout
-    task            "classification", "regression", "tagging" or "qa"; a custom head's examples are texts or pairs
+    task            "classification", "multilabel", "regression", "tagging" or "qa"; a custom head's examples are texts
+                    or pairs
     split           "train", "dev" or "test": the file of a folder
     text_columns    column of the texts, or of premise and hypothesis, in a table: see `read_table` (default: the file
                     has SNLI's layout: see `read_pairs`)
@@ -48,6 +50,7 @@ def load_examples(
     columns         SNLI's layout: "parse" for the words of its parses, "text" for its sentences (default: "parse" if
                     `words`, else "text")
     words           whether a WordTokenizer will encode them: then spaces are put around the punctuation of sentences
+    separator       multilabel: text between the classes of an example, see `read_table`
 
     Raises FileNotFoundError, and ValueError for a broken file or for columns that the file cannot have.
     """
@@ -59,9 +62,11 @@ def load_examples(
     if task == "tagging":
         return _load_words(path, label_column, labels)
     if text_columns:
-        data = read_table(path, text_columns, label_column or "label", labels, real=task == "regression")
-    elif task == "regression":
-        raise ValueError("regression needs text_columns and label_column")
+        between = separator if task == "multilabel" else None
+        column, real = label_column or "label", task == "regression"
+        data = read_table(path, text_columns, column, labels, real=real, separator=between)
+    elif task in ("regression", "multilabel"):
+        raise ValueError(f"{task} needs text_columns and label_column")
     else:
         columns = columns or ("parse" if words else "text")
         data = _read_pairs(snli_file(path, split), columns, labels)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertnli.inference.predict import NotFiniteError, check_labels, evaluate
+from bertnli.inference.predict import NotFiniteError, check_labels, evaluate, score
 from bertnli.runtime.cuda_graphs import use_cuda_graphs
 from bertnli.runtime.distributed import all_gather, all_reduce_sum, broadcast_from_rank_0, rank_and_size
 from bertnli.runtime.memory import flush_denormals, reuse_memory
@@ -377,10 +377,13 @@ class _Run:
         return f"loss became NaN or infinite in {where}: training diverged. {remedy}."
 
     def finish(self) -> None:
-        """Load the best weights, and record the run in the model."""
+        """Load the best weights, let the head choose its decisions, and record the run in the model."""
         model, history = self.model, self.history
         if self.best is not None and history.best is not history.evaluations[-1]:
             model.load_state_dict(self.best)
+        if self.dev_data is not None and type(model).tune is not Head.tune:
+            outputs = score(model, self.dev_data, precision=self.options.precision)
+            model.tune(outputs, self.dev_data)
         dev_sequences = None if self.dev_texts is None else len(self.dev_texts)
         model.provenance["run"] = history.describe(self.options, len(self.train_data), dev_sequences)
         for name in ("train", "dev"):  # files of an earlier run; the caller knows this run's

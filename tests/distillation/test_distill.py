@@ -74,6 +74,11 @@ def test_the_loss(task: str) -> None:
             total += 0.7 * float((own - target).square().sum())
         elif task == "qa":
             total += 0.7 * divergence(target.T, own.T, 3.0) / 2
+        elif task == "multilabel":
+            p, q = student.logits(target, batch), student.logits(own, batch)
+            assert p is not None
+            assert q is not None
+            total += 0.7 * divergence(p[0], q[0], 3.0)
         else:
             total += 0.7 * divergence(target, own, 3.0)
         last = objective.project[0](student.features(batch)) - big.features(batch)

@@ -58,10 +58,17 @@ def scores(n: int, seed: int = 0) -> TextData:
     return replace(data, labels=[0.5 * label for label in data.labels or ()], label_names=())
 
 
+def several(n: int, seed: int = 0) -> TextData:
+    """The pairs again: two classes of which each has one."""
+    data = texts(n, seed)
+    return replace(data, labels=[[1 - label, label] for label in data.labels or ()])
+
+
 # Of each task its examples, and the same without what is to be learnt.
 TASKS: dict[str, Any] = {
     "classification": (texts, lambda data: TextData.of(data.first, data.second)),
     "regression": (scores, lambda data: TextData.of(data.first, data.second)),
+    "multilabel": (several, lambda data: TextData.of(data.first, data.second)),
     "tagging": (words, lambda data: WordData(data.sentences, None)),
     "qa": (questions, lambda data: replace(data, answers=None)),
 }
@@ -73,4 +80,4 @@ def teacher(task: str = "classification", hidden: int = 64, dropout: float = 0.1
         len(PIECES), num_hiddens=hidden, ffn_num_hiddens=96, num_heads=2, num_layers=3, max_len=32, dropout=dropout
     )
     bert = BERTModel(config)
-    return HEADS[task](bert, 2, NAMES) if task in ("classification", "tagging") else HEADS[task](bert)
+    return HEADS[task](bert, 2, NAMES) if task in ("classification", "multilabel", "tagging") else HEADS[task](bert)
