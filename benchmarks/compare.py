@@ -1,11 +1,12 @@
 """Two checkouts of this package beside each other: is the newer one as fast?
 
-    python benchmarks/compare.py OLD NEW [--rounds 15] [--work inference training text] [--json FILE]
+    python benchmarks/compare.py OLD NEW [--processes 3] [--rounds 15] [--work inference training text] [--json FILE]
 
 OLD and NEW are folders of checkouts with built extensions. Each runs in a process of its own, in turns, on the same
-inputs; outputs must agree before anything is timed. A figure is the median over the rounds of (time of NEW / time of
-OLD), with the 25th and 75th percentile; below 1 the newer one is faster. Only public names are used, so that the
-checkouts may differ in everything else.
+inputs; outputs must agree before anything is timed. The ratio of a pair of processes is the median over the rounds of
+(time of NEW / time of OLD); below 1 the newer one is faster. Two processes of the same code may differ by a tenth, by
+where their memory lies, so several pairs are run one after the other: a figure is the median of the pairs' ratios, with
+the lowest and the highest. Only public names are used, so that the checkouts may differ in everything else.
 """
 
 from __future__ import annotations
@@ -160,16 +161,8 @@ def serve(pipe: Connection, checkout: str, works: list[str], match: str, threads
         pipe.send((time.perf_counter() - begun) / repeats)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("old", help="folder of the older checkout, built in place")
-    parser.add_argument("new", help="folder of the newer checkout, built in place")
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each job and checkout (default: 15)")
-    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK), help="what to run (default: all)")
-    parser.add_argument("--match", default="", help="only jobs whose name has this text (default: all)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each process (default: 2)")
-    parser.add_argument("--json", type=Path, help="file that gets one JSON object a job appended")
-    a = parser.parse_args()
+def measure(a: argparse.Namespace) -> dict[str, np.ndarray]:
+    """The times [rounds, 2] of each job, in seconds, of a new pair of processes: OLD's and NEW's."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for checkout in (a.old, a.new):
@@ -180,28 +173,42 @@ def main() -> int:
     before, after = (pipe.recv() for pipe in pipes)
     for name in before:
         np.testing.assert_allclose(after[name], before[name], rtol=2e-3, atol=2e-3, err_msg=name)
-    print(f"{'':46} {'old, ms':>9} {'new, ms':>9} {'new/old':>8}  25 % to 75 %")
+    found = {}
     for name in before:
-        times = []
-        for turn in range(a.rounds + 1):
-            pair = {}
+        times = np.zeros((a.rounds + 1, 2))
+        for turn, row in enumerate(times):
             for side in (0, 1) if turn % 2 else (1, 0):
                 pipes[side].send(name)
-                pair[side] = pipes[side].recv()
-            times.append((pair[0], pair[1]))
-        old, new = np.array(times[1:]).T  # the first round warms up
-        low, ratio, high = np.percentile(new / old, [25, 50, 75])
-        print(
-            f"{name:46} {1e3 * np.median(old):9.3f} {1e3 * np.median(new):9.3f} {ratio:8.3f}  {low:.3f} to {high:.3f}",
-            flush=True,
-        )
-        if a.json is not None:
-            row = {"job": name, "old_ms": 1e3 * np.median(old), "new_ms": 1e3 * np.median(new), "ratio": ratio}
-            with open(a.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                row[side] = pipes[side].recv()
+        found[name] = times[1:]  # the first round warms up
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)
         process.join()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", help="folder of the older checkout, built in place")
+    parser.add_argument("new", help="folder of the newer checkout, built in place")
+    parser.add_argument("--processes", type=int, default=3, help="pairs of processes, one after the other (default: 3)")
+    parser.add_argument("--rounds", type=int, default=15, help="timings of a job in each process (default: 15)")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK), help="what to run (default: all)")
+    parser.add_argument("--match", default="", help="only jobs whose name has this text (default: all)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each process (default: 2)")
+    parser.add_argument("--json", type=Path, help="file that gets one JSON object a job appended")
+    a = parser.parse_args()
+    runs = [measure(a) for _ in range(a.processes)]
+    print(f"{'':46} {'old, ms':>9} {'new, ms':>9} {'new/old':>8}  lowest to highest pair of processes")
+    for name in runs[0]:
+        old, new = 1e3 * np.median([np.median(run[name], 0) for run in runs], 0)
+        ratios = [float(np.median(run[name][:, 1] / run[name][:, 0])) for run in runs]
+        ratio = float(np.median(ratios))
+        print(f"{name:46} {old:9.3f} {new:9.3f} {ratio:8.3f}  {min(ratios):.3f} to {max(ratios):.3f}")
+        if a.json is not None:
+            with open(a.json, "a", encoding="utf-8") as file:
+                row = {"job": name, "old_ms": old, "new_ms": new, "ratio": ratio, "ratios": ratios}
+                file.write(json.dumps(row) + "\n")
     return 0
 
 
