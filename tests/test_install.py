@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -72,19 +73,43 @@ def test_importing_takes_no_time() -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked wheel that the documented build makes, outside the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", str(folder)]
-    source = folder / "source"  # a copy, so that the checkout's own build stays as it is
-    skipped = shutil.ignore_patterns(".*", "build", "*.so", "*.egg-info", "__pycache__", "runs")
-    shutil.copytree(ROOT, source, ignore=skipped)
-    result = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what makes packages, so that the checkout's own build stays as it is."""
+    skipped = shutil.ignore_patterns(".*", "build", "*.so", "*.egg-info", "__pycache__", "runs", "demo.log")
+    folder = tmp_path_factory.mktemp("packages") / "source"
+    return Path(shutil.copytree(ROOT, folder, ignore=skipped))
+
+
+def setup(source: Path, *arguments: str) -> None:
+    command = [sys.executable, "-W", "ignore", "setup.py", "--quiet", *arguments]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    (wheel,) = folder.glob("*.whl")
+
+
+@pytest.fixture(scope="module")
+def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked wheel, outside the checkout. Its extensions are those that the installation for the tests compiled from
+    the same sources."""
+    setup(source, "build_py")
+    (library,) = source.glob("build/lib*")
+    for extension in Path(bertnli.__file__).parent.glob("*.so"):
+        shutil.copy2(extension, library / "bertnli")
+    setup(source, "bdist_wheel", "--skip-build")
+    (wheel,) = source.glob("dist/*.whl")
+    folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+        archive.extractall(folder)
+    return folder
+
+
+def test_the_source_distribution_has_every_file(source: Path) -> None:
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    setup(source, "sdist", "--dist-dir", "sdist")
+    (archive,) = source.glob("sdist/*.tar.gz")
+    with tarfile.open(archive) as content:
+        packed = {name.split("/", 1)[1] for name in content.getnames() if "/" in name}
+    rooms = ("bertnli/", "csrc/", "tests/", "benchmarks/", "docs/")
+    assert {name for name in files if name.startswith(rooms) or "/" not in name} <= packed
 
 
 def test_a_wheel_works_outside_the_checkout(site: Path) -> None:
