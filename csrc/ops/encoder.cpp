@@ -117,7 +117,7 @@ Tensor FusedEncoder::features(const Tensor& ids, const Tensor& segments, const T
     index = checked_token_index(*token_index, e.tokens);
   const int64_t read = index ? int64_t(index->size()) : e.tokens;
   const Tensor out = at::empty({read, encoder_.width}, at::kFloat);
-  if (e.tokens == 0) return out;
+  if (read == 0) return out;  // of no tokens, or of none of them
 
   const Batch call{e, cu, index ? index->data() : nullptr, out.data_ptr<float>(), index && read <= batch};
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
