@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch.utils.data import Subset
 
 from bertnli import checkpoint
+from bertnli.checkpoint import hub
 from bertnli.data.arguments import strings
 from bertnli.data.texts import TextData
 from bertnli.inference import predict as inference
@@ -272,6 +274,35 @@ class Model:
     def save_pretrained(self, folder: str | os.PathLike[str], *, format: str = "bertnli") -> None:
         """Write a checkpoint: see `bertnli.save_pretrained`."""
         checkpoint.save_pretrained(self.head, folder, self.tokenizer, format=format)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        format: str = "huggingface",
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Save a checkpoint and upload it to the Hugging Face hub; gives the address of the commit.
+
+            model.push_to_hub("team/reviews", private=True)
+
+        repo_id           "team/name", or "name" for your own; it is made if there is none
+        format            "huggingface", which transformers loads too, or "bertnli": see `save_pretrained`
+        private           whether a new repository is private (default: the account's setting)
+        token             of access (default: the one that `hf auth login` keeps)
+        commit_message    first line of the commit's message
+
+        A README.md there that bertnli did not write stays.
+
+        Raises ImportError without `bertnli[hub]`, ValueError for a model that the format cannot hold, and what
+        huggingface_hub raises without network or access.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / repo_id.rpartition("/")[2]
+            self.save_pretrained(folder, format=format)
+            return hub.upload(folder, repo_id, private=private, token=token, message=commit_message)
 
     def to(self, device: torch.device | str) -> Model:
         """Move the head to a device, in place."""

@@ -10,7 +10,7 @@ from bertnli.data.files import atomic_path
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import Head
 
-_NAME = "README.md"
+CARD = "README.md"
 _MARK = "<!-- Written by bertnli at each save. Remove this line to keep your own text. -->"
 _TAGS = {
     "classification": "text-classification",
@@ -28,9 +28,12 @@ def provenance_of(folder: Path, name: str) -> dict[str, Any]:
     name    as it was asked for; of a local folder its last part counts
     """
     base = folder.resolve().name if Path(name).is_dir() else name
+    cached = re.fullmatch("models--(.+)", folder.resolve().parent.parent.name)
+    if cached and folder.resolve().parent.name == "snapshots":  # in huggingface_hub's cache
+        base = cached[1].replace("--", "/")
     found: dict[str, Any] = {"base": base}
     try:
-        text = (folder / _NAME).read_text(encoding="utf-8")
+        text = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return found
     matter = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
@@ -54,10 +57,15 @@ def check_provenance(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
+def is_own_card(path: Path) -> bool:
+    """Whether bertnli wrote this README.md, so that it may replace it."""
+    return _MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
 def write_card(model: Head | BERTModel, folder: Path, format: str) -> None:
     """Write README.md, unless there is one that bertnli did not write."""
-    path = folder / _NAME
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    path = folder / CARD
+    if path.exists() and not is_own_card(path):
         return
     with atomic_path(path) as temporary:
         temporary.write_text(model_card(model, folder.resolve().name, format), encoding="utf-8", newline="\n")

@@ -1,5 +1,5 @@
 """Where a checkpoint is: a folder, a name of DATA_HUB, or a name on the Hugging Face hub, of which only what is read is
-downloaded."""
+downloaded; and uploading one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertnli.checkpoint import sentence_transformers
+from bertnli.checkpoint.card import CARD, is_own_card
 from bertnli.checkpoint.files import WEIGHTS, read_object
 from bertnli.checkpoint.huggingface import check_config
 from bertnli.data import download as downloads
@@ -22,14 +23,15 @@ _SMALL = (
 
 
 def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
-    """The checkpoint's folder: `name` itself, or where a name of DATA_HUB or of the Hugging Face hub was downloaded.
+    """The checkpoint's folder: `name` itself (of a repository in huggingface_hub's cache, models--TEAM--NAME, the files
+    of its main branch), or where a name of DATA_HUB or of the Hugging Face hub was downloaded.
 
     folder: where downloads go. Raises FileNotFoundError if `name` is none of these, and ValueError, before weights are
     downloaded, for a config.json on the hub of a model that cannot be loaded.
     """
     path, text = path_of(name, "the checkpoint"), str(name)
     if path.is_dir():
-        return path
+        return _snapshot(path)
     if text in downloads.DATA_HUB:
         return Path(downloads.download_extract(text, into=folder))
     if path.is_absolute() or text.startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
@@ -48,6 +50,33 @@ def find_folder(name: str | os.PathLike[str], folder: str | os.PathLike[str] | N
             f"{name}: no such folder, not bert.small or bert.base, and downloading it from the Hugging Face hub "
             f"failed: {error}"
         ) from error
+
+
+def _snapshot(folder: Path) -> Path:
+    reference = folder / "refs" / "main"
+    if not folder.name.startswith("models--") or not reference.is_file():
+        return folder
+    return folder / "snapshots" / reference.read_text(encoding="utf-8").strip()
+
+
+def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | None, message: str) -> str:
+    """Upload a folder to a repository of the Hugging Face hub, which is made if there is none, and give the address of
+    the commit. A model card that bertnli did not write stays as it is there.
+
+    Raises ImportError without `bertnli[hub]`, and what huggingface_hub raises, such as HfHubHTTPError without access.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ImportError(f"the Hugging Face hub needs {error.name}: pip install 'bertnli[hub]'") from None
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    kept = []
+    if api.file_exists(repo_id, CARD):
+        card = Path(api.hf_hub_download(repo_id, CARD))
+        kept = [] if is_own_card(card) else [CARD]
+    done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, ignore_patterns=kept)
+    return str(done.commit_url)
 
 
 def _download(name: str, cache: Path | None) -> Path:

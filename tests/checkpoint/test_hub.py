@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import huggingface_hub
 import pytest
 import torch
 from helpers import ROOT
 from helpers.checkpoints import make, save
 from safetensors.torch import load_file
+
+from bertnli import Model, load_pretrained_model
 
 SHA = "0" * 40
 LOAD = """
@@ -167,3 +173,57 @@ def test_a_cache_that_another_program_filled(tmp_path: Path) -> None:
     (place / "snapshots").mkdir()
     folder.rename(place / "snapshots" / SHA)
     assert load(["team/tiny"], tmp_path, "http://127.0.0.1:9", offline=True) == [loaded("team/tiny")]
+    bert, _ = load_pretrained_model(place)  # the cached repository's own folder
+    assert bert.provenance == {"base": "team/tiny", "license": "mit"}
+
+
+class Api:
+    """What `push_to_hub` asks of huggingface_hub's HfApi: repositories are folders of `root`."""
+
+    root: ClassVar[Path]
+    calls: ClassVar[list[Any]]
+
+    def __init__(self, token: str | None) -> None:
+        self.calls.append(token)
+
+    def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> Any:
+        assert exist_ok
+        self.calls.append(private)
+        (self.root / repo_id).mkdir(parents=True, exist_ok=True)
+        return SimpleNamespace(repo_id=repo_id)
+
+    def file_exists(self, repo_id: str, name: str) -> bool:
+        return (self.root / repo_id / name).exists()
+
+    def hf_hub_download(self, repo_id: str, name: str) -> str:
+        return str(self.root / repo_id / name)
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str, ignore_patterns: list[str]) -> Any:
+        self.calls.append(commit_message)
+        ignore = shutil.ignore_patterns(*ignore_patterns)
+        shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True, ignore=ignore)
+        return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/1")
+
+
+def test_push_to_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("create_repo", "file_exists", "hf_hub_download", "upload_folder"):  # they are called as they are there
+        ours, theirs = inspect.signature(getattr(Api, name)), inspect.signature(getattr(huggingface_hub.HfApi, name))
+        assert ours.parameters.keys() - {"name"} <= theirs.parameters.keys()
+    Api.root, Api.calls = tmp_path / "hub", []
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    model = Model.from_pretrained(save(make("BertForSequenceClassification", num_labels=3), tmp_path / "model"))
+    address = model.push_to_hub("team/tiny", private=True, token="secret")
+    assert address == "https://huggingface.co/team/tiny/commit/1"
+    assert Api.calls == ["secret", True, "Upload model"]
+    pushed = Api.root / "team" / "tiny"
+    pairs = [("the dog", "a cat")]
+    assert Model.from_pretrained(pushed).score(pairs).tolist() == model.score(pairs).tolist()
+    assert (pushed / "README.md").read_text().count("\n# tiny\n") == 1
+    (pushed / "README.md").write_text("My own text.")
+    model.push_to_hub("team/tiny", format="bertnli", commit_message="Second")
+    assert Api.calls[3:] == [None, None, "Second"]
+    assert (pushed / "README.md").read_text() == "My own text."
+    assert json.loads((pushed / "config.json").read_text())["format"] == "bertnli"
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"the Hugging Face hub needs huggingface_hub: pip install 'bertnli\[hub\]'"):
+        model.push_to_hub("team/tiny")
