@@ -1,4 +1,4 @@
-"""The `bertnli` command: train, evaluate, predict, rank, zero-shot, distill, export, info, download, demo."""
+"""The `bertnli` command: train, evaluate, predict, rank, zero-shot, encode, distill, export, info, download, demo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import rich_click as click
 
-from bertnli.cli.arguments import parse
+from bertnli.cli import model_arguments, training_arguments  # noqa: F401  (add their commands)
+from bertnli.cli.group import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ TASKS = ("classification", "multilabel", "regression", "tagging", "qa")
 SCRATCH_SIZES = ("bert.small", "bert.base")
 TRUNCATIONS = ("longest_first", "longest_first_hf", "ratio", "only_first", "only_second")
 SNLI_COLUMNS = ("parse", "text")
+POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
 DOWNLOADS = ("SNLI", "bert.base", "bert.small")
 
 MODEL, DATA, TRAINING, OUTPUT, RUNNING = "Model", "Data", "Training", "Output", "Running"

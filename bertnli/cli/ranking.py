@@ -6,13 +6,11 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 
 from bertnli.cli.loading import check_is_head, find_device, load_checkpoint
-from bertnli.cli.options import STDIN
 from bertnli.cli.reports import to_json
-from bertnli.data.files import decoded_lines
+from bertnli.cli.texts import text_lines
 from bertnli.data.tables import parse_object
 from bertnli.model import Model
 
@@ -31,9 +29,9 @@ def _queries(args: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
     """Each query with its documents, from --input or from --query and --documents."""
     given = [name for name in ("query", "documents", "input") if getattr(args, name) is not None]
     if given == ["query", "documents"]:
-        return iter([(args.query, [text for text, _ in _lines(args.documents)])])
+        return iter([(args.query, [text for text, _ in text_lines(args.documents)])])
     if given == ["input"]:
-        return (_parse_query(text, where) for text, where in _lines(args.input))
+        return (_parse_query(text, where) for text, where in text_lines(args.input))
     found = " and ".join(f"--{name}" for name in given) or "neither"
     raise ValueError(f"give either --query and --documents, or --input; found {found}")
 
@@ -52,9 +50,11 @@ def _parse_query(line: str, where: str) -> tuple[str, list[str]]:
 def zero_shot(args: SimpleNamespace) -> None:
     """Print a prediction for each line of --input."""
     model = _load(args)
-    lines = _lines(args.input)
+    lines = text_lines(args.input)
     while chunk := [text for text, _ in itertools.islice(lines, args.batch_size)]:
-        for prediction in model.zero_shot(chunk, args.labels, args.template):
+        for prediction in model.zero_shot(
+            chunk, args.labels, args.template, multi_label=args.multi_label, batch_size=args.batch_size
+        ):
             print(to_json(asdict(prediction)))
         sys.stdout.flush()
 
@@ -62,15 +62,3 @@ def zero_shot(args: SimpleNamespace) -> None:
 def _load(args: SimpleNamespace) -> Model:
     head, tokenizer = load_checkpoint(args.model)
     return Model(check_is_head(head, args.model), tokenizer, args.precision).to(find_device(args.device))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line of a file, or of standard input for -, and its place for errors. Raises ValueError for an empty one."""
-    is_stdin = path == STDIN
-    name = "standard input" if is_stdin else str(path)
-    with open(sys.stdin.fileno() if is_stdin else path, "rb", closefd=not is_stdin) as file:
-        for number, line in enumerate(decoded_lines(file, name), 1):
-            text = line.rstrip("\r\n")
-            if not text.strip():
-                raise ValueError(f"{name}:{number}: the line is empty; expected a text")
-            yield text, f"{name}:{number}"

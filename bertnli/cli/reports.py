@@ -7,7 +7,7 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-from bertnli.training.history import Epoch, History
+from bertnli.training.history import Epoch, Evaluation, History
 
 
 def to_json(value: Any) -> str:
@@ -65,6 +65,11 @@ def print_epoch(args: SimpleNamespace, e: Epoch) -> None:
     dev = "" if e.dev_score is None else f", dev loss {e.dev_loss:.3f}, dev {e.metric} {_number(e.dev_score)}"
     speed = f"{e.seconds:.1f} s, {e.pairs_per_second:.0f} pairs/s"
     print(f"epoch {e.epoch}: train loss {e.train_loss:.3f}{accuracy}{dev}, {speed}", flush=True)
+
+
+def print_evaluation(args: SimpleNamespace, e: Evaluation) -> None:
+    print_json(args, vars(e))
+    print(f"step {e.step}: dev loss {e.loss:.3f}, dev {e.metric} {_number(e.score)}", flush=True)
 
 
 def print_kept_epoch(history: History) -> None:

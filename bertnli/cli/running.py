@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from bertnli.cli.output import claimed_output, is_out_of_memory, what_is_saved
+from bertnli.cli.output import FOLDER_WRITERS, claimed_output, is_out_of_memory, what_is_saved
 from bertnli.runtime import distributed
 
 
@@ -27,7 +27,7 @@ def run(args: SimpleNamespace) -> None:
             distributed.process_group() if trains else nullcontext(0) as rank,
             open(os.devnull, "w", encoding="utf-8") as nowhere,
             redirect_stdout(nowhere) if rank else nullcontext(),  # the first of several processes prints
-            claimed_output(args) if hasattr(args, "output") else nullcontext(),
+            claimed_output(args) if args.command in FOLDER_WRITERS else nullcontext(),
         ):
             args.stdout = sys.stdout
             with redirect_stdout(sys.stderr) if getattr(args, "json", False) else nullcontext():

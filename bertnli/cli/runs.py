@@ -10,7 +10,7 @@ from bertnli import __version__, checkpoint
 from bertnli.cli.config import RUN_FILE, run_toml
 from bertnli.cli.loading import find_device
 from bertnli.cli.plots import save_curves
-from bertnli.cli.reports import print_epoch, print_json, print_kept_epoch, to_json
+from bertnli.cli.reports import print_epoch, print_evaluation, print_json, print_kept_epoch, to_json
 from bertnli.data.files import atomic_path
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import unused_precision
@@ -31,7 +31,12 @@ def run_arguments(args: SimpleNamespace, state_file: Path) -> dict[str, Any]:
         "device": find_device(args.device),
         "progress": not args.quiet,
         "state_file": state_file,
-        "callbacks": [Callback(on_epoch=lambda epoch: print_epoch(args, epoch))],
+        "callbacks": [
+            Callback(
+                on_eval=(lambda evaluation: print_evaluation(args, evaluation)) if args.eval_steps else None,
+                on_epoch=lambda epoch: print_epoch(args, epoch),
+            )
+        ],
     }
 
 
@@ -59,6 +64,9 @@ def save(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: Hist
     folder, files = args.output, ["checkpoint", "metrics.jsonl"]
     checkpoint.save_pretrained(model, folder, tokenizer)
     texts = {"metrics.jsonl": "".join(to_json(vars(e)) + "\n" for e in history.epochs)}
+    if len(history.evaluations) > len(history.epochs):  # of --eval-steps
+        texts["evaluations.jsonl"] = "".join(to_json(vars(e)) + "\n" for e in history.evaluations)
+        files.append("evaluations.jsonl")
     if config is not None:
         texts[RUN_FILE] = config
         files.append(RUN_FILE)

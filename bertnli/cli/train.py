@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -40,6 +41,8 @@ def train(args: SimpleNamespace) -> None:
     if model.label_names and task != "regression":
         print(f"classes: {', '.join(model.label_names)}")
     _print_truncated(model, encoded)
+    if args.scratch:
+        _warn_of_unknown_words(args, tokenizer, encoded)
     print(
         f"{task}: {len(data)} training examples in {len(encoded)} sequences of "
         f"{len(encoded.ids) / max(1, len(encoded)):.1f} tokens, {0 if dev is None else len(dev)} dev examples, "
@@ -117,6 +120,18 @@ def _adapt_settings(args: SimpleNamespace, model: Head, data: Examples) -> None:
         if model.task != "qa":
             raise ValueError(f"--stride is for question answering; the model does {model.task}")
         model.settings["stride"] = args.stride
+
+
+def _warn_of_unknown_words(args: SimpleNamespace, tokenizer: Tokenizer, encoded: EncodedTexts) -> None:
+    """Say on standard error that a vocabulary of its own lacks much of the data, as of few texts it does."""
+    unknown = int((encoded.ids == tokenizer.unk_id).sum())
+    words = len(encoded.ids) - int(torch.isin(encoded.ids, torch.tensor([tokenizer.cls_id, tokenizer.sep_id])).sum())
+    if unknown > 0.2 * words:
+        print(
+            f"bertnli: the vocabulary of {len(tokenizer)} tokens lacks {unknown / words:.0%} of the words of --train: "
+            f"lower --min-freq (now {args.min_freq}), or use --vocab pieces",
+            file=sys.stderr,
+        )
 
 
 def _print_truncated(model: Head, encoded: EncodedTexts) -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bertnli import WordPieceTokenizer, __version__, from_pretrained, save_pretrained
-from bertnli.cli.arguments import parse
 from bertnli.cli.config import run_toml
+from bertnli.cli.group import parse
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from helpers import ROOT
 from helpers.commands import run
 
 import bertnli
+from bertnli.checkpoint import sentence_transformers
 from bertnli.cli import options
-from bertnli.cli.arguments import cli
+from bertnli.cli.group import cli
 from bertnli.data import download
 from bertnli.data.snli import Columns
 from bertnli.encoder.config import SIZES
@@ -55,6 +56,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert get_args(Truncation) == options.TRUNCATIONS
     assert get_args(Columns) == options.SNLI_COLUMNS
     assert tuple(download.DATA_HUB) == options.DOWNLOADS
+    assert set(options.POOLINGS) == set(sentence_transformers._POOLING.values())
 
 
 @pytest.mark.parametrize("name", cli.commands)

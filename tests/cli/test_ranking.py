@@ -1,4 +1,4 @@
-"""`bertnli rank`, `zero-shot` and `info`."""
+"""`bertnli rank`, `zero-shot`, `encode` and `info`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
 from helpers.commands import run, tiny_bert
 
-from bertnli import BERTClassifier, BERTRegressor, Model, WordPieceTokenizer, __version__, save_pretrained
+from bertnli import BERTClassifier, BERTEmbedder, BERTRegressor, Model, WordPieceTokenizer, __version__, save_pretrained
 
 WORDS = ["red", "green", "blue", "one", "two", "sport", "politics", "this", "is", "it"]
 DOCUMENTS = ["red one", "green", "blue two one", "two", "one one red"]
@@ -84,9 +85,45 @@ def test_zero_shot(tokenizer: WordPieceTokenizer, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     model = Model.from_pretrained(tmp_path / "model")
     predictions = model.zero_shot(DOCUMENTS, ["sport", "politics"], "it is {}")
+    several = subprocess.run(
+        [*command, "--multi-label"], input=DOCUMENTS[0], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (each,) = model.zero_shot(DOCUMENTS[:1], ["sport", "politics"], "it is {}", multi_label=True)
+    assert lines(several.stdout)[0]["probabilities"] == pytest.approx(each.probabilities, abs=1e-6)
     for found, expected in zip(lines(done.stdout), predictions, strict=True):
         assert found["label"] == expected.label
         assert found["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("is_embedder", [False, True])
+def test_encode(
+    is_embedder: bool, tokenizer: WordPieceTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The vectors of `Model.encode`, in the order of the lines, however many are encoded at a time."""
+    bert = tiny_bert(len(tokenizer))
+    head = BERTEmbedder(bert, pooling="cls", normalize=True) if is_embedder else BERTClassifier(bert)
+    head.settings |= {"prompts": {"query": "this "}} if is_embedder else {}
+    save_pretrained(head, tmp_path / "model", tokenizer)
+    (tmp_path / "docs.txt").write_text("\n".join(DOCUMENTS * 4000))
+    encode = ["encode", "--model", tmp_path / "model", "--input", tmp_path / "docs.txt", "--quiet"]
+    encode += ["--output", tmp_path / "vectors.npy"]
+    if not is_embedder:
+        status, _, err = run(*encode, capsys=capsys)
+        assert (status, "does not say how to pool its tokens' vectors: give --pooling" in err) == (2, True), err
+    options = ["--prompt-name", "query"] if is_embedder else ["--pooling", "max", "--normalize", "--prompt", "it "]
+    status, out, err = run(*encode, *options, "--json", capsys=capsys)
+    assert status == 0, err
+    assert json.loads(out) == {"output": str(tmp_path / "vectors.npy"), "texts": 20000, "width": 8}
+    model = Model(head if is_embedder else BERTEmbedder(head, pooling="max"), tokenizer)
+    expected = model.encode([("this " if is_embedder else "it ") + text for text in DOCUMENTS], normalize=True)
+    found = np.load(tmp_path / "vectors.npy")
+    assert (found.shape, found.dtype) == ((20000, 8), np.float32)
+    np.testing.assert_allclose(found, np.tile(expected, (4000, 1)), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    (tmp_path / "docs.txt").write_text("")
+    status, _, err = run(*encode, *options, capsys=capsys)
+    assert (status, "docs.txt has no texts" in err) == (2, True), err
 
 
 def test_info(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,30 @@ def test_what_a_first_run_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "classes: a, b\n1 examples have 4 tokens, the most that --max-len allows" in out
 
 
+def test_a_nearly_empty_vocabulary_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of few texts, few words occur five times."""
+    (tmp_path / "data.csv").write_text("text,label\n" + "red one,a\nred two,b\n" * 3 + "red three,a\nred four,b\n")
+    train = ["train", "--scratch", "bert.small", "--train", tmp_path / "data.csv", "--text-columns", "text"]
+    train += ["--epochs", 1, "--quiet", "--overwrite", "--output", tmp_path / "x"]
+    message = "the vocabulary of 6 tokens lacks 50% of the words of --train: lower --min-freq (now 5), or use --vocab"
+    for more, told in (([], True), (["--min-freq", 3], False)):  # then only "three" and "four" are unknown
+        status, _, err = run(*train, *more, capsys=capsys)
+        assert (status, message in err, err.count("\n")) == (0, told, told), err
+
+
+def test_evaluations_within_an_epoch(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--eval-steps prints and keeps them."""
+    train = ["train", "--model", trained, "--train", corpus, "--output", tmp_path / "x", "--limit", 64, "--epochs", 1]
+    status, out, err = run(*train, "--batch-size", 16, "--eval-steps", 3, "--lr", 0, "--quiet", capsys=capsys)
+    assert status == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "x" / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 4]
+    for line in lines:
+        assert f"step {line['step']}: dev loss {line['loss']:.3f}, dev accuracy {line['score']:.4f}" in out
+
+
 def test_the_limit_applies_to_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data.csv").write_text("text,label\nred,a\ngreen,b\nblue,a\n")
     train = ["train", "--scratch", "bert.small", "--train", tmp_path / "data.csv", "--text-columns", "text"]

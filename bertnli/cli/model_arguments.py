@@ -1,0 +1,238 @@
+"""The options of the commands that use a model, and of info and download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from bertnli.cli.group import OTHER_COMMANDS, USING_COMMANDS, add
+from bertnli.cli.options import (
+    CHECKPOINT,
+    DATA,
+    DOWNLOADS,
+    MODEL,
+    OUTPUT,
+    POOLINGS,
+    POSITIVE,
+    Choice,
+    InputPath,
+    ModelName,
+    Names,
+    encoding_options,
+    inference_options,
+    json_switch,
+    option,
+    reading_options,
+    switch,
+    text_columns_option,
+)
+
+add(
+    "evaluate.evaluate",
+    "Measure a checkpoint on labelled examples.",
+    [
+        "bertnli evaluate --model runs/tuned --data runs/demo/corpus",
+        "bertnli evaluate --model runs/reviews --data test.csv --text-columns text --json",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option(
+            "--data",
+            DATA,
+            type=InputPath(),
+            required=True,
+            help="file of labelled examples, or a folder with snli_1.0_test.txt or .jsonl",
+        ),
+        *reading_options(),
+        *encoding_options(),
+        json_switch("one JSON object"),
+        *inference_options(),
+    ],
+    USING_COMMANDS,
+)
+
+add(
+    "evaluate.predict",
+    "Run a checkpoint: one JSON value a line, in the order of the input.",
+    [
+        "bertnli predict --model runs/tuned --input pairs.tsv > predictions.jsonl",
+        r"printf 'A man is asleep.\tHe sleeps.\n' | bertnli predict --model runs/tuned",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option(
+            "--input",
+            DATA,
+            type=InputPath(),
+            default="-",
+            show_default=False,
+            help="file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words "
+            "(tagging), or `question<TAB>context` (qa); or JSON objects with the keys text; premise, hypothesis; "
+            "words (a list); question, context (default: -, standard input). An empty line is an error, an empty text "
+            'is {"text": ""}; the examples before a broken line are predicted (a table is read as a whole first)',
+        ),
+        text_columns_option(),
+        *encoding_options(),
+        *inference_options(),
+    ],
+    USING_COMMANDS,
+)
+
+add(
+    "ranking.rank",
+    "Rank documents for a query by a cross-encoder: one JSON object a line, the best first.",
+    [
+        'bertnli rank --model cross-encoder/ms-marco-MiniLM-L6-v2 --query "how tall is Everest" --documents docs.txt',
+        "bertnli rank --model runs/reranker --input queries.jsonl --top-k 3",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option("--label", MODEL, help="class whose probability is the score; a classifier needs it"),
+        option("--query", DATA, help="text to rank the documents of --documents for"),
+        option("--documents", DATA, type=InputPath(), help="file with one document a line, or - for standard input"),
+        option(
+            "--input",
+            DATA,
+            type=InputPath(),
+            help='in place of --query, a file of JSON lines {"query": ..., "documents": [...]}, or -',
+        ),
+        option("--top-k", OUTPUT, type=POSITIVE, default=10, help="documents of a query to print at most"),
+        *inference_options(),
+    ],
+    USING_COMMANDS,
+)
+
+add(
+    "ranking.zero_shot",
+    "Classify texts into classes that the model was not trained on, by natural language inference.",
+    [
+        "bertnli zero-shot --model runs/tuned --labels sport,politics --input texts.txt",
+        'echo "Who won the match?" | bertnli zero-shot --model runs/tuned --labels sport,politics',
+    ],
+    [
+        option(
+            "--model",
+            MODEL,
+            type=ModelName(),
+            required=True,
+            help="checkpoint with a class of entailment: a folder, or a name on the Hugging Face hub",
+        ),
+        option("--labels", MODEL, type=Names(), required=True, help="class names, comma-separated"),
+        option(
+            "--template",
+            MODEL,
+            default="This example is {}.",
+            help="hypothesis, with {} for the class name",
+        ),
+        switch("--multi-label", MODEL, help="several classes may be right: probabilities of each class by itself"),
+        option(
+            "--input",
+            DATA,
+            type=InputPath(),
+            default="-",
+            show_default=False,
+            help="file with one text a line (default: -, standard input)",
+        ),
+        *inference_options(),
+    ],
+    USING_COMMANDS,
+)
+
+add(
+    "encode.encode",
+    "Encode texts as sentence vectors: a NumPy file, float32 [texts, width].",
+    [
+        "bertnli encode --model sentence-transformers/all-MiniLM-L6-v2 --input texts.txt --output vectors.npy",
+        "bertnli encode --model bert-base-uncased --pooling mean --normalize --input texts.txt --output vectors.npy",
+    ],
+    [
+        option(
+            "--model",
+            MODEL,
+            type=ModelName(),
+            required=True,
+            help="model of sentence-transformers, or with --pooling any encoder: a folder, or a name on the Hugging "
+            "Face hub",
+        ),
+        option(
+            "--pooling",
+            MODEL,
+            type=Choice(POOLINGS),
+            help="how a text's vector is made of its tokens' (default: the checkpoint's)",
+        ),
+        switch("--normalize", MODEL, help="scale vectors to length 1 also where the model does not"),
+        option("--prompt", MODEL, help="text to put before each text, such as 'query: '"),
+        option("--prompt-name", MODEL, help="the checkpoint's prompt of that name (default: its default, else none)"),
+        option(
+            "--input",
+            DATA,
+            type=InputPath(),
+            default="-",
+            show_default=False,
+            help="file with one text a line (default: -, standard input)",
+        ),
+        option("--output", OUTPUT, type=click.Path(path_type=Path), required=True, help=".npy file to write"),
+        json_switch("what was written as one JSON object"),
+        switch("--quiet", OUTPUT, help="no progress"),
+        *inference_options(),
+    ],
+    USING_COMMANDS,
+)
+
+add(
+    "export.export",
+    "Write a checkpoint in another format.",
+    [
+        "bertnli export --model runs/tuned --output runs/tuned-hf",
+        "bertnli export --model runs/tuned --output runs/tuned-onnx --format onnx --int8 --data runs/demo/corpus",
+    ],
+    [
+        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        option("--output", OUTPUT, type=click.Path(path_type=Path), required=True, help="folder to write"),
+        option(
+            "--format",
+            OUTPUT,
+            type=Choice(("huggingface", "onnx", "d2l", "bertnli")),
+            default="huggingface",
+            help="huggingface for transformers and sentence-transformers; onnx for ONNX Runtime (needs bertnli[onnx]); "
+            "d2l for D2L's code; bertnli",
+        ),
+        switch("--int8", OUTPUT, help="with --format onnx, write model_quantized.onnx too"),
+        option(
+            "--data",
+            DATA,
+            type=InputPath(),
+            help="file of labelled examples, or a folder in SNLI's layout, on which to compare the ONNX model with the "
+            "original (default: random tokens)",
+        ),
+        option("--samples", DATA, type=POSITIVE, default=1000, help="examples to compare at most"),
+        *reading_options(),
+        json_switch("what was written and compared as one JSON object"),
+    ],
+    USING_COMMANDS,
+)
+
+add(
+    "info.info",
+    "Show versions, the CPU's and GPU's features, which kernels run, and which precisions pay here.",
+    ["bertnli info", "bertnli info --json"],
+    [json_switch("one JSON object")],
+    OTHER_COMMANDS,
+)
+
+add(
+    "download.download",
+    "Download and unpack SNLI, bert.small or bert.base.",
+    ["bertnli download SNLI --folder data"],
+    [
+        click.RichArgument(["name"], type=Choice(DOWNLOADS), help="what to download"),
+        option(
+            "--folder",
+            OUTPUT,
+            type=click.Path(path_type=Path),
+            help="folder to unpack into (default: $BERTNLI_CACHE, else ~/.cache/bertnli)",
+        ),
+    ],
+    OTHER_COMMANDS,
+)
