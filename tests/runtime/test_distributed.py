@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, Callback, EncodedTexts, fit
 from bertnli.runtime.distributed import broadcast_from_rank_0, rank_and_size, shard
+from bertnli.training.callbacks import Step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,14 +38,18 @@ def train(folder: Path, **options: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     sizes = dict(num_hiddens=16, ffn_num_hiddens=32, num_heads=2, num_layers=2, dropout=0.0, max_len=32)
     model = BERTClassifier(BERTModel(BERTConfig.original(60, **sizes))).double()
-    stop_after = options.pop("stop_after", None)
+    stop_after, stop_at = options.pop("stop_after", None), options.pop("stop_at", None)
+
+    def on_step(step: Step) -> None:
+        if step.step == stop_at:
+            raise KeyboardInterrupt
 
     def on_epoch(epoch: Any) -> None:
         if epoch.epoch == stop_after:
             raise KeyboardInterrupt
 
     settings: dict[str, Any] = dict(epochs=2, accumulate=2, lr=1e-3, progress=False)
-    settings["callbacks"] = [Callback(on_epoch=on_epoch)]
+    settings["callbacks"] = [Callback(on_step=on_step, on_epoch=on_epoch)]
     settings |= {} if "batch_tokens" in options else {"batch_size": 11}
     try:
         history = fit(model, pairs(), pairs(20), state_file=folder / "state.pt", **settings | options)
@@ -82,6 +87,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tokens": {"batch_tokens": 100},
     "fewer": {"stop_after": 1},  # continued by one process
     "more": {},  # begun by one process
+    "inside": {},  # begun, up to within an epoch
 }
 
 
@@ -101,11 +107,13 @@ def test_two_processes_train_as_one(runs: tuple[Path, dict[str, Any]], tmp_path:
     assert_equal(runs[1][name], train(tmp_path, **RUNS[name]))
 
 
-def test_a_run_continues_with_another_number_of_processes(runs: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_continues(runs: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Between epochs also with another number of processes."""
     folder, results = runs
     whole = train(tmp_path)
     assert_equal(train(folder / "fewer"), whole)
     assert_equal(results["more"], whole)
+    assert_equal(results["inside"], whole)
 
 
 def test_the_command_in_two_processes(tmp_path: Path) -> None:
@@ -143,6 +151,7 @@ if __name__ == "__main__":
     from bertnli.runtime.distributed import process_group
 
     with process_group() as rank:
+        train(Path("inside"), stop_at=3, save_steps=2)
         results = {name: train(Path(name), **options) for name, options in RUNS.items()}
         if rank == 0:
             Path("results.json").write_text(json.dumps(results))
