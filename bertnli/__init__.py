@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bertnli.checkpoint import from_pretrained as from_pretrained
     from bertnli.checkpoint import load_pretrained_model as load_pretrained_model
     from bertnli.checkpoint import save_pretrained as save_pretrained
+    from bertnli.checkpoint.keep import keep_checkpoints as keep_checkpoints
     from bertnli.d2l.dataset import SNLIBERTDataset as SNLIBERTDataset
     from bertnli.d2l.training import train_ch13 as train_ch13
     from bertnli.data.conll import WordData as WordData
@@ -88,6 +89,7 @@ if hasattr(os, "register_at_fork"):
 #: The public names, by module. Their imports above are for type checkers.
 _NAMES = {
     "checkpoint": ("export_onnx", "from_pretrained", "load_pretrained_model", "save_pretrained"),
+    "checkpoint.keep": ("keep_checkpoints",),
     "d2l.dataset": ("SNLIBERTDataset",),
     "d2l.training": ("train_ch13",),
     "data.conll": ("WordData", "read_conll", "read_conllu"),

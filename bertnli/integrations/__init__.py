@@ -1,4 +1,4 @@
-"""Other libraries' models on bertnli's operators. Each library is imported when one of its models is given."""
+"""Other libraries: their models on bertnli's operators, and runs in their logs. Each is imported when it is used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from bertnli.data.arguments import choice
+from bertnli.integrations.loggers import mlflow, tensorboard, wandb
 from bertnli.runtime import PRECISIONS
+
+__all__ = ["accelerate", "mlflow", "restore", "tensorboard", "wandb"]
 
 _Model = TypeVar("_Model")
 

@@ -46,7 +46,7 @@ def test_fifty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "train.csv"
     table.write_text("text,label\n" + "".join(f"{a} {b},{'x' if a == 'red' else 'y'}\n" for a in WORDS for b in WORDS))
     common = ["train", "--model", str(tmp_path / "start"), "--train", str(table), "--dev", str(table)]
-    common += ["--text-columns", "text", "--epochs", "4", "--batch-size", "4", "--quiet", "--no-keep-best"]
+    common += ["--text-columns", "text", "--epochs", "3", "--batch-size", "4", "--quiet", "--no-keep-best"]
     common += ["--eval-steps", "3", "--save-steps", "1"]
 
     def arguments(output: Path) -> list[str]:
