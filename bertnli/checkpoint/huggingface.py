@@ -42,6 +42,7 @@ ACTIVATIONS = {
     "gelu_accurate": "gelu_tanh",
 }
 _MULTI_LABEL = "multi_label_classification"
+_KEPT = ("thresholds", "windows", "stride")  # settings of heads of texts, in config.json under their own names
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -132,14 +133,13 @@ def _head_settings(
     folder: Path, config_file: dict[str, Any], task: str, config: BERTConfig, activation: str | None
 ) -> dict[str, Any]:
     """What the folder says of encoding and outputs."""
-    settings: dict[str, Any] = {}
-    if task == "multilabel" and "thresholds" in config_file:
-        settings["thresholds"] = config_file["thresholds"]
+    is_text = task in ("classification", "regression", "multilabel")
+    settings: dict[str, Any] = {key: config_file[key] for key in _KEPT if is_text and key in config_file}
     if task == "regression" and activation is not None:
         settings["activation"] = activation
     path = folder / "tokenizer_config.json"
     longest = read_object(path).get("model_max_length") if path.exists() else None
-    if longest is not None and task in ("classification", "regression", "multilabel"):
+    if longest is not None and is_text:
         if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
             raise ValueError(f"{path}: model_max_length must be a positive number; found {longest!r}")
         settings["max_len"] = int(min(longest, config.max_len))
@@ -265,10 +265,12 @@ def _head_config(model: Head | BERTModel, family: Family) -> dict[str, Any]:
         "label2id": {name: i for i, name in enumerate(names)},
         family.dropout_key(model.task): model.dropout.p,
     }
+    if model.pooled:
+        settings |= {key: model.settings[key] for key in _KEPT if model.settings.get(key) is not None}
     if model.task == "classification":
         settings["problem_type"] = "single_label_classification"
     if model.task == "multilabel":
-        settings |= {"problem_type": _MULTI_LABEL, "thresholds": model.settings["thresholds"]}
+        settings["problem_type"] = _MULTI_LABEL
     if model.task == "regression":
         activation = model.settings["activation"]
         # transformers puts a sigmoid on one output, unless the problem is a regression.

@@ -116,9 +116,13 @@ def _adapt_settings(args: SimpleNamespace, model: Head, data: Examples) -> None:
         if args.max_len > model.config.max_len:
             raise ValueError(f"--max-len {args.max_len}: the model reads {model.config.max_len} tokens at most")
         model.settings["max_len"] = args.max_len
+    if args.windows is not None:
+        if model.task not in ("classification", "multilabel", "regression"):
+            raise ValueError(f"--windows is for classification and regression; the model does {model.task}")
+        model.settings["windows"] = args.windows
     if args.stride is not None:
-        if model.task != "qa":
-            raise ValueError(f"--stride is for question answering; the model does {model.task}")
+        if model.task != "qa" and "windows" not in model.settings:
+            raise ValueError(f"--stride is for question answering, or with --windows; the model does {model.task}")
         model.settings["stride"] = args.stride
 
 
@@ -136,6 +140,7 @@ def _warn_of_unknown_words(args: SimpleNamespace, tokenizer: Tokenizer, encoded:
 
 def _print_truncated(model: Head, encoded: EncodedTexts) -> None:
     longest = model.sequence_len()
-    full = int((encoded.lengths == longest).sum()) if model.pooled else 0  # other heads continue in the next sequence
+    continues = not model.pooled or model.settings.get("windows")  # in the next sequence
+    full = 0 if continues else int((encoded.lengths == longest).sum())
     if full:
         print(f"{full} examples have {longest} tokens, the most that --max-len allows: longer ones were truncated")

@@ -72,7 +72,18 @@ add(
             "--min-freq", MODEL, type=POSITIVE, default=5, help="occurrences below which --scratch drops a token"
         ),
         *train_data_options(),
-        option("--stride", DATA, type=int, help="tokens that windows of a context share, for --task qa (default: 128)"),
+        option(
+            "--windows",
+            DATA,
+            type=Choice(("mean", "max")),
+            help="how the outputs of a long text's windows are pooled (default: long texts are truncated)",
+        ),
+        option(
+            "--stride",
+            DATA,
+            type=int,
+            help="tokens that neighbouring windows of a text share (default: 0; for --task qa of a context, 128)",
+        ),
         *training_options(),
         *run_options(),
         config_option(),

@@ -25,6 +25,7 @@ from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts, without_subset
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer, as_tokenizer
 from bertnli.text.vocab import Vocab, space_out_data
+from bertnli.text.windows import EncodedWindows
 
 _log = logging.getLogger("bertnli")
 _MANY = 8  # batches on a GPU, from which on CUDA graphs repay their capture
@@ -70,9 +71,10 @@ def score(
 ) -> Tensor:
     """The model's outputs, float32 [R, num_labels] on the CPU, in eval mode; the model's own mode is restored.
 
-    R is the number of tokens that the head reads: of a classifier or regressor one an example, of others see their
-    class. `model` is a head, or a session of it. A head keeps one session for each precision, and makes it anew when
-    weights have changed, a layer was replaced or hooked, and after `train()`.
+    R is the number of tokens that the head reads: of a classifier or regressor one an example (also of a text in
+    windows, whose outputs are pooled), of others see their class. `model` is a head, or a session of it. A head keeps
+    one session for each precision, and makes it anew when weights have changed, a layer was replaced or hooked, and
+    after `train()`.
 
     batch_size   examples that are computed at a time
     precision    "fp32", "bf16" or "int8" (default: the session's, else "fp32"); see InferenceSession
@@ -82,7 +84,8 @@ def score(
     session raises for examples that it cannot take.
     """
     encoded, session = encoded_texts(data, "data"), _session(model, precision)
-    return run_batches(session, encoded, batch_size, cuda_graphs=cuda_graphs).float().cpu()
+    outputs = run_batches(session, encoded, batch_size, cuda_graphs=cuda_graphs).float().cpu()
+    return session.model.by_example(outputs, data)
 
 
 def _session(model: Head | InferenceSession, precision: str | None) -> InferenceSession:
@@ -165,9 +168,10 @@ def evaluate(
 
     with torch.no_grad(), eval_mode(head, include_encoder=False):
         outputs = run_batches(session, encoded, batch_size, cuda_graphs=cuda_graphs, each=add).float().cpu()
-    check_finite(outputs)
+    outputs = head.by_example(check_finite(outputs), data)
     loss = sum(map(float, losses)) / max(1, num_targets)
-    return {"examples": len(encoded), "loss": loss, **head.metrics(outputs, data)}
+    count = len(data) if isinstance(data, EncodedWindows) else len(encoded)
+    return {"examples": count, "loss": loss, **head.metrics(outputs, data)}
 
 
 def encode_inputs(
@@ -183,8 +187,9 @@ def encode_inputs(
     if isinstance(tokenizer, WordTokenizer) and isinstance(examples, TextData):
         examples = space_out_data(examples, tokenizer.vocab)
     encoded = head.encode(tokenizer, examples, max_len, truncation)
-    if isinstance(examples, TextData) and isinstance(encoded, EncodedTexts):
-        _warn_of_unknown_words(tokenizer, encoded, examples)
+    texts = getattr(encoded, "encoded", encoded)
+    if isinstance(examples, TextData) and isinstance(texts, EncodedTexts):
+        _warn_of_unknown_words(tokenizer, texts, examples)
     return encoded
 
 

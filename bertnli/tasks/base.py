@@ -19,6 +19,7 @@ from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.plain import CountsReplacements, dropped
 from bertnli.text.batch import PackedBatch
 from bertnli.text.tokenizer import Tokenizer, Truncation
+from bertnli.text.windows import POOLINGS, EncodedWindows, encode_windows
 
 HEADS: dict[str, Callable[..., Head]] = {}  # by task, for checkpoints and the command line; subclasses enter themselves
 
@@ -45,7 +46,10 @@ class Head(CountsReplacements):
     pooled           whether it reads each sequence's `<cls>` through the hidden layer (default), or vectors of tokens
     max_len          tokens of a sequence at most, unless the caller or `settings` say otherwise (default: 128)
     ignored          label that `loss` and `num_correct` ignore. CUDA graphs pad batches with it
-    defaults         initial `settings`: plain values that are saved in the checkpoint
+    defaults         initial `settings`: plain values that are saved in the checkpoint. Of heads that read texts
+                     `settings["windows"]`, "mean" or "max", splits long ones into windows, which share
+                     `settings["stride"]` tokens (default: 0). Each window is trained on by itself; figures and
+                     predictions are of the mean or the largest of its outputs
     fields           the parts of one example in `bertnli predict`'s input, by their names in JSON; several alternatives
 
     Modules of `bert` that the head does not use (pretraining heads; the hidden layer, unless `pooled`) are kept in
@@ -149,6 +153,10 @@ class Head(CountsReplacements):
             inputs = PackedBatch.from_padded(*inputs)
         return self.head(self.features(inputs))
 
+    def by_example(self, outputs: Tensor, data: Any) -> Tensor:
+        """Outputs [R, num_labels] of all that is read; of texts in windows pooled to one row a text."""
+        return data.pool(outputs, self.settings["windows"]) if isinstance(data, EncodedWindows) else outputs
+
     # ---- from outputs to figures ----
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
@@ -205,13 +213,19 @@ class Head(CountsReplacements):
     def encode(
         self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"
     ) -> Any:
-        """Encode examples for `fit` and `evaluate`; here a TextData of single texts or pairs.
+        """Encode examples for `fit` and `evaluate`; here a TextData of single texts or pairs, or EncodedWindows of
+        texts if `settings["windows"]` is set.
 
         max_len     see `sequence_len`
         truncation  see `Tokenizer.encode_pairs`
         """
         self.check_texts(1 if data.second is None else 2)
         max_len = self.sequence_len(max_len)
+        if (kind := self.settings.get("windows")) is not None:
+            if kind not in POOLINGS or data.second is not None:
+                found = f'settings["windows"] {kind!r}' if kind not in POOLINGS else "pairs"
+                raise ValueError(f"windows are pooled by {' or '.join(POOLINGS)}, of single texts; found {found}")
+            return encode_windows(tokenizer, data.first, max_len, self.settings.get("stride", 0), data.labels)
         if data.second is None:
             return tokenizer.encode_texts(data.first, max_len, labels=data.labels)
         return tokenizer.encode_pairs(data.first, data.second, max_len, truncation, labels=data.labels)
