@@ -88,8 +88,8 @@ def setup(source: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked wheel, outside the checkout. Its extensions are those that the installation for the tests compiled from
-    the same sources."""
+    """The unpacked wheel, outside the checkout. Its extensions are those that the installation for the tests compiled
+    from the same sources."""
     setup(source, "build_py")
     (library,) = source.glob("build/lib*")
     for extension in Path(bertnli.__file__).parent.glob("*.so"):

@@ -13,7 +13,7 @@ from typing import Any
 from bertnli.cli.loading import load, load_head, name_classes, open_session
 from bertnli.cli.options import STDIN
 from bertnli.cli.reports import print_figures, print_json, to_json
-from bertnli.data.files import decoded_lines
+from bertnli.cli.texts import lines_at_a_time, open_input
 from bertnli.inference import predict as inference
 from bertnli.inference.session import InferenceSession
 from bertnli.tasks.load import parse_lines, read_inputs
@@ -26,7 +26,9 @@ def evaluate(args: SimpleNamespace) -> None:
     started = time.perf_counter()
     data = load(args, model.task, args.data, "test", tokenizer, names)
     encoded = model.encode(tokenizer, data, model.sequence_len(args.max_len), args.truncation)
-    figures = inference.evaluate(open_session(model, args), encoded, batch_size=args.batch_size)
+    figures = inference.evaluate(
+        open_session(model, args), encoded, batch_size=args.batch_size, progress=not args.quiet
+    )
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - started
     if args.json:
@@ -43,12 +45,8 @@ def predict(args: SimpleNamespace) -> None:
         return
     if args.text_columns:
         raise ValueError("--text-columns are columns of a file: name it by --input")
-    if sys.stdin.isatty():
-        print("bertnli: reading examples from standard input, one a line", file=sys.stderr)
-    # sys.stdin has the encoding and line ends of the environment.
-    with open(sys.stdin.fileno(), "rb", closefd=False) as file:
-        lines = decoded_lines(file, "standard input")
-        _print_predictions(args, session, tokenizer, parse_lines(lines, "standard input", model))
+    with open_input(STDIN) as (lines, name):
+        _print_predictions(args, session, tokenizer, parse_lines(lines, name, model))
 
 
 def _print_predictions(
@@ -56,10 +54,11 @@ def _print_predictions(
 ) -> None:
     """Print the predictions batch by batch; before an error in the input, those of the examples before it."""
     error: ValueError | None = None
+    size = lines_at_a_time(args)
     while error is None:
         chunk: list[tuple[Any, ...]] = []
         try:
-            chunk.extend(itertools.islice(examples, args.batch_size))  # keeps what came before an error
+            chunk.extend(itertools.islice(examples, size))  # keeps what came before an error
         except ValueError as found:
             error = found
         if not chunk:

@@ -47,6 +47,7 @@ add(
         *reading_options(),
         *encoding_options(),
         json_switch("one JSON object"),
+        switch("--quiet", OUTPUT, help="no progress"),
         *inference_options(),
     ],
     USING_COMMANDS,

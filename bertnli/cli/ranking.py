@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from bertnli.cli.loading import check_is_head, find_device, load_checkpoint
 from bertnli.cli.reports import to_json
-from bertnli.cli.texts import text_lines
+from bertnli.cli.texts import lines_at_a_time, text_lines
 from bertnli.data.tables import parse_object
 from bertnli.model import Model
 
@@ -51,7 +51,7 @@ def zero_shot(args: SimpleNamespace) -> None:
     """Print a prediction for each line of --input."""
     model = _load(args)
     lines = text_lines(args.input)
-    while chunk := [text for text, _ in itertools.islice(lines, args.batch_size)]:
+    while chunk := [text for text, _ in itertools.islice(lines, lines_at_a_time(args))]:
         for prediction in model.zero_shot(
             chunk, args.labels, args.template, multi_label=args.multi_label, batch_size=args.batch_size
         ):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bertnli.data.arguments import choice, positive
+from bertnli.data.progress import Progress
 from bertnli.data.texts import TextData
 from bertnli.inference.session import InferenceSession, session_of
 from bertnli.runtime import PRECISIONS
@@ -149,11 +150,15 @@ def evaluate(
     batch_size: int = 256,
     precision: str | None = None,
     cuda_graphs: bool | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """The head's figures of merit on labelled data, its mean loss, and the number of `examples` that were encoded.
 
-    Arguments and errors are those of `score`; it also raises ValueError where there are no examples, no labels, labels
-    that the model does not have, or outputs that are NaN or infinite. A figure that the data leave undefined is NaN.
+    progress    show progress on standard error, as `fit` does
+
+    Other arguments and errors are those of `score`; it also raises ValueError where there are no examples, no labels,
+    labels that the model does not have, or outputs that are NaN or infinite. A figure that the data leave undefined is
+    NaN.
     """
     data, session = without_subset(data), _session(model, precision)
     encoded, head = encoded_texts(data, "data"), session.model
@@ -165,8 +170,10 @@ def evaluate(
         nonlocal num_targets
         losses.append(head.loss(outputs.float(), batch.to(outputs.device, non_blocking=True)))
         num_targets += head.num_targets(batch)
+        shown.update(len(batch))
 
-    with torch.no_grad(), eval_mode(head, include_encoder=False):
+    shown = Progress(len(encoded), "evaluate", "sequences", progress)
+    with torch.no_grad(), eval_mode(head, include_encoder=False), shown:
         outputs = run_batches(session, encoded, batch_size, cuda_graphs=cuda_graphs, each=add).float().cpu()
     outputs = head.by_example(check_finite(outputs), data)
     loss = sum(map(float, losses)) / max(1, num_targets)

@@ -24,6 +24,7 @@ from bertnli import (
     save_pretrained,
 )
 from bertnli.data import download as hub
+from bertnli.data import progress
 
 
 def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +40,17 @@ def test_evaluate_prints_the_figures(trained: Path, corpus: Path, capsys: pytest
     assert status == 0
     assert f"accuracy {figures['accuracy']:.4f}" in out
     assert out.count("\n") == 7
+
+
+def test_evaluate_shows_progress(
+    trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    evaluate = ["evaluate", "--model", trained, "--data", corpus, "--batch-size", 30]
+    assert [line.split(",")[0] for line in run(*evaluate, capsys=capsys)[2].splitlines()] == [
+        "evaluate: 50% of 60 sequences", "evaluate: 100% of 60 sequences",
+    ]  # fmt: skip
+    assert run(*evaluate, "--quiet", capsys=capsys)[2] == ""
 
 
 def test_labels_name_the_figures(trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +129,26 @@ def test_standard_input_is_answered_batch_by_batch(trained: Path) -> None:
     assert first["label"] in LABELS
     assert rest.count(b"\n") == 1
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "zero-shot --labels red,green"])
+def test_somebody_who_types_is_answered_line_by_line(command: str, trained: Path) -> None:
+    """Not only at the end of the input."""
+    controller, terminal = os.openpty()
+    arguments = [*command.split(), "--model", str(trained)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bertnli", *arguments], stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in ("A man is sleeping .\tA man is asleep .\n", "A dog .\tA cat .\n"):
+            os.write(controller, line.encode())
+            assert "label" in json.loads(process.stdout.readline())
+        os.write(controller, b"\x04")  # the end of the input
+        assert process.wait(60) == 0
+        assert b"Ctrl-D" in process.stderr.read()
+    os.close(controller)
+    os.close(terminal)
 
 
 @pytest.mark.parametrize("source", ["--text-columns", "--columns"])
