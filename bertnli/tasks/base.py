@@ -237,7 +237,7 @@ class Head(CountsReplacements):
 
 def check_head(model: object) -> None:
     """Raise TypeError for a model that is no Head, such as the classifier that D2L's chapter defines itself."""
-    if hasattr(model, "task"):  # a compiled head has its attributes, but not its class
+    if isinstance(model, Head) or hasattr(model, "task"):  # a compiled head has the attributes, but not the class
         return
     if isinstance(model, nn.Module):
         found = f"{type(model).__module__}.{type(model).__name__}"
