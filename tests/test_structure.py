@@ -13,10 +13,10 @@ from helpers import ROOT
 # From the first stage to the last. `bertnli/__init__.py` and `__main__.py` may import from all of them.
 ROOMS = [
     *("data", "text", "ops", "kernels", "encoder", "tasks", "runtime", "inference", "training", "distillation"),
-    *("checkpoint", "model", "integrations", "d2l", "cli"),
+    *("checkpoint", "model", "integrations", "sklearn", "d2l", "cli"),
 ]
 PACKAGE = sorted(path for path in (ROOT / "bertnli").rglob("*.py") if path.parent != ROOT / "bertnli") + [
-    path for path in (ROOT / "bertnli" / "model.py",) if path.exists()
+    ROOT / "bertnli" / name for name in ("model.py", "sklearn.py")
 ]
 PYTHON = sorted(path for folder in ("bertnli", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 CPP = sorted(
