@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from bertnli.training.history import History as History
     from bertnli.training.loop import fit as fit
     from bertnli.training.options import TrainingOptions as TrainingOptions
+    from bertnli.training.pretrain import pretrain as pretrain
+    from bertnli.training.pretrain import read_paragraphs as read_paragraphs
 
 __version__ = "0.1.0"
 
@@ -122,6 +124,7 @@ _NAMES = {
     "training.history": ("Epoch", "Evaluation", "History"),
     "training.loop": ("fit",),
     "training.options": ("TrainingOptions",),
+    "training.pretrain": ("pretrain", "read_paragraphs"),
 }
 _MODULES = {name: f"bertnli.{module}" for module, names in _NAMES.items() for name in names}
 _ROOMS = (

@@ -25,6 +25,14 @@ from bertnli.d2l.dataset import (
 )
 from bertnli.d2l.layers import EncoderBlock, MaskLM, NextSentencePred, TransformerEncoderBlock
 from bertnli.d2l.plotting import Accumulator, Animator, Timer, set_axes, set_figsize, use_svg_display
+from bertnli.d2l.pretraining import (
+    _get_batch_loss_bert,
+    _read_wiki,
+    _WikiTextDataset,
+    get_bert_encoding,
+    load_data_wiki,
+    train_bert,
+)
 from bertnli.d2l.snli import (
     BERTClassifier,
     SNLIDataset,
@@ -62,14 +70,19 @@ __all__ = [
     "Timer",
     "TransformerEncoderBlock",
     "Vocab",
+    "_WikiTextDataset",
+    "_get_batch_loss_bert",
+    "_read_wiki",
     "accuracy",
     "download",
     "download_extract",
     "evaluate_accuracy_gpu",
+    "get_bert_encoding",
     "get_dataloader_workers",
     "get_tokens_and_segments",
     "load_array",
     "load_data_snli",
+    "load_data_wiki",
     "load_pretrained_model",
     "predict_snli",
     "read_snli",
@@ -78,6 +91,7 @@ __all__ = [
     "tensor",
     "tokenize",
     "train_batch_ch13",
+    "train_bert",
     "train_ch13",
     "truncate_pad",
     "try_all_gpus",

@@ -19,6 +19,10 @@ DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 #: name -> (address, SHA-1). Add to it as the book does: `DATA_HUB["mine"] = (url, sha1)`.
 DATA_HUB: dict[str, tuple[str, str | None]] = {
     "SNLI": ("https://nlp.stanford.edu/projects/snli/snli_1.0.zip", "9fcde07509c7e87ec61c640c1b2753d9041758e4"),
+    "wikitext-2": (
+        "https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-v1.zip",
+        "3c914d17d80b1459be871a5039ac23e752a53cbe",
+    ),
     "bert.base": (DATA_URL + "bert.base.torch.zip", "225d66f04cae318b841a13d32af3acc165f253ac"),
     "bert.small": (DATA_URL + "bert.small.torch.zip", "c72329e68a732bef0452e4b96a1c341c8910f81f"),
 }

@@ -19,6 +19,7 @@ CHAPTER = """
 NEIGHBOURS = """
     EncoderBlock TransformerEncoderBlock MaskLM NextSentencePred SNLIDataset load_data_snli predict_snli truncate_pad
     load_array tensor use_svg_display set_figsize set_axes
+    load_data_wiki train_bert get_bert_encoding _read_wiki _WikiTextDataset _get_batch_loss_bert
 """
 
 
