@@ -14,7 +14,7 @@ from bertnli import __version__
 from bertnli.cli.options import OUTPUT, InputPath, hint, option
 
 if sys.version_info >= (3, 11):
-    import tomllib
+    import tomllib as tomllib
 else:
     import tomli as tomllib
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from bertnli.cli.loading import load, load_head, name_classes
-from bertnli.cli.output import prepare_state_file
 from bertnli.cli.runs import dev_file, finish, num_parameters, print_unused_precision, run_arguments
 from bertnli.data.texts import TextData
 from bertnli.distillation.distill import distill as run_distillation
@@ -52,15 +51,14 @@ def distill(args: SimpleNamespace) -> None:
         f"{0 if unlabelled is None else len(unlabelled)} unlabelled"
     )
     print_unused_precision(args)
-    state_file = prepare_state_file(args)
     history = run_distillation(
         teacher, teacher_tokenizer, student, tokenizer, data, dev, args.options, unlabelled=unlabelled, max_len=max_len,
         truncation=args.truncation, temperature=args.temperature, hard=args.hard, soft=args.soft, hidden=args.hidden,
-        hidden_layers=args.hidden_layers, **run_arguments(args, state_file),
+        hidden_layers=args.hidden_layers, **run_arguments(args, student, tokenizer),
     )  # fmt: skip
     path = Path(args.teacher)
     student.provenance["teacher"] = path.resolve().name if path.is_dir() else args.teacher
-    finish(args, student, tokenizer, history, state_file)
+    finish(args, student, tokenizer, history)
 
 
 def _load_unlabelled(args: SimpleNamespace, model: Head, tokenizer: Tokenizer) -> Any:

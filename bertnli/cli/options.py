@@ -169,6 +169,21 @@ def run_options() -> list[click.Parameter]:
     """What commands that train take beside their data, model and options."""
     return [
         option("--output", OUTPUT, type=click.Path(path_type=Path), required=True, help="folder to write"),
+        option(
+            "--keep",
+            OUTPUT,
+            type=POSITIVE,
+            help="number of the best checkpoints to keep in OUTPUT/checkpoints, beside the last (default: none)",
+        ),
+        option(
+            "--log",
+            OUTPUT,
+            type=Choice(("tensorboard", "wandb", "mlflow")),
+            multiple=True,
+            show_default=False,
+            help="log of losses and figures, which can be given several times: tensorboard writes OUTPUT/tensorboard; "
+            "each needs its package",
+        ),
         switch("--resume", OUTPUT, help="continue the interrupted run of --output"),
         switch("--overwrite", OUTPUT, help="replace the model or the interrupted run that --output holds"),
         json_switch("the figures of each epoch as JSON lines; what is for people goes to standard error"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from bertnli.data.locks import lock
 from bertnli.runtime import distributed
 
 FOLDER_WRITERS = ("train", "distill", "export", "demo")  # commands whose --output is a folder
+KEPT_FOLDER = "checkpoints"  # in --output, of --keep
 STATE_FILE = "training_state.pt"  # in --output, until the run is done
 _MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "pretrained.params")
 
@@ -76,10 +78,11 @@ def _check_content(args: SimpleNamespace) -> None:
 
 
 def prepare_state_file(args: SimpleNamespace) -> Path:
-    """The file of the run's state. With --overwrite that of an interrupted run is removed."""
+    """The file of the run's state. With --overwrite that of an interrupted run is removed, with its checkpoints."""
     state: Path = args.output / STATE_FILE
     if args.overwrite and not args.resume and distributed.rank_and_size()[0] == 0:
         state.unlink(missing_ok=True)
+        shutil.rmtree(args.output / KEPT_FOLDER, ignore_errors=True)
     return state
 
 

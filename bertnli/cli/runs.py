@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from bertnli import __version__, checkpoint
+from bertnli.checkpoint.keep import keep_checkpoints
 from bertnli.cli.config import RUN_FILE, run_toml
 from bertnli.cli.loading import find_device
+from bertnli.cli.output import KEPT_FOLDER, STATE_FILE, prepare_state_file
 from bertnli.cli.plots import save_curves
 from bertnli.cli.reports import print_epoch, print_evaluation, print_json, print_kept_epoch, to_json
 from bertnli.data.files import atomic_path
+from bertnli.integrations import loggers
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import unused_precision
 from bertnli.tasks.base import Head
@@ -25,18 +28,24 @@ def print_unused_precision(args: SimpleNamespace) -> None:
         print(f"precision: {instead}")
 
 
-def run_arguments(args: SimpleNamespace, state_file: Path) -> dict[str, Any]:
+def run_arguments(args: SimpleNamespace, model: Head, tokenizer: Tokenizer) -> dict[str, Any]:
     """Arguments of `fit` beside TrainingOptions."""
+    shown = Callback(
+        on_eval=(lambda evaluation: print_evaluation(args, evaluation)) if args.eval_steps else None,
+        on_epoch=lambda epoch: print_epoch(args, epoch),
+    )
+    state_file = prepare_state_file(args)
+    callbacks = [shown]
+    if args.keep is not None:
+        callbacks.append(keep_checkpoints(model, tokenizer, args.output / KEPT_FOLDER, args.keep))
+    for name in args.log:
+        folder = [args.output / "tensorboard"] if name == "tensorboard" else []
+        callbacks.append(getattr(loggers, name)(*folder))
     return {
         "device": find_device(args.device),
         "progress": not args.quiet,
         "state_file": state_file,
-        "callbacks": [
-            Callback(
-                on_eval=(lambda evaluation: print_evaluation(args, evaluation)) if args.eval_steps else None,
-                on_epoch=lambda epoch: print_epoch(args, epoch),
-            )
-        ],
+        "callbacks": callbacks,
     }
 
 
@@ -46,14 +55,14 @@ def dev_file(args: SimpleNamespace) -> Path | None:
     return path
 
 
-def finish(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: History, state_file: Path) -> None:
+def finish(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: History) -> None:
     """Save the result, in the first of several processes, and remove the run's state."""
     paths = {"train": args.train, "dev": dev_file(args)}
     model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
     model.provenance["version"] = __version__
     if distributed.rank_and_size()[0] == 0:
         files = save(args, model, tokenizer, history, run_toml(args.command, args.params))
-        state_file.unlink(missing_ok=True)
+        (args.output / STATE_FILE).unlink(missing_ok=True)
         if args.keep_best:
             print_kept_epoch(history)
         print(f"{files}: {args.output}")

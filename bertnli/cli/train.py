@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import torch
 
 from bertnli.cli.loading import load, load_checkpoint, with_switches
-from bertnli.cli.output import prepare_state_file
 from bertnli.cli.runs import dev_file, finish, print_unused_precision, run_arguments
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import SIZES, BERTConfig
@@ -50,9 +49,8 @@ def train(args: SimpleNamespace) -> None:
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     print_unused_precision(args)
-    state_file = prepare_state_file(args)
-    history = fit(model, train_data, dev_data, args.options, **run_arguments(args, state_file))
-    finish(args, model, tokenizer, history, state_file)
+    history = fit(model, train_data, dev_data, args.options, **run_arguments(args, model, tokenizer))
+    finish(args, model, tokenizer, history)
 
 
 Start = tuple[BERTModel | Head, Tokenizer, str, Sequence[str] | None, Examples]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib
 import torch
 from helpers.commands import run
 from helpers.tiny_tasks import PIECES, teacher
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bertnli import WordPieceTokenizer, __version__, from_pretrained, save_pretrained
-from bertnli.cli.config import run_toml
+from bertnli.cli.config import run_toml, tomllib
 from bertnli.cli.group import parse
 
 

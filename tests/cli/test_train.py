@@ -17,6 +17,7 @@ from bertnli import (
     save_pretrained,
 )
 from bertnli.cli import runs
+from bertnli.cli.config import tomllib
 
 
 def test_train_writes_its_files(trained: Path) -> None:
@@ -139,14 +140,25 @@ def test_a_nearly_empty_vocabulary_is_said(tmp_path: Path, capsys: pytest.Captur
 def test_evaluations_within_an_epoch(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--eval-steps prints and keeps them."""
+    """--eval-steps prints and keeps them, --keep their best models, --log their figures."""
     train = ["train", "--model", trained, "--train", corpus, "--output", tmp_path / "x", "--limit", 64, "--epochs", 1]
-    status, out, err = run(*train, "--batch-size", 16, "--eval-steps", 3, "--lr", 0, "--quiet", capsys=capsys)
+    train += ["--eval-steps", 3, "--keep", 1, "--log", "tensorboard", "--batch-size", 16, "--lr", 0, "--quiet"]
+    status, out, err = run(*train, capsys=capsys)
     assert status == 0, err
+    kept = tmp_path / "x" / "checkpoints"
+    assert sorted(path.name for path in kept.iterdir()) == ["step-3", "step-4"]  # the best, of equals, and the last
+    assert len(list((tmp_path / "x" / "tensorboard").iterdir())) == 1
+    assert tomllib.loads((tmp_path / "x" / "run.toml").read_text())["log"] == ["tensorboard"]
+    assert_equal_weights(kept / "step-3", trained)
     lines = [json.loads(line) for line in (tmp_path / "x" / "evaluations.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 4]
     for line in lines:
         assert f"step {line['step']}: dev loss {line['loss']:.3f}, dev accuracy {line['score']:.4f}" in out
+    (kept / "step-3").rename(kept / "step-1")
+    again = ["train", "--config", tmp_path / "x" / "run.toml", "--overwrite", "--quiet"]
+    status, out, err = run(*again, capsys=capsys)
+    assert status == 0, err
+    assert sorted(path.name for path in kept.iterdir()) == ["step-3", "step-4"]  # not those of the run before
 
 
 def test_the_limit_applies_to_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
