@@ -224,7 +224,7 @@ add(
 
 add(
     "download.download",
-    "Download and unpack SNLI, bert.small or bert.base.",
+    "Download and unpack SNLI, WikiText-2, bert.small or bert.base.",
     ["bertnli download SNLI --folder data"],
     [
         click.RichArgument(["name"], type=Choice(DOWNLOADS), help="what to download"),

@@ -24,7 +24,7 @@ SCRATCH_SIZES = ("bert.small", "bert.base")
 TRUNCATIONS = ("longest_first", "longest_first_hf", "ratio", "only_first", "only_second")
 SNLI_COLUMNS = ("parse", "text")
 POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
-DOWNLOADS = ("SNLI", "bert.base", "bert.small")
+DOWNLOADS = ("SNLI", "wikitext-2", "bert.base", "bert.small")
 
 MODEL, DATA, TRAINING, OUTPUT, RUNNING = "Model", "Data", "Training", "Output", "Running"
 CHECKPOINT = "fine-tuned checkpoint: a folder, or a name on the Hugging Face hub"
