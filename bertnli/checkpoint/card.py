@@ -9,6 +9,7 @@ from typing import Any
 from bertnli.data.files import atomic_path
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import Head
+from bertnli.tasks.embedding import BERTEmbedder
 
 CARD = "README.md"
 _MARK = "<!-- Written by bertnli at each save. Remove this line to keep your own text. -->"
@@ -16,6 +17,7 @@ _TAGS = {
     "classification": "text-classification",
     "regression": "text-classification",
     "multilabel": "text-classification",
+    "embedding": "sentence-similarity",
     "tagging": "token-classification",
     "qa": "question-answering",
 }
@@ -77,7 +79,8 @@ def model_card(model: Head | BERTModel, title: str, format: str) -> str:
     format    "bertnli", "huggingface", "onnx" or "d2l": how the model is loaded
     """
     known, config = model.provenance, model.config
-    matter = {"library_name": "transformers" if format == "huggingface" else "bertnli"}
+    library = "sentence-transformers" if isinstance(model, BERTEmbedder) else "transformers"
+    matter = {"library_name": library if format == "huggingface" else "bertnli"}
     matter |= {"license": known["license"]} if "license" in known else {}
     matter |= {"base_model": known["base"]} if "/" in known.get("base", "") else {}
     matter |= {"pipeline_tag": _TAGS[model.task]} if isinstance(model, Head) and model.task in _TAGS else {}
@@ -107,6 +110,12 @@ def _facts(model: Head | BERTModel) -> list[str]:
     if model.label_names is not None:
         facts.append(f"- Labels: {', '.join(map(str, model.label_names))}")
     facts.append(f"- Tokens of a sequence at most: {model.sequence_len()}")
+    if isinstance(model, BERTEmbedder):
+        return facts
+    if (pooled := model.settings.get("windows")) is not None:
+        facts.append(
+            f"- Longer texts: windows that share {model.settings.get('stride', 0)} tokens, the {pooled} of outputs"
+        )
     run = known.get("run")
     if run is None:
         return [*facts, "- Training: not recorded"]
@@ -126,12 +135,10 @@ def _facts(model: Head | BERTModel) -> list[str]:
 def _commands(model: Head | BERTModel, format: str) -> list[str]:
     if not isinstance(model, Head) or format not in ("bertnli", "huggingface"):
         return []
-    return [
-        *("## Commands", "", "```sh"),
-        "bertnli predict --model FOLDER --input FILE",
-        "bertnli evaluate --model FOLDER --data FILE",
-        *("```", ""),
-    ]
+    commands = ["bertnli predict --model FOLDER --input FILE", "bertnli evaluate --model FOLDER --data FILE"]
+    if isinstance(model, BERTEmbedder):
+        commands = ["bertnli encode --model FOLDER --input FILE --output vectors.npy"]
+    return ["## Commands", "", "```sh", *commands, "```", ""]
 
 
 def _licence(known: dict[str, Any]) -> str:

@@ -12,7 +12,15 @@ from helpers.checkpoints import make, save
 from helpers.commands import run
 from helpers.tiny_tasks import NAMES, PIECES, teacher, texts
 
-from bertnli import BERTClassifier, Model, WordPieceTokenizer, export_onnx, from_pretrained, save_pretrained
+from bertnli import (
+    BERTClassifier,
+    BERTEmbedder,
+    Model,
+    WordPieceTokenizer,
+    export_onnx,
+    from_pretrained,
+    save_pretrained,
+)
 
 LICENSED = "---\nlicense: apache-2.0\ntags:\n- x\n---\n# Base\n"
 
@@ -38,6 +46,19 @@ def test_a_model_without_a_history(tmp_path: Path) -> None:
                  "- Training: not recorded", "None is stated.", "# out"):  # fmt: skip
         assert line in text
     assert "Figures" not in text
+
+
+def test_sentence_vectors_and_windows(tmp_path: Path) -> None:
+    head, tokenizer = teacher(), WordPieceTokenizer(PIECES)
+    head.settings |= {"windows": "max", "stride": 3}
+    save_pretrained(head, tmp_path / "windows", tokenizer)
+    assert "- Longer texts: windows that share 3 tokens, the max of outputs\n" in card(tmp_path / "windows")[1]
+    save_pretrained(BERTEmbedder(head), tmp_path / "vectors", tokenizer, format="huggingface")
+    matter, text = card(tmp_path / "vectors")
+    assert matter == {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
+    assert "- Task: embedding\n" in text
+    assert "bertnli encode --model FOLDER" in text
+    assert "evaluate" not in text
 
 
 @pytest.mark.parametrize("licensed", [True, False])
