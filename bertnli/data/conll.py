@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bertnli.data.arguments import integer, path_of, strings
 from bertnli.data.files import open_text
+from bertnli.data.headers import looks_like_header
 from bertnli.data.labels import label_indices
-from bertnli.data.tables import looks_like_header
 
 Line = tuple[int, str, list[str]]  # its number in the file, its text, its columns
 

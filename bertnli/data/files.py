@@ -86,22 +86,6 @@ def decoded_lines(file: Iterable[bytes], where: object) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def check_json_lines(path: Path) -> None:
-    """Raise ValueError where a file is a JSON array or indented JSON instead of one object a line."""
-    with open(path, "rb") as file:
-        numbered = ((number, line.removeprefix(b"\xef\xbb\xbf").strip()) for number, line in enumerate(file, 1))
-        line_number, start = next((pair for pair in numbered if pair[1]), (1, b""))
-    if start.startswith(b"["):
-        kind, convert = "a JSON array", "jq -c '.[]'"
-    elif start.startswith(b"{") and start.endswith((b"{", b"[", b",")):
-        kind, convert = "indented JSON", "jq -c ."
-    else:
-        return
-    raise ValueError(
-        f"{path}:{line_number}: expected JSON lines (one object a line), found {kind}; convert it, as `{convert}` does"
-    )
-
-
 def read_json(path: Path) -> Any:
     """The value of a JSON file. Raises ValueError naming the file where it is not JSON."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Number
 from typing import Any
@@ -89,17 +89,32 @@ def label_indices(
     label_names   classes (default: the labels, sorted, numbers by value and in their shortest form)
     by_index      whether a label may also be an index (where no class is a number)
     """
+    first: dict[str, str] = {}
+    for label, place in zip(labels, places, strict=True):
+        first.setdefault(label, place)
+    names, ids = classes_of(first, label_names, by_index)
+    return names, [ids[label] for label in labels]
+
+
+def classes_of(
+    labels: Mapping[str, str], label_names: Sequence[str] | None, by_index: bool
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes, and the index of each distinct label: see `label_indices`.
+
+    labels    each with its first place
+    """
     if label_names is None:
-        label_names = sorted({_class_name(label) for label in set(labels)})
+        label_names = sorted({_class_name(label) for label in labels})
         if all(map(NUMBER.fullmatch, label_names)):
             label_names.sort(key=Decimal)
     index = class_index(label_names, by_index)
-    found = {label: find_class(index, label) for label in set(labels)}
-    indices = [found[label] for label in labels]
-    for label, place, i in zip(labels, places, indices, strict=True):
-        if i is None:
+    ids: dict[str, int] = {}
+    for label, place in labels.items():
+        found = find_class(index, label)
+        if found is None:
             raise ValueError(f"{place}: unknown label {label!r}; expected one of {', '.join(label_names)}")
-    return tuple(label_names), [i for i in indices if i is not None]
+        ids[label] = found
+    return tuple(label_names), ids
 
 
 def is_null(value: Any) -> bool:

@@ -1,22 +1,25 @@
-"""Files of labelled sentence pairs: SNLI's layout, other tab-separated files with a header, JSON lines."""
+"""Files of labelled sentence pairs: SNLI's layout, and other tables with the usual names of columns."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 
 from bertnli import _text
 from bertnli.data.arguments import path_of, strings
-from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text
+from bertnli.data.columns import NULL, TEXT, Column
+from bertnli.data.files import check_file
+from bertnli.data.headers import check_columns, likely_options
 from bertnli.data.labels import NUMBER, class_index, find_class, is_no_label, label_text
-from bertnli.data.tables import column_names, has_consistent_quotes, likely_options, read_rows
+from bertnli.data.source import Source
+from bertnli.data.tables import check_texts, column_names, has_consistent_quotes, json_format, read_columns
 from bertnli.data.texts import TextData, Texts
 
 T = TypeVar("T")
@@ -25,24 +28,30 @@ SNLI_LABELS = ("entailment", "contradiction", "neutral")
 
 
 def read_pairs(
-    path: str | os.PathLike[str], columns: Columns = "parse", label_names: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    columns: Columns = "parse",
+    label_names: Sequence[str] | None = None,
+    *,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
 ) -> TextData:
     """Read one file of labelled pairs.
 
-    path          JSON lines (.jsonl, .json-lines, .ndjson, .json), or tab-separated text with a header (any other
-                  suffix). The label is in `gold_label` or `label`
+    path          a table of any kind that `read_table` reads, with a header. The label is in `gold_label` or `label`
     columns       "parse" takes the words of `sentence1_binary_parse` and `sentence2_binary_parse`, as SNLI's files have
                   them; "text" takes `sentence1` and `sentence2` (or `premise` and `hypothesis`) unchanged
     label_names   classes (default: SNLI's names). A label is a name or, where no name is a number, an index. Without
                   label_names an index is an error, since corpora differ in the order of their classes
+    encoding, delimiter    as in `read_table`
 
     Raises FileNotFoundError, and ValueError naming file and line for a broken row or an unknown label, and for a file
     without a labelled row.
     """
-    options = reader_options(path_of(path), columns, label_names)
-    data = read_unless_quoted(options, lambda: _read(options))
+    source = Source(path, encoding, delimiter)
+    options = reader_options(source, columns, label_names)
+    data = read_in_one_pass(source, lambda: _read(options))
     if data is None:
-        data = read_quoted(options)
+        data = read_by_columns(source, options)
     if not data.labels:
         raise ValueError(f"{path} has no labelled rows")
     return data
@@ -55,85 +64,92 @@ def _read(options: dict[str, Any]) -> tuple[TextData, bool]:
     return TextData(first, second, labels, tuple(options["label_names"]), dropped), quotes
 
 
-def read_unless_quoted(options: dict[str, Any], read: Callable[[], tuple[T, bool]]) -> T | None:
-    """What the extension reads; None for tab-separated text with consistent quotes, which `read_quoted` reads.
+def read_in_one_pass(source: Source, read: Callable[[], tuple[T, bool]]) -> T | None:
+    """What the extension reads from a plain file of tab-separated text or JSON lines; None for any other table, and for
+    text with consistent quotes: `read_by_columns` reads these.
 
     read    returns what it read, and whether a field begins with a double quote
     """
-    path = Path(options["path"])
-
-    def is_quoted() -> bool:
-        if options["json_lines"]:
-            return False
-        with open_text(path) as lines:
-            return has_consistent_quotes(lines, path)
-
+    if not _is_one_pass(source):
+        return None
     try:
         result, quotes = read()
     except ValueError:
-        if is_quoted():
+        if not source.is_json and has_consistent_quotes(source):
             return None
         raise
-    return None if quotes and is_quoted() else result
+    return None if quotes and not source.is_json and has_consistent_quotes(source) else result
 
 
-def read_quoted(options: dict[str, Any]) -> TextData:
-    """The rows of quoted tab-separated text, for the arguments of the extension's reader."""
-    path = Path(options["path"])
-    names = column_names(path)
-    label = "label" if "gold_label" not in names else "gold_label"
-    columns = ["sentence1_binary_parse", "sentence2_binary_parse"]
-    if not options["parse"]:
-        alike = ("sentence1", "premise"), ("sentence2", "hypothesis")
-        columns = [name if name in names else other for name, other in alike]
-    known = {name: i for i, name in enumerate(options["label_names"])}
-    texts: tuple[list[str], list[str]] = ([], [])
-    labels: list[int] = []
-    dropped = 0
-    for number, (*values, text) in read_rows(path, [*columns, label]):
-        found = known[text] if text in known else options["other_label"](text, False)
+def _is_one_pass(source: Source) -> bool:
+    if not source.is_plain or source.is_csv or source.is_arrow:
+        return False
+    return json_format(source) == "lines" if source.is_json else source.delimiter == "\t"
+
+
+def read_by_columns(source: Source, options: dict[str, Any]) -> TextData:
+    """The rows of a table of any kind, for the arguments of the extension's reader."""
+    names = column_names(source)
+    sides = ([["sentence1_binary_parse"], ["sentence2_binary_parse"]] if options["parse"]
+             else [["sentence1", "premise"], ["sentence2", "hypothesis"]])  # fmt: skip
+    columns = []
+    for alike in (["gold_label", "label"], *sides):
+        present = [name for name in alike if name in names]
+        if not present:
+            raise ValueError(
+                f"{source.path}:1: expected a column {' or '.join(map(repr, alike))}, found the columns "
+                f"{', '.join(map(repr, names))}; name other columns: {likely_options(names)} (read_table in Python)"
+            )
+        columns.append(present[0])
+    table = read_columns(source, [*columns[1:], columns[0]])
+    check_texts(table, columns[1:])
+    *texts, labels = table.columns
+    index, codes = labels.distinct()
+    classes: list[int] = []
+    for i in index:
+        found = _label_id(labels, i, options)
         if isinstance(found, str):
-            raise ValueError(f"{path}:{number}: {found}")
-        if found < 0:
-            dropped += 1
-            continue
-        for column, value in zip(texts, values, strict=True):
-            column.append(_text.extract_text(value) if options["parse"] else value)
-        labels.append(found)
-    return TextData(Texts.of(texts[0]), Texts.of(texts[1]), labels, tuple(options["label_names"]), dropped)
+            raise ValueError(f"{table.place(i)}: {found}")
+        classes.append(found)
+    ids = np.array(classes, np.int64)[codes] if index else np.zeros(0, np.int64)
+    first, second = (column[ids >= 0].texts for column in texts)
+    if options["parse"]:
+        first, second = (Texts.of(map(_text.extract_text, side)) for side in (first, second))
+    return TextData(first, second, ids[ids >= 0].tolist(), tuple(options["label_names"]), int((ids < 0).sum()))
+
+
+def _label_id(labels: Column, i: int, options: dict[str, Any]) -> int | str:
+    """The index of a label's class, -1 where it is no label, or what is wrong with it."""
+    kind = TEXT if labels.kinds is None else labels.kinds[i]
+    text = "null" if kind == NULL else labels.texts[i]
+    names: list[str] = options["label_names"]
+    other: Callable[[str, bool], int | str] = options["other_label"]
+    try:
+        return names.index(text) if kind == TEXT and text in names else other(text, kind != TEXT)
+    except TypeError as error:
+        return f"the label is {error}"
 
 
 def reader_options(
-    path: Path, columns: str, label_names: Sequence[str] | None, strict_labels: bool = True
+    source: Source, columns: str, label_names: Sequence[str] | None, strict_labels: bool = True
 ) -> dict[str, Any]:
     """Keyword arguments of the extension's reader for one file, as `read_pairs` describes them.
 
     strict_labels   whether an unknown label is an error (default: True); otherwise its row is dropped, as by D2L
 
-    Raises ValueError for other columns or another kind of file, FileNotFoundError, IsADirectoryError.
+    Raises ValueError for other columns and a header with a repeated name, FileNotFoundError, IsADirectoryError.
     """
     if not isinstance(columns, str) or columns not in ("parse", "text"):
         raise ValueError(f"columns must be 'parse' or 'text', not {columns!r}")
     label_names = None if label_names is None else strings(label_names, "label_names")
-    check_file(path)
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".parquet"):
-        raise ValueError(
-            f"{path}: expected tab-separated text or JSON lines, found a {suffix} table; name its columns: "
-            f"{likely_options(column_names(path))} (read_table in Python)"
-        )
-    if suffix in JSON_LINES:
-        check_json_lines(path)
-    else:
-        with path.open("rb") as file:
+    check_file(source.path)
+    if _is_one_pass(source) and not source.is_json:
+        with source.path.open("rb") as file:
             header = re.split(b"[\r\n]", file.readline(1 << 20))[0].removeprefix(b"\xef\xbb\xbf")
-        names = Counter(header.split(b"\t"))
-        for name, count in names.items():
-            if name and count > 1:
-                raise ValueError(f"{path}:1: the header has {count} columns {name.decode(errors='replace')!r}")
+        check_columns(f"{source.path}:1", (), header.decode(errors="replace").split("\t"))
     return {
-        "path": str(path),
-        "json_lines": suffix in JSON_LINES,
+        "path": str(source.path),
+        "json_lines": source.is_json,
         "parse": columns == "parse",
         "label_names": list(SNLI_LABELS if label_names is None else label_names),
         "other_label": _label_reader(label_names) if strict_labels else lambda text, is_json: -1,
@@ -202,8 +218,9 @@ def read_snli(
         split = "train" if is_train else "test"
     if not isinstance(split, str) or split not in ("train", "dev", "test"):
         raise ValueError(f"split must be 'train', 'dev' or 'test', not {split!r}")
-    options = reader_options(snli_file(data_dir, split), columns, None, strict_labels=False)
-    data, _ = _read(options)
+    source = Source(snli_file(data_dir, split))
+    options = reader_options(source, columns, None, strict_labels=False)
+    data = _read(options)[0] if _is_one_pass(source) else read_by_columns(source, options)
     assert isinstance(data.first, Texts)
     assert isinstance(data.second, Texts)
     return data.first, data.second, data.labels or []

@@ -1,44 +1,26 @@
-"""Tables with named columns: .csv, tab-separated text, JSON lines, .parquet."""
+"""Tables with named columns: delimited text, JSON lines and arrays, Parquet, Arrow."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from bertnli.data.arguments import path_of, string, strings
-from bertnli.data.files import JSON_LINES, check_file, check_json_lines, open_text, without_repeats
-from bertnli.data.labels import (
-    NUMBER,
-    class_index,
-    find_class,
-    is_no_label,
-    label_indices,
-    label_text,
-    labels_text,
-    multi_hot,
-    parse_real,
-)
-from bertnli.data.texts import TextData, Texts, check_unicode
+import numpy as np
+import numpy.typing as npt
 
-_TEXT_HEADER = re.compile(  # usual names of columns of texts, and below of labels
-    "(text|sentence|question)s?_?[12ab]?|premise|hypothesis|query|passage|context|review|content|comment|tweet|title|"
-    "body|message|document|utterance|words?|tokens?|form",
-    re.IGNORECASE,
-)
-_LABEL_HEADER = re.compile(
-    "(gold_)?labels?|label_text|class|category|target|scores?|rating|stars|sentiment|polarity|intent|topic|emotion|"
-    "((ner|pos)_)?tags?|ner|similarity|answers?",
-    re.IGNORECASE,
-)
-Row = tuple[int, list[Any]]  # line number (of .parquet the row's), values of the columns
+from bertnli import _text
+from bertnli.data.arguments import string, strings
+from bertnli.data.columns import Table, column_of, columns_from
+from bertnli.data.files import check_file, without_repeats
+from bertnli.data.headers import check_columns, check_no_header, is_by_number
+from bertnli.data.labels import class_index, classes_of, find_class, is_no_label, multi_hot, parse_real
+from bertnli.data.source import Block, Source, import_pyarrow
+from bertnli.data.texts import TextData
+
+BadRow = tuple[int, str, bytes]  # its line, what is wrong, the row
 
 
 def read_table(
@@ -49,12 +31,16 @@ def read_table(
     *,
     real: bool = False,
     separator: str | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
 ) -> TextData:
     """Read texts or pairs, with labels, from named columns of a table.
 
-    path          .csv (quoted as Excel does), .parquet (needs pyarrow), JSON lines (.jsonl, .json, .ndjson), or
-                  tab-separated text (any other suffix). There quotes are read as the csv module does if every one in
-                  the file opens, closes or is doubled inside a quoted field, else as characters
+    path          .csv (quoted as Excel does); JSON lines (.jsonl, .ndjson, .json) or a JSON array of objects (.json);
+                  .parquet, .arrow or .feather (needs the extra `data`); or tab-separated text (any other suffix).
+                  Each may have .gz or .zst behind (.zst needs the extra `data`). In tab-separated text quotes are read
+                  as the csv module does if every one in the file opens, closes or is doubled inside a quoted field,
+                  else as characters
     text          column of the texts, or the two columns of the pairs
     label         column of the labels; None reads all rows, without labels
     label_names   classes (default: the labels in the file, sorted, numbers by value). A label is a name or, where no
@@ -65,32 +51,32 @@ def read_table(
     separator     text between the classes of an example that may have several, or none (default: each has one). A
                   value may also be a list of names, or of 0 and 1 for every class, in a text as JSON writes it: `[]`
                   is an example of no class, an empty text is none
+    encoding      of the text, by Python's name (default: "utf-8")
+    delimiter     of the fields (default: a comma in .csv, a tab in other text)
 
     If all columns are numbers, such as "1", they count columns from 1 in a table without a header (.csv and
     tab-separated text).
 
     Every row has as many fields as the first, and no column name is repeated. Lines without any field are skipped.
 
-    Raises FileNotFoundError, and ValueError naming file and line (of .parquet the row) for a broken row, and for a
-    header in a table whose columns are given by number.
+    Raises FileNotFoundError, and ValueError naming file and line (of .parquet and .arrow the row) for a broken row, and
+    for a header in a table whose columns are given by number.
     """
-    path = path_of(path)
+    source = Source(path, encoding, delimiter)
     columns = [text] if isinstance(text, str) else strings(text, "text")
     label = None if label is None else string(label, "label")
     label_names = None if label_names is None else strings(label_names, "label_names")
     if len(columns) not in (1, 2):
         raise ValueError(f"text must name one column or two; found {columns}")
     chosen = columns if label is None else [*columns, label]
-    rows = read_rows(path, chosen)
-    if _by_number(chosen) and path.suffix.lower() not in (*JSON_LINES, ".parquet"):
-        rows = iter(table := list(rows))
-        _check_no_header(path, table, chosen, label is not None, label_names or ())
-    return text_data(path, rows, columns, label, label_names, real=real, separator=separator)
+    table = read_columns(source, chosen)
+    if is_by_number(chosen) and not source.is_json and not source.is_arrow:
+        check_no_header(table, chosen, label is not None, label_names or ())
+    return text_data(table, columns, label, label_names, real=real, separator=separator)
 
 
 def text_data(
-    where: object,
-    rows: Iterable[Row],
+    table: Table,
     columns: Sequence[str],
     label: str | None,
     label_names: Sequence[str] | None,
@@ -98,166 +84,189 @@ def text_data(
     real: bool,
     separator: str | None = None,
 ) -> TextData:
-    """Texts or pairs, with labels, from the rows of a table.
-
-    where    the table, for errors
-    rows     row number, values of `columns` and of `label`. For the other arguments see `read_table`
-    """
-    texts: list[list[str]] = [[] for _ in columns]
-    raw_labels: list[str] = []
-    places: list[str] = []
-    index = class_index(label_names or ())
-    is_missing: dict[str, bool] = {}
-    dropped = 0
-    for number, values in rows:
-        place = f"{where}:{number}"
-        for name, value in zip(columns, values, strict=False):
-            if not isinstance(value, str):
-                raise ValueError(f"{place}: {name} is {value!r}, not a text")
-        try:
-            raw_label = "?" if label is None else (label_text if separator is None else labels_text)(values[-1])
-        except TypeError as error:
-            raise ValueError(f"{place}: {label} is {error}") from None
-        if raw_label not in is_missing:
-            check_unicode(raw_label, place)
-            is_missing[raw_label] = is_no_label(raw_label, real) and find_class(index, raw_label) is None
-        if is_missing[raw_label]:
-            for value in values[: len(columns)]:
-                check_unicode(value, place)
-            dropped += 1
-            continue
-        for column, value in zip(texts, values, strict=False):
-            column.append(value)
-        raw_labels.append(raw_label)
-        places.append(place)
-    if not raw_labels:
-        raise ValueError(f"{where} has no {'rows' if label is None else 'labelled rows'}")
+    """Texts or pairs, with labels, from a table of `columns` and of `label`; for the rest see `read_table`."""
+    texts = list(table.columns[: len(columns)])
+    check_texts(table, columns)
     names: tuple[str, ...] = ()
     labels: list[Any] | None = None
-    if label is not None and real:
-        labels = [parse_real(raw, place) for raw, place in zip(raw_labels, places, strict=True)]
-    elif label is not None and separator is not None:
-        names, labels = multi_hot(raw_labels, places, label_names, separator)
-    elif label is not None:
-        names, labels = label_indices(raw_labels, places, label_names, by_index=True)
-    first, *second = (Texts.of(column, places) for column in texts)
-    return TextData(first, second[0] if second else None, labels, names, dropped)
+    if label is not None:
+        names, values, kept = _labels(table, label, label_names, real, separator)
+        labels = values[kept].tolist()
+        if not kept.all():
+            texts = [column[kept] for column in texts]
+    if not len(texts[0]):
+        raise ValueError(f"{table.where} has no {'rows' if label is None else 'labelled rows'}")
+    first, *second = (column.texts for column in texts)
+    return TextData(first, second[0] if second else None, labels, names, len(table) - len(first))
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------
+def _labels(
+    table: Table, label: str, label_names: Sequence[str] | None, real: bool, separator: str | None
+) -> tuple[tuple[str, ...], npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """The classes, the label of each row, and whether the row has one. Labels are the table's last column."""
+    column = table.columns[-1]
+    index, codes = column.distinct()
+    places: dict[str, str] = {}  # the first of each label
+    texts = []
+    for i in index:
+        try:
+            texts.append(column.label(i, several=separator is not None))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{table.place(i)}: {label} is {error}") from None
+        places.setdefault(texts[-1], table.place(i))
+    known = class_index(label_names or ())
+    for text in set(texts):
+        if is_no_label(text, real) and find_class(known, text) is None:
+            del places[text]
+    names: tuple[str, ...] = ()
+    values: Mapping[str, Any]
+    if real:
+        values = {text: parse_real(text, place) for text, place in places.items()}
+    elif separator is not None:
+        names, rows = multi_hot(list(places), list(places.values()), label_names, separator)
+        values = dict(zip(places, rows, strict=True))
+    else:
+        names, values = classes_of(places, label_names, by_index=True)
+    nothing = 0 if separator is None else [0] * len(names)
+    of_distinct = np.array([values.get(text, nothing) for text in texts], np.float64 if real else np.int64)
+    return names, of_distinct[codes], np.array([text in places for text in texts], bool)[codes]
 
 
-def read_rows(path: Path, columns: list[str]) -> Iterator[Row]:
-    """The rows of a table, with these columns. Errors are those of `read_table`."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        yield from _parquet_rows(path, columns)
+def check_texts(table: Table, columns: Sequence[str]) -> None:
+    """Raise ValueError where a value of the columns, which are the table's first, is no text."""
+    bad = [
+        (row, name, column)
+        for name, column in zip(columns, table.columns, strict=False)
+        if (row := column.first_without_text()) is not None
+    ]
+    if bad:
+        row, name, column = min(bad, key=lambda found: found[0])
+        raise ValueError(f"{table.place(row)}: {name} is {column.shown(row)}, not a text")
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def read_columns(source: Source, columns: Sequence[str]) -> Table:
+    """These columns of a table. Errors are those of `read_table`."""
+    return next(read_tables(source, columns))
+
+
+def read_tables(
+    source: Source,
+    columns: Sequence[str] | None,
+    size: int | None = None,
+    *,
+    whole: bool = False,
+    bad: list[BadRow] | None = None,
+) -> Iterator[Table]:
+    """The rows of a table, so many at a time. The last table may be empty.
+
+    columns    by name or number, as in `read_table`; None takes all (of JSON none)
+    size       rows, about (default: all at once)
+    whole      whether a JSON object, as it is written, is one more column
+    bad        where rows are put that cannot be read (default: the first one is an error)
+    """
+    if source.is_arrow:
+        yield from _arrow_tables(source, columns, size)
         return
-    if suffix in JSON_LINES:
-        check_file(path)
-        check_json_lines(path)
-    with open_text(path) as lines:
-        if suffix in JSON_LINES:
-            yield from _json_rows(path, lines, columns)
-        else:
-            yield from _delimited_rows(path, _delimited_reader(lines, path), columns)
+    is_array = source.is_json and json_format(source) == "array"
+    format = "array" if is_array else "lines" if source.is_json else "delimited"
+    by_number = not source.is_json and columns is not None and is_by_number(columns)
+    quotes = not source.is_json and (source.is_csv or has_consistent_quotes(source))
+    keys = list(columns or ()) if source.is_json else []
+    reader = _text.TableReader(
+        str(source.path), format, source.delimiter, quotes, not by_number, keys, whole,
+        source.size() if size is None else 0, bad is not None,
+    )  # fmt: skip
+    if by_number:
+        reader.choose([int(name) - 1 for name in columns or ()])
+    width = len(columns or ()) + whole
+    waits = not source.is_json and not by_number  # for the header
+
+    def take() -> Table:
+        arena, bounds, kinds, numbers, bad_rows = reader.take(width)
+        if bad is not None:
+            bad.extend(bad_rows)
+        return Table(source.path, columns_from(arena, bounds, kinds), numbers)
+
+    with source.blocks() as blocks:
+        for block, last in _with_end(blocks):
+            reader.feed(block, last)
+            if waits and (header := reader.header) is not None:
+                if columns is None and not header:
+                    raise ValueError(f"{source.path}:1: the table has no header")
+                check_columns(f"{source.path}:1", columns or (), header)
+                chosen = range(len(header)) if columns is None else [header.index(name) for name in columns]
+                reader.choose(list(chosen))
+                width, waits = len(chosen), False
+                reader.feed(b"", last)
+            if size is not None and reader.rows >= size:
+                yield take()
+    yield take()
 
 
-def column_names(path: Path) -> list[str]:
-    """The names of a table's columns: its header; of JSON lines the first object's keys."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        with _parquet(path) as parquet:
-            return list(parquet.read_schema(path).names)
-    with open_text(path) as lines:
-        if suffix in JSON_LINES:
-            return list(parse_object(next((line for line in lines if line.strip()), "{}"), f"{path}:1"))
-        if suffix != ".csv":
-            lines = iter([next(lines, "")])
-        return list(next(_delimited_reader(lines, path), []))
+def _with_end(blocks: Iterator[Block]) -> Iterator[tuple[Block, bool]]:
+    for block in blocks:
+        yield block, False
+    yield b"", True
 
 
-def likely_options(names: Sequence[str]) -> str:
-    """The options that read a table with these columns, guessed from their names."""
-    label = next((name for name in names if _LABEL_HEADER.fullmatch(name)), names[-1] if names else "label")
-    others = [name for name in names if name != label]
-    texts = [name for name in others if _TEXT_HEADER.fullmatch(name)] or others[:1] or ["text"]
-    return f"--text-columns {','.join(texts[:2])} --label-column {label}"
+def column_names(source: Source) -> list[str]:
+    """The names of a table's columns: its header; of JSON the first object's keys."""
+    if source.is_arrow:
+        with _arrow_file(source) as file:
+            return list((file.schema_arrow if source.suffix == ".parquet" else file.schema).names)
+    if source.is_json:
+        if json_format(source) == "array":
+            (table,) = read_tables(source, None, whole=True)
+            return list(json.loads(table.columns[0].texts[0])) if len(table) else []
+        number, line = source.first_line()
+        return list(parse_object(line.decode("utf-8", "replace") or "{}", f"{source.path}:{number}"))
+    quotes = source.is_csv or has_consistent_quotes(source)
+    reader = _text.TableReader(str(source.path), "delimited", source.delimiter, quotes, True, [], False, 0, False)
+    with source.blocks() as blocks:
+        for block, last in _with_end(blocks):
+            reader.feed(block, last)
+            if reader.header is not None:
+                break
+    return reader.header or []
 
 
-def _delimited_reader(lines: Iterator[str], path: Path) -> Any:
-    """What `csv.reader` returns."""
-    csv.field_size_limit(2**31 - 1)
-    if path.suffix.lower() == ".csv":
-        return csv.reader(lines, strict=True)
-    content = "".join(lines)
-    file = io.StringIO(content, newline="")
-    if has_consistent_quotes(io.StringIO(content, newline=""), path):
-        return csv.reader(file, delimiter="\t", strict=True)
-    return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def has_consistent_quotes(lines: Iterable[str], path: Path) -> bool:
-    """Whether the `csv` module should read the quotes of tab-separated text: there are some, and every one opens or
+def has_consistent_quotes(source: Source) -> bool:
+    """Whether the quotes of delimited text are read as the `csv` module does: there are some, and every one opens or
     closes a field, or is doubled inside of such a field. Reads up to the first one that does not.
 
-    Raises ValueError where quotes are around tabs or line ends, but the lines are also rows of one field count without.
+    Raises ValueError where quotes are around delimiters or line ends, but the lines are also rows of one field count
+    without.
     """
-    ends = ("\t", "\r", "\n")
-    any_quotes = inside = False
-    wide: int | None = None  # line of the first quote around a tab or a line end
-    counts = set()
-    for number, line in enumerate(lines, 1):
-        if line.strip("\r\n"):
-            counts.add(line.count("\t"))
-        parts = line.split('"')
-        any_quotes |= len(parts) > 1
-        for i, part in enumerate(parts):
-            after, before = i > 0, i < len(parts) - 1
-            if inside ^ (i % 2 == 1):
-                if wide is None and any(end in part for end in ends):
-                    wide = number
-            elif part and ((after and not part.startswith(ends)) or (before and not part.endswith(ends))):
-                return False
-        inside ^= len(parts) % 2 == 0
-    if not any_quotes or inside:
-        return False
-    if wide is not None and len(counts) == 1:
+    scan = _text.QuoteScan(source.delimiter)
+    with source.blocks() as blocks:
+        if not all(map(scan.feed, blocks)) or not scan.consistent:
+            return False
+    if scan.ambiguous_line:
         raise ValueError(
-            f"{path}:{wide}: the quote may be a character, or around a text of several lines or fields; save the "
-            "table as .csv or JSON lines"
+            f"{source.path}:{scan.ambiguous_line}: the quote may be a character, or around a text of several lines or "
+            "fields; save the table as .csv or JSON lines"
         )
     return True
 
 
-@contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    """The module `pyarrow.parquet`; its errors become ValueError naming the file."""
-    try:
-        from pyarrow import ArrowException, parquet  # optional, and slow to import
-    except ImportError:
-        raise ValueError(f"{path}: to read parquet, pip install pyarrow") from None
-    check_file(path)
-    try:
-        yield parquet
-    except ArrowException as error:
-        raise ValueError(f"{path} is corrupt or not a parquet file: {error}") from None
-
-
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
-    with _parquet(path) as parquet:
-        _check_columns(path, columns, parquet.read_schema(path).names)
-        table = parquet.read_table(path, columns=columns)
-    yield from enumerate(map(list, zip(*(table[name].to_pylist() for name in columns), strict=True)), 1)
-
-
-def _json_rows(path: Path, lines: Iterator[str], columns: list[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip(" \t\r\n"):  # what JSON has as white space
-            continue
-        row = parse_object(line, f"{path}:{number}")
-        _check_columns(f"{path}:{number}", columns, list(row))
-        yield number, [row[name] for name in columns]
+def json_format(source: Source) -> str:
+    """ "lines" or "array". Raises ValueError for indented JSON, and for an array in a file that is not .json."""
+    number, start = source.first_line()
+    if start.startswith(b"["):
+        if source.suffix == ".json":
+            return "array"
+        kind, convert = "a JSON array", "jq -c '.[]'"
+    elif start.startswith(b"{") and start.endswith((b"{", b"[", b",")):
+        kind, convert = "indented JSON", "jq -c ."
+    else:
+        return "lines"
+    raise ValueError(
+        f"{source.path}:{number}: expected JSON lines (one object a line), found {kind}; convert it, as `{convert}` "
+        "does"
+    )
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:
@@ -275,85 +284,48 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _delimited_rows(path: Path, reader: Any, columns: list[str]) -> Iterator[Row]:
-    """reader: what `csv.reader` returns."""
+@contextmanager
+def _arrow_file(source: Source) -> Iterator[Any]:
+    """The reader that pyarrow has for the file; its errors become ValueError naming the file."""
+    pyarrow = import_pyarrow(source.path)
+    from pyarrow import ipc, parquet
+
+    check_file(source.path)
     try:
-        header: list[str] = []
-        width = 0
-        if _by_number(columns):
-            indices = [int(name) - 1 for name in columns]
+        if source.compression is None:
+            content = pyarrow.OSFile(str(source.path))
         else:
-            header = next(reader, [])
-            _check_columns(f"{path}:1", columns, header)
-            indices = [header.index(name) for name in columns]
-            width = len(header)
-        last, empty_line = max(indices), 0
-        for row in reader:
-            if not row:
-                empty_line = empty_line or reader.line_num
-                continue
-            if width == 1 and empty_line:
-                raise ValueError(f'{path}:{empty_line}: the line is empty; write an empty text as "" in a .csv file')
-            width = width or len(row)
-            if len(row) != width:
-                hint = "; quote a text that contains a comma" if reader.dialect.delimiter == "," else ""
-                raise ValueError(
-                    f"{path}:{reader.line_num}: expected {width} columns, as in the first row; found {len(row)}{hint}"
-                )
-            if last >= width:
-                raise ValueError(f"{path}:{reader.line_num}: expected {last + 1} columns or more, found {width}")
-            if row == header:
-                raise ValueError(f"{path}:{reader.line_num}: the header is repeated; remove this line")
-            yield reader.line_num, [row[i] for i in indices]
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: {error}") from None
+            with source.raw_blocks() as blocks:
+                content = pyarrow.BufferReader(b"".join(map(bytes, blocks)))
+        if source.suffix == ".parquet":
+            yield parquet.ParquetFile(content)
+        else:
+            is_file = content.read(6) == b"ARROW1"
+            content.seek(0)
+            yield ipc.open_file(content) if is_file else ipc.open_stream(content)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{source.path} is corrupt or not {_ARROW_NAMES[source.suffix]} file: {error}") from None
 
 
-def _by_number(columns: Sequence[str]) -> bool:
-    return all(name.isdecimal() and int(name) for name in columns)
+_ARROW_NAMES = {".parquet": "a parquet", ".arrow": "an Arrow", ".feather": "a Feather"}
 
 
-def looks_like_header(names: Sequence[str]) -> bool:
-    """Whether a row of texts, or of texts and a label, has nothing but usual names of such columns."""
-    return all(_TEXT_HEADER.fullmatch(name.strip()) or _LABEL_HEADER.fullmatch(name.strip()) for name in names)
-
-
-def _check_no_header(
-    path: Path, rows: Sequence[Row], columns: Sequence[str], labelled: bool, label_names: Sequence[str]
-) -> None:
-    """Raise ValueError where the first row of a table whose columns are given by number looks like a header."""
-    if not rows:
-        return
-    line, first = rows[0]
-    is_header = looks_like_header(first) or first in (list(columns), [str(int(name) - 1) for name in columns])
-    if labelled and not is_header:
-        label, others = first[-1].strip(), Counter(row[-1].strip() for _, row in rows[1:])
-        found = [other for other in others if not is_no_label(other, real=True)]
-        if label not in others and find_class(class_index(label_names), label) is None:
-            named = _LABEL_HEADER.fullmatch(label) is not None
-            above_numbers = bool(found) and not NUMBER.fullmatch(label) and all(map(NUMBER.fullmatch, found))
-            only_one_of_names = (
-                len(rows) > 10
-                and min(others.values()) > 1
-                and [row for _, row in rows if all(str(value).isidentifier() for value in row)] == [first]
-            )
-            is_header = named or only_one_of_names or (above_numbers and not is_no_label(label, real=True))
-    if is_header:
-        raise ValueError(
-            f"{path}:{line}: {', '.join(map(repr, first))} looks like a header, but the columns are given by number. "
-            "Give them by name, or remove the line; if it is an example, name its class in label_names (--labels)"
-        )
-
-
-def _check_columns(where: object, columns: list[str], present: list[str]) -> None:
-    for name, count in Counter(filter(None, present)).items() if len(set(present)) < len(present) else ():
-        if count > 1:
-            raise ValueError(f"{where}: the column {name!r} is repeated; give each column a name of its own")
-    for name in columns:
-        if name not in present:
-            hint = (
-                " (numbers count columns only if all columns, the labels' too, are numbers)" if name.isdecimal() else ""
-            )
-            raise ValueError(
-                f"{where}: there is no column {name!r}{hint}; the columns are {', '.join(map(repr, present))}"
-            )
+def _arrow_tables(source: Source, columns: Sequence[str] | None, size: int | None) -> Iterator[Table]:
+    with _arrow_file(source) as file:
+        is_parquet = source.suffix == ".parquet"
+        names = (file.schema_arrow if is_parquet else file.schema).names
+        check_columns(source.path, columns or (), names)
+        chosen = names if columns is None else list(columns)
+        if is_parquet:
+            batches = [file.read(columns=chosen)] if size is None else file.iter_batches(size, columns=chosen)
+        elif size is None:
+            batches = [file.read_all()]
+        else:
+            one_by_one = hasattr(file, "num_record_batches")
+            batches = map(file.get_batch, range(file.num_record_batches)) if one_by_one else file
+        done = 0
+        for batch in batches:
+            columns_read = [column_of(batch[name], f"{source.path}: {name}") for name in chosen]
+            numbers = np.arange(done + 1, done + 1 + len(columns_read[0]))
+            done += len(numbers)
+            yield Table(source.path, columns_read, numbers)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bertnli.data.columns import Table, as_list, column_of
 from bertnli.data.conll import WordData
 from bertnli.data.labels import is_null, label_indices
+from bertnli.data.source import import_pyarrow
 from bertnli.data.squad import QuestionData, answer_spans
-from bertnli.data.tables import text_data
+from bertnli.data.tables import check_texts, text_data
 from bertnli.tasks.base import Head
 from bertnli.tasks.load import Examples
 
@@ -19,16 +21,25 @@ def parts_of(examples: Any, model: Head, columns: Sequence[str] | None = None) -
     """The parts of unlabelled examples, as `predict` takes them: [texts], [premises, hypotheses], [sentences of words],
     or [questions, contexts].
 
-    examples    a text, a list of texts, of tuples of parts or of dicts, or a table with named columns (a pandas or
-                polars frame, an Arrow table, a `datasets.Dataset`, a dict of lists)
+    examples    a text; a list or generator of texts, of tuples of parts or of dicts; or a table with named columns (a
+                pandas or polars frame, an Arrow table or record batch, a `datasets.Dataset` or `IterableDataset`, a
+                dict of lists). Texts are read from Arrow's buffers where the table has them
     columns     of the parts, by name (default: the names in `model.fields`)
 
-    Raises ValueError for examples of different numbers of parts, and naming the columns if these are not there.
+    Raises ValueError for examples of different numbers of parts, naming the columns if these are not there, and for a
+    value that is no text.
     """
     if isinstance(examples, str):
         return [[examples]]
+    examples = _named(examples)
     if (names := _column_names(examples)) is not None:
-        return [_column(examples, name) for name in _text_columns(names, model, columns)]
+        chosen = list(_text_columns(names, model, columns))
+        parts = _columns(examples, chosen)
+        if model.task in _LABEL_COLUMNS:
+            return [as_list(values) for values in parts]
+        table = Table.of("data", [column_of(values, "data") for values in parts])
+        check_texts(table, chosen)
+        return [column.texts for column in table.columns]
     rows = list(examples)
     if rows and isinstance(rows[0], Mapping):
         return [_values(rows, name) for name in _text_columns(list(rows[0]), model, columns)]
@@ -47,7 +58,7 @@ def to_examples(
 ) -> Examples:
     """Labelled examples for `model.encode`.
 
-    data            a list of tuples (the parts, then the label) or of dicts, or a table as in `parts_of`
+    data            a list or generator of tuples (the parts, then the label) or of dicts, or a table as in `parts_of`
     label_column    by name (default: "label"; "tags" for tagging, "answers" for question answering)
     separator       multilabel: text between the classes of an example, where they are no list
 
@@ -56,6 +67,10 @@ def to_examples(
     `squad` dataset, {"text": [...], "answer_start": [...]}, or as in SQuAD's files; None is no answer.
     """
     label = label_column or _LABEL_COLUMNS.get(model.task, "label")
+    data = _named(data)
+    feature = (getattr(data, "features", None) or {}).get(label)
+    dataset_names = getattr(getattr(feature, "feature", feature), "names", None)
+    several, real = model.task == "multilabel", model.task == "regression"
     names = _column_names(data)
     if names is None:
         rows = list(data)
@@ -66,30 +81,27 @@ def to_examples(
             names = [*(next((f for f in model.fields if rows and len(f) == len(rows[0]) - 1), model.fields[0])), label]
             _check_lengths(rows, len(names))
             data = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    columns = _text_columns(names, model, columns)
+    columns = list(_text_columns(names, model, columns))
     if label not in names:
         raise ValueError(f"the data has no column {label!r}; its columns are {', '.join(map(str, names))}")
-    parts, labels = [_column(data, name) for name in columns], _column(data, label)
+    *parts, labels = _columns(data, [*columns, label])
     if model.task == "tagging":
-        return _word_data(parts[0], labels, _label_names(model))
+        return _word_data(as_list(parts[0]), as_list(labels), _label_names(model))
     if model.task == "qa":
+        questions, contexts = map(as_list, parts)
         answers = [
             answer_spans(answer, f"data:{number}: {label}", context)
-            for number, (answer, context) in enumerate(zip(labels, parts[1], strict=True), 1)
+            for number, (answer, context) in enumerate(zip(as_list(labels), contexts, strict=True), 1)
         ]
         ids = [str(i) for i in range(len(answers))]
-        return QuestionData(parts[0], parts[1], answers, ids, ids)
-    several = model.task == "multilabel"
-    feature = getattr(data, "features", {}).get(label)
-    if (dataset_names := getattr(getattr(feature, "feature", feature), "names", None)) is None:
-        pass
-    elif several:
-        labels = [None if is_null(row) else [dataset_names[int(i)] for i in row] for row in labels]
-    else:
-        labels = [None if is_null(i) or i < 0 else dataset_names[int(i)] for i in labels]
-    numbered = enumerate(map(list, zip(*parts, labels, strict=True)), 1)
-    between, real = separator if several else None, model.task == "regression"
-    return text_data("data", numbered, columns, label, _label_names(model), real=real, separator=between)
+        return QuestionData(questions, contexts, answers, ids, ids)
+    if dataset_names is not None and several:
+        labels = [None if is_null(row) else [dataset_names[int(i)] for i in row] for row in as_list(labels)]
+    elif dataset_names is not None:
+        labels = [None if is_null(i) or i < 0 else dataset_names[int(i)] for i in as_list(labels)]
+    table = Table.of("data", [column_of(values, "data") for values in (*parts, labels)])
+    between = separator if several else None
+    return text_data(table, columns, label, _label_names(model), real=real, separator=between)
 
 
 def _label_names(model: Head) -> tuple[str, ...]:
@@ -124,11 +136,24 @@ def _check_lengths(rows: Iterable[Any], length: int) -> None:
 
 
 def _column_names(data: Any) -> list[str] | None:
-    """The names of a table's columns; None if `data` is no table."""
-    names = getattr(data, "column_names", None)
-    if names is None:
-        names = data.keys() if isinstance(data, Mapping) else getattr(data, "columns", None)
+    """The names of a table's columns; None if `data` is no table, or one whose rows can only be iterated."""
+    if hasattr(data, "column_names"):
+        return list(data.column_names) if hasattr(data, "__len__") else None
+    names = data.keys() if isinstance(data, Mapping) else getattr(data, "columns", None)
     return None if names is None else list(names)
+
+
+def _columns(data: Any, names: Sequence[str]) -> list[Any]:
+    """Columns of a table, of Arrow's where it has them."""
+    if hasattr(data, "select_columns"):  # a datasets.Dataset
+        data = data.select_columns(list(dict.fromkeys(names))).with_format("arrow")[:]
+    return [data[name] for name in names]
+
+
+def _named(data: Any) -> Any:
+    """The data; a stream of Arrow's, whose columns have no names to ask for, as a table of pyarrow's."""
+    is_stream = hasattr(data, "__arrow_c_stream__") and not hasattr(data, "column_names")
+    return import_pyarrow("data").table(data) if is_stream and not hasattr(data, "columns") else data
 
 
 def _text_columns(names: list[str], model: Head, columns: Sequence[str] | None) -> Sequence[str]:
@@ -138,9 +163,3 @@ def _text_columns(names: list[str], model: Head, columns: Sequence[str] | None) 
             return choice
     expected = " or ".join(" and ".join(map(repr, choice)) for choice in choices)
     raise ValueError(f"the data has no columns {expected} (text_columns); its columns are {', '.join(map(str, names))}")
-
-
-def _column(data: Any, name: str) -> list[Any]:
-    values = data[name]
-    convert = getattr(values, "to_pylist", None) or getattr(values, "to_list", None)
-    return list(values) if convert is None else list(convert())

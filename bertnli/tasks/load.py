@@ -11,17 +11,19 @@ from typing import Any
 
 from bertnli.data.arguments import path_of
 from bertnli.data.conll import WordData, read_conll, read_conllu
-from bertnli.data.files import JSON_LINES, check_file, check_json_lines, decoded_lines
+from bertnli.data.files import check_file, decoded_lines
+from bertnli.data.headers import likely_options, looks_like_header
 from bertnli.data.snli import Columns, read_pairs, snli_file
+from bertnli.data.source import Source
 from bertnli.data.squad import QuestionData, read_squad
-from bertnli.data.tables import column_names, likely_options, looks_like_header, parse_object, read_table
+from bertnli.data.tables import check_texts, column_names, json_format, parse_object, read_table, read_tables
 from bertnli.data.texts import TextData, check_unicode
 from bertnli.tasks.base import Head
 from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import space_out_data
 
 Examples = TextData | WordData | QuestionData
-_TABLES = {".csv", ".tsv", ".parquet"}  # suffixes of files that prediction may read as tables
+_ROWS = 4096  # rows of a table that are read at a time
 
 
 def load_examples(
@@ -35,6 +37,8 @@ def load_examples(
     columns: Columns | None = None,
     words: bool = False,
     separator: str = ",",
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
 ) -> Examples:
     """Read labelled examples of a task.
 
@@ -51,12 +55,15 @@ def load_examples(
                     `words`, else "text")
     words           whether a WordTokenizer will encode them: then spaces are put around the punctuation of sentences
     separator       multilabel: text between the classes of an example, see `read_table`
+    encoding, delimiter    of a table: see `read_table`
 
     Raises FileNotFoundError, and ValueError for a broken file or for columns that the file cannot have.
     """
     path = path_of(path)
     if label_column and (task == "qa" or not (task == "tagging" or text_columns)):
         raise ValueError("label_column goes with text_columns, or with a file of tagging; SNLI's layout has its own")
+    if task in ("qa", "tagging") and (delimiter is not None or encoding != "utf-8"):
+        raise ValueError("encoding and delimiter are for tables; files of questions and of tags are UTF-8")
     if task == "qa":
         return read_squad(path)
     if task == "tagging":
@@ -64,22 +71,25 @@ def load_examples(
     if text_columns:
         between = separator if task == "multilabel" else None
         column, real = label_column or "label", task == "regression"
-        data = read_table(path, text_columns, column, labels, real=real, separator=between)
+        data = read_table(
+            path, text_columns, column, labels,
+            real=real, separator=between, encoding=encoding, delimiter=delimiter,
+        )  # fmt: skip
     elif task in ("regression", "multilabel"):
         raise ValueError(f"{task} needs text_columns and label_column")
     else:
         columns = columns or ("parse" if words else "text")
-        data = _read_pairs(snli_file(path, split), columns, labels)
+        data = _read_pairs(Source(snli_file(path, split), encoding, delimiter), columns, labels)
     return space_out_data(data) if words and (text_columns or columns == "text") else data
 
 
-def _read_pairs(path: Path, columns: Columns, labels: Sequence[str] | None) -> TextData:
+def _read_pairs(source: Source, columns: Columns, labels: Sequence[str] | None) -> TextData:
     try:
-        return read_pairs(path, columns, labels)
+        return read_pairs(source.path, columns, labels, encoding=source.encoding, delimiter=source.delimiter)
     except ValueError as error:
         if "expected a header" not in str(error) and "expected a field" not in str(error):
             raise
-        options = likely_options(column_names(path))
+        options = likely_options(column_names(source))
         raise ValueError(f"{error}; name other columns: {options} (text_columns, label_column in Python)") from None
 
 
@@ -127,62 +137,80 @@ def texts_of(data: Examples) -> Iterator[str]:
 
 
 def read_inputs(
-    path: str | os.PathLike[str], model: Head, text_columns: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    model: Head,
+    text_columns: Sequence[str] | None = None,
+    *,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """The parts of each unlabelled example of a file: a text; premise and hypothesis; words; question and context.
 
-    text_columns    columns of a table (default: those of `model.fields` in the header of a .csv, .tsv or .parquet file;
-                    any other file has one example a line, see `parse_lines`)
+    text_columns    columns of a table (default: those of `model.fields` in the header of a .csv, .tsv, .parquet, .arrow
+                    or .json file; any other file has one example a line, see `parse_lines`)
+    encoding, delimiter    as in `read_table`
 
     Raises FileNotFoundError, and ValueError for a broken line and for a table without these columns.
     """
-    path = path_of(path)
-    check_file(path)
-    text_columns = text_columns or _columns_of_table(path, model)
+    source = Source(path, encoding, delimiter)
+    check_file(source.path)
+    text_columns = text_columns or _columns_of_table(source, model)
     if not text_columns:
-        with open(path, "rb") as file:
-            yield from parse_lines(decoded_lines(file, path), str(path), model)
+        yield from parse_lines(decoded_lines(source.lines(), path), str(path), model)
         return
+    check_count(text_columns, model)
+    for table in read_tables(source, text_columns, _ROWS):
+        check_texts(table, text_columns)
+        parts: list[Sequence[Any]] = [column.texts for column in table.columns]
+        if model.task == "tagging":
+            parts = [[text.split() for text in texts] for texts in parts]
+        yield from zip(*parts, strict=True)
+
+
+def check_count(text_columns: Sequence[str], model: Head) -> None:
+    """Raise ValueError for another number of columns than the model takes."""
     counts = sorted({len(names) for names in _expected_fields(model)})
     if len(text_columns) not in counts:
         raise ValueError(
             f"{len(text_columns)} text columns ({', '.join(text_columns)}); the model takes "
             f"{' or '.join(map(str, counts))}"
         )
-    data = read_table(path, text_columns, None)
-    parts: list[Sequence[Any]] = [data.first] if data.second is None else [data.first, data.second]
-    if model.task == "tagging":
-        parts = [[text.split() for text in texts] for texts in parts]
-    yield from zip(*parts, strict=True)
 
 
-def _columns_of_table(path: Path, model: Head) -> Sequence[str] | None:
+def _is_table(source: Source) -> bool:
+    """Whether prediction reads a file as a table, if it has a header."""
+    return source.is_csv or source.is_arrow or source.suffix == ".tsv" or (
+        source.is_json and json_format(source) == "array"
+    )  # fmt: skip
+
+
+def _columns_of_table(source: Source, model: Head) -> Sequence[str] | None:
     """The columns of a table's header that `model` reads; None for a file of lines.
 
     Raises ValueError for a table without them and for a file of another kind.
     """
-    suffix = path.suffix.lower()
-    if suffix in (".conll", ".conllu"):
-        raise ValueError(f"{path}: expected one sentence a line, with spaces between words; found a {suffix} file")
-    if suffix in JSON_LINES:
-        check_json_lines(path)
-    if suffix not in _TABLES:
+    if source.suffix in (".conll", ".conllu"):
+        raise ValueError(
+            f"{source.path}: expected one sentence a line, with spaces between words; found a {source.suffix} file"
+        )
+    if not _is_table(source):
         return None
-    names, fields = column_names(path), _expected_fields(model)
+    names, fields = column_names(source), _expected_fields(model)
     for choice in fields:
         if set(choice) <= set(names):
             return choice
-    if suffix == ".tsv" and not looks_like_header(names):
+    if source.suffix == ".tsv" and not looks_like_header(names):
         return None
-    raise ValueError(_name_columns(f"{path} is a table with the columns {', '.join(map(repr, names))}", names, fields))
+    what = f"{source.path} is a table with the columns {', '.join(map(repr, names))}"
+    raise ValueError(_name_columns(what, names, fields))
 
 
 def shared_columns(path: str | os.PathLike[str], text_columns: Sequence[str] | None) -> Sequence[str] | None:
     """`text_columns` if the table `path` has them, else None: for a second file beside one that is read by them."""
-    path = path_of(path)
-    if not text_columns or path.suffix.lower() not in _TABLES | JSON_LINES:
+    source = Source(path)
+    if not text_columns or not (source.is_json or _is_table(source)):
         return None
-    return text_columns if set(text_columns) <= set(column_names(path)) else None
+    return text_columns if set(text_columns) <= set(column_names(source)) else None
 
 
 def _name_columns(what: str, names: Sequence[str], fields: Fields) -> str:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from bertnli import _text
-from bertnli.data.arguments import integer, items, path_of, strings
-from bertnli.data.snli import Columns, read_quoted, read_unless_quoted, reader_options
+from bertnli.data.arguments import integer, items, strings
+from bertnli.data.columns import texts_of
+from bertnli.data.snli import Columns, read_by_columns, read_in_one_pass, reader_options
+from bertnli.data.source import Source
 from bertnli.data.texts import Texts
 from bertnli.text.encoded import EncodedTexts, as_tensors, labels_tensor
 from bertnli.text.vocab import Vocab
@@ -147,16 +149,17 @@ class Tokenizer(ABC):
         """
         self._check_special()
         max_len = integer(max_len, "max_len")
-        options = reader_options(path_of(path), self._columns if columns is None else columns, label_names)
+        source = Source(path)
+        options = reader_options(source, self._columns if columns is None else columns, label_names)
         how: dict[str, Any] = dict(max_len=max_len, truncation=str(truncation), num_threads=_threads(num_threads))
 
         def encode() -> tuple[EncodedTexts, bool]:
             *arrays, labels, dropped, quotes = self._core.encode_file(**options, **how)
             return self._encoded(tuple(arrays), torch.from_numpy(labels), max_len, dropped), quotes
 
-        encoded = read_unless_quoted(options, encode)
+        encoded = read_in_one_pass(source, encode)
         if encoded is None:
-            data = read_quoted(options)
+            data = read_by_columns(source, options)
             encoded = self.encode_pairs(data.first, data.second or (), labels=data.labels, **how)
             encoded.dropped = data.dropped
         if not len(encoded):
@@ -192,9 +195,8 @@ def _text_source(texts: Iterable[str], name: str) -> list[str] | tuple[Any, ...]
     """What the extension takes: a list or tuple of str, or the three arrays of a `Texts`."""
     if isinstance(texts, list | tuple):  # first, since isinstance of an abstract class takes longer
         return texts
-    if isinstance(texts, Texts):
-        return texts.arena, texts.starts, texts.ends
-    return tuple(items(texts, name))
+    found = texts if isinstance(texts, Texts) else texts_of(texts, name)
+    return tuple(items(texts, name)) if found is None else (found.arena, found.starts, found.ends)
 
 
 def _threads(num_threads: int) -> int:

@@ -19,6 +19,7 @@
 #include "parse.h"
 #include "python_strings.h"
 #include "reader.h"
+#include "table_bindings.h"
 #include "word_tokenizer.h"
 #include "wordpiece_tokenizer.h"
 
@@ -356,4 +357,5 @@ PYBIND11_MODULE(_text, m) {
         py::arg("first_lens").noconvert(), py::arg("index").noconvert());
   m.def("gather_padded", &gather_padded_py, py::arg("ids").noconvert(), py::arg("offsets").noconvert(),
         py::arg("first_lens").noconvert(), py::arg("index"), py::arg("pad"), py::arg("max_len"));
+  bind_tables(m);
 }

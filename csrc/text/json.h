@@ -15,10 +15,37 @@ namespace bertnli {
 
 // An error at a byte of the file. The line number is counted when the error is reported.
 struct ErrorAt {
+  enum class Kind {
+    kRow,
+    kValue,
+    kSyntax,
+    kUtf8
+  };  // kUtf8: `where` is a byte that is not UTF-8, and the message empty
   const char* where;
   std::string message;
-  bool with_column = false;
+  Kind kind = Kind::kRow;
+  bool with_column() const { return kind == Kind::kValue || kind == Kind::kSyntax; }
 };
+
+// Throws ErrorAt at the first byte that is not UTF-8.
+inline void check_utf8(std::string_view text) {
+  const size_t bad = find_invalid_utf8(text);
+  if (bad != std::string_view::npos) throw ErrorAt{text.data() + bad, {}, ErrorAt::Kind::kUtf8};
+}
+
+// What to say of a byte that is not UTF-8, at this position of the file.
+inline std::string not_utf8(char byte, size_t position) {
+  constexpr char kHex[] = "0123456789abcdef";
+  const auto b = static_cast<unsigned char>(byte);
+  return std::string("byte 0x") + kHex[b >> 4] + kHex[b & 15] + " at position " + std::to_string(position) +
+         " is not UTF-8; save the text as UTF-8, or name its encoding";
+}
+
+// Characters of UTF-8 between two places.
+inline size_t count_characters(const char* from, const char* to) {
+  return static_cast<size_t>(
+      std::count_if(from, to, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
 
 // Python's universal newlines: \n, \r\n and \r end a line.
 class Lines {
@@ -71,7 +98,9 @@ class Json {
     keys_.clear();
   }
 
-  [[noreturn]] void fail(const std::string& message) const { throw ErrorAt{p, message, true}; }
+  [[noreturn]] void fail(const std::string& message, ErrorAt::Kind kind = ErrorAt::Kind::kSyntax) const {
+    throw ErrorAt{p, message, kind};
+  }
   void space() {
     while (p < end_ && (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n')) ++p;
   }
@@ -185,7 +214,12 @@ class Json {
   }
 
  private:
-  std::string_view here() const { return {p, std::min<size_t>(static_cast<size_t>(end_ - p), 12)}; }
+  std::string_view here() const {  // whole characters
+    const auto left = static_cast<size_t>(end_ - p);
+    size_t n = std::min<size_t>(left, 12);
+    while (n > 0 && n < left && (static_cast<unsigned char>(p[n]) & 0xC0) == 0x80) --n;
+    return {p, n};
+  }
   [[noreturn]] void unexpected() const {
     fail(p < end_ ? "expected a value, found " + quoted(here()) : "expected a value, found the line's end");
   }
@@ -214,7 +248,7 @@ class Json {
         string(&keys[i], true);
       }
       p = later->second;
-      if (keys[0] == keys[1]) fail("the key " + quoted(keys[0]) + " is repeated");
+      if (keys[0] == keys[1]) fail("the key " + quoted(keys[0]) + " is repeated", ErrorAt::Kind::kValue);
     }
     keys_.erase(begin, keys_.end());
   }
@@ -242,7 +276,7 @@ class Json {
         v = 0x10000 + ((v - 0xD800) << 10) + (low - 0xDC00);
       } else {
         p = behind;
-        if (!lone_surrogates) fail("a lone surrogate is no text");
+        if (!lone_surrogates) fail("a lone surrogate is no text", ErrorAt::Kind::kValue);
       }
     }
     if (out != nullptr) {

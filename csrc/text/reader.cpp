@@ -110,13 +110,6 @@ class PairParser {
       throw ErrorAt{line.data(), e.message};
     }
   }
-  static void check_utf8(std::string_view line) {
-    const size_t bad = find_invalid_utf8(line);
-    if (bad != std::string_view::npos) {
-      throw ErrorAt{line.data(), "expected UTF-8 text, found an invalid byte at position " + std::to_string(bad + 1) +
-                                     " of the line; convert the file to UTF-8"};
-    }
-  }
   // The index of a label name, compared without branches, which would be mispredicted. False for other names, which
   // find_label() handles.
   bool known_label(std::string_view name, const char* readable, int64_t& id) const {
@@ -220,13 +213,12 @@ void naming_place(const TextFile& file, size_t offset, std::string_view text, co
   } catch (const ErrorAt& e) {
     const auto at = static_cast<size_t>(e.where - text.data());
     std::string place = file.path() + ":" + std::to_string(file.line_number(offset + at));
-    if (e.with_column) {
+    if (e.with_column()) {
       const std::string_view before = text.substr(0, at), line = before.substr(before.find_last_of("\r\n") + 1);
-      size_t column = 1;  // in characters, as editors count
-      for (const char c : line) column += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-      place += ":" + std::to_string(column);
+      place += ":" + std::to_string(count_characters(line.data(), line.data() + line.size()) + 1);
     }
-    throw FormatError(place + ": " + e.message);
+    const bool bad_byte = e.kind == ErrorAt::Kind::kUtf8;
+    throw FormatError(place + ": " + (bad_byte ? not_utf8(*e.where, offset + at) : e.message));
   }
 }
 

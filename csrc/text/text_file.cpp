@@ -142,8 +142,7 @@ Windows::~Windows() {
   if (buffer_ != nullptr) give_buffer(buffer_);
 }
 
-// Where the last line that is whole ends; 0 if there is none. The last \r may be the first half of \r\n.
-static size_t last_line_end(const char* text, size_t size) {
+size_t last_line_end(const char* text, size_t size) {
   if (const void* newline = memrchr(text, '\n', size)) {
     return static_cast<size_t>(static_cast<const char*>(newline) - text) + 1;
   }

@@ -25,6 +25,9 @@ struct FileError : std::system_error {
   const std::string path;
 };
 
+// Where the last line that is whole ends; 0 if there is none. The last \r may be the first half of \r\n.
+size_t last_line_end(const char* text, size_t size);
+
 // Several threads may read. All functions throw FileError.
 class TextFile {
  public:

@@ -1,0 +1,234 @@
+#include "arrow.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "unicode.h"
+
+namespace bertnli {
+namespace {
+
+template <class T>
+T load(const void* buffer, size_t i) {
+  T value;
+  std::memcpy(&value, static_cast<const char*>(buffer) + i * sizeof(T), sizeof value);
+  return value;
+}
+
+bool bit(const void* buffer, size_t i) { return (load<uint8_t>(buffer, i / 8) >> (i % 8) & 1) != 0; }
+
+bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+
+// utf8 and large_utf8: offsets of `Offset` into one block.
+template <class Offset>
+class Utf8Reader final : public ArrowReader {
+  int64_t least_buffers() const override { return 3; }
+  void add_values(const ArrowArray& array, size_t begin, size_t end) override {
+    const void* offsets = array.buffers[1];
+    const Offset first = load<Offset>(offsets, begin);
+    const auto shift = static_cast<int64_t>(values_.arena.size()) - first;
+    Offset last = first;
+    if (first < 0) throw ArrowError("an offset is negative");
+    for (size_t i = begin; i < end; ++i) {
+      const Offset next = load<Offset>(offsets, i + 1);
+      if (next < last) throw ArrowError("the offsets do not rise");
+      last = next;
+      values_.bounds.push(next + shift);
+    }
+    if (last == first) return;
+    if (array.buffers[2] == nullptr) throw ArrowError("the texts are missing");
+    values_.arena.append({static_cast<const char*>(array.buffers[2]) + first, static_cast<size_t>(last - first)});
+  }
+};
+
+// utf8_view: 16 bytes a text, which hold it or say where it is.
+class ViewReader final : public ArrowReader {
+  int64_t least_buffers() const override { return 3; }
+  void add_values(const ArrowArray& array, size_t begin, size_t end) override {
+    const auto blocks = static_cast<size_t>(array.n_buffers) - 3;
+    const void* sizes = array.buffers[array.n_buffers - 1];
+    for (size_t i = begin; i < end; ++i) {
+      const char* view = static_cast<const char*>(array.buffers[1]) + 16 * i;
+      const auto length = load<int32_t>(view, 0), block = load<int32_t>(view, 2), at = load<int32_t>(view, 3);
+      const bool valid = array.buffers[0] == nullptr || bit(array.buffers[0], i);  // the view of a null is undefined
+      if (valid && length < 0) throw ArrowError("a length is negative");
+      if (valid && length <= 12) {
+        values_.arena.append({view + 4, static_cast<size_t>(length)});
+      } else if (valid) {
+        if (block < 0 || static_cast<size_t>(block) >= blocks || sizes == nullptr || at < 0 ||
+            int64_t{at} + length > load<int64_t>(sizes, static_cast<size_t>(block)) ||
+            array.buffers[2 + block] == nullptr) {
+          throw ArrowError("a text lies outside its buffer");
+        }
+        values_.arena.append({static_cast<const char*>(array.buffers[2 + block]) + at, static_cast<size_t>(length)});
+      }
+      values_.end_value();
+    }
+  }
+};
+
+template <class T>
+class NumberReader final : public ArrowReader {
+  int64_t least_buffers() const override { return 2; }
+  Value kind() const override { return Value::kOther; }
+  void add_values(const ArrowArray& array, size_t begin, size_t end) override {
+    for (size_t i = begin; i < end; ++i) {
+      const T value = load<T>(array.buffers[1], i);
+      if constexpr (std::is_floating_point_v<T>) {
+        if (std::isnan(value)) {
+          values_.kinds[values_.size()] = Value::kNull;
+        } else if (std::isinf(value)) {
+          values_.arena.append(value < 0 ? "-Infinity" : "Infinity");
+        } else {
+          write(static_cast<double>(value));
+        }
+      } else {
+        write(value);
+      }
+      values_.end_value();
+    }
+  }
+  template <class Number>
+  void write(Number value) {
+    constexpr size_t kMost = 32;
+    char* to = values_.arena.room(kMost);
+    values_.arena.advance(static_cast<size_t>(std::to_chars(to, to + kMost, value).ptr - to));
+  }
+};
+
+class BooleanReader final : public ArrowReader {
+  int64_t least_buffers() const override { return 2; }
+  Value kind() const override { return Value::kOther; }
+  void add_values(const ArrowArray& array, size_t begin, size_t end) override {
+    for (size_t i = begin; i < end; ++i) {
+      values_.arena.append(bit(array.buffers[1], i) ? "true" : "false");
+      values_.end_value();
+    }
+  }
+};
+
+class NullReader final : public ArrowReader {
+  int64_t least_buffers() const override { return 0; }
+  Value kind() const override { return Value::kNull; }
+  void add_values(const ArrowArray&, size_t begin, size_t end) override {
+    for (size_t i = begin; i < end; ++i) values_.end_value();
+  }
+};
+
+template <class Index>
+class DictionaryReader final : public ArrowReader {
+ public:
+  explicit DictionaryReader(const ArrowSchema& schema) : schema_(schema) {}
+
+ private:
+  int64_t least_buffers() const override { return 2; }
+  void add_values(const ArrowArray& array, size_t begin, size_t end) override {
+    if (array.dictionary == nullptr) throw ArrowError("the dictionary is missing");
+    const auto reader = of(schema_);
+    reader->add(*array.dictionary);
+    const Values words = reader->take();
+    const size_t n = words.size();
+    for (size_t i = begin; i < end; ++i) {
+      if (array.buffers[0] == nullptr || bit(array.buffers[0], i)) {
+        const Index index = load<Index>(array.buffers[1], i);
+        if (std::cmp_less(index, 0) || std::cmp_greater_equal(index, n)) {
+          throw ArrowError("an index is not in the dictionary");
+        }
+        const auto word = static_cast<size_t>(index);
+        values_.arena.append(words[word]);
+        values_.kinds[values_.size()] = words.kinds[word];
+      }
+      values_.end_value();
+    }
+  }
+
+  const ArrowSchema& schema_;
+};
+
+template <template <class> class Reader, class... Arguments>
+std::unique_ptr<ArrowReader> integers(char format, const Arguments&... arguments) {
+  switch (format) {
+    case 'c':
+      return std::make_unique<Reader<int8_t>>(arguments...);
+    case 'C':
+      return std::make_unique<Reader<uint8_t>>(arguments...);
+    case 's':
+      return std::make_unique<Reader<int16_t>>(arguments...);
+    case 'S':
+      return std::make_unique<Reader<uint16_t>>(arguments...);
+    case 'i':
+      return std::make_unique<Reader<int32_t>>(arguments...);
+    case 'I':
+      return std::make_unique<Reader<uint32_t>>(arguments...);
+    case 'l':
+      return std::make_unique<Reader<int64_t>>(arguments...);
+    case 'L':
+      return std::make_unique<Reader<uint64_t>>(arguments...);
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<ArrowReader> ArrowReader::of(const ArrowSchema& schema) {
+  const std::string_view format = schema.format == nullptr ? "" : schema.format;
+  if (schema.dictionary != nullptr) {
+    if (format.size() != 1 || schema.dictionary->dictionary != nullptr || !of(*schema.dictionary)) return nullptr;
+    return integers<DictionaryReader>(format[0], *schema.dictionary);
+  }
+  if (format == "vu") return std::make_unique<ViewReader>();
+  if (format.size() != 1) return nullptr;
+  switch (format[0]) {
+    case 'u':
+      return std::make_unique<Utf8Reader<int32_t>>();
+    case 'U':
+      return std::make_unique<Utf8Reader<int64_t>>();
+    case 'n':
+      return std::make_unique<NullReader>();
+    case 'b':
+      return std::make_unique<BooleanReader>();
+    case 'f':
+      return std::make_unique<NumberReader<float>>();
+    case 'g':
+      return std::make_unique<NumberReader<double>>();
+    default:
+      return integers<NumberReader>(format[0]);
+  }
+}
+
+void ArrowReader::add(const ArrowArray& array) {
+  constexpr int64_t kMost = int64_t{1} << 40;  // elements; their sizes in bytes cannot overflow
+  if (array.length < 0 || array.offset < 0 || array.length > kMost || array.offset > kMost) {
+    throw ArrowError("its length or offset is negative or too large");
+  }
+  if (array.length == 0) return;
+  const auto begin = static_cast<size_t>(array.offset), end = begin + static_cast<size_t>(array.length);
+  const int64_t least = least_buffers();
+  if (array.n_buffers < least || (least > 0 && (array.buffers == nullptr || array.buffers[1] == nullptr))) {
+    throw ArrowError("a buffer is missing");
+  }
+  const size_t before = values_.size();
+  const size_t from = values_.arena.size(), count = end - begin;
+  values_.bounds.reserve(before + 1 + count);
+  std::fill_n(values_.kinds.room(count), count, kind());
+  values_.kinds.advance(count);
+  add_values(array, begin, end);
+  const void* validity = least == 0 ? nullptr : array.buffers[0];
+  for (size_t i = begin; validity != nullptr && i < end; ++i) {
+    if (!bit(validity, i)) values_.kinds[before + i - begin] = Value::kNull;
+  }
+  const std::string_view added(values_.arena.data() + from, values_.arena.size() - from);
+  if (is_ascii(added)) return;
+  bool valid = find_invalid_utf8(added) == added.npos;
+  for (size_t i = before; valid && i < values_.size(); ++i) {
+    const auto at = static_cast<size_t>(values_.bounds[i]);
+    valid = at == values_.arena.size() || !is_continuation(values_.arena.data()[at]);
+  }
+  if (!valid) throw ArrowError("a text is not UTF-8");
+}
+
+}  // namespace bertnli
