@@ -175,7 +175,7 @@ def test_tables_are_read_as_tables_or_refused(
         ("r.txt", "premise\thypothesis\na\tb\n", "r.txt:1: 'premise\\thypothesis' looks like the header of a table"),
         ("r.txt", "text,label\na,b\n", "r.txt:1: 'text,label' looks like the header"),
         ("r.conll", "EU O\n", "r.conll: expected one sentence a line"),
-        ("r.json", '[{"premise": "a", "hypothesis": "b"}]', "r.json:1: expected JSON lines"),
+        ("r.jsonl", '[{"premise": "a", "hypothesis": "b"}]', "r.jsonl:1: expected JSON lines"),
         ("r.txt", '[\n{"premise": "a", "hypothesis": "b"}]', "r.txt:1: expected JSON lines"),
         ("r.txt", '{\n"premise": "a", "hypothesis": "b"}', "r.txt:1: not JSON: "),
         ("r.jsonl", '{"premise": "a", "hypothesis": null}', "r.jsonl:1: expected an object with strings"),
