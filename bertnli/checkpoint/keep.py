@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bertnli.checkpoint import save_pretrained
 from bertnli.data.files import atomic_path, read_json
+from bertnli.encoder.bert import BERTModel
 from bertnli.runtime.distributed import rank_and_size
 from bertnli.tasks.base import Head
 from bertnli.text.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ _RECORD = "evaluation.json"  # in each checkpoint that this callback has written
 
 
 def keep_checkpoints(
-    model: Head, tokenizer: Vocab | Tokenizer, folder: str | os.PathLike[str], keep: int = 3
+    model: Head | BERTModel, tokenizer: Vocab | Tokenizer, folder: str | os.PathLike[str], keep: int = 3
 ) -> Callback:
     """Write a checkpoint `FOLDER/step-N` after each evaluation, and keep the `keep` best of them and the last.
 

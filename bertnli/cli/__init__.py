@@ -1,4 +1,4 @@
-"""The `bertnli` command: train, evaluate, predict, rank, zero-shot, encode, distill, export, info, download, demo."""
+"""The `bertnli` command."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from bertnli.data.locks import lock
 from bertnli.runtime import distributed
 
-FOLDER_WRITERS = ("train", "distill", "export", "demo")  # commands whose --output is a folder
+FOLDER_WRITERS = ("train", "pretrain", "distill", "export", "demo")  # commands whose --output is a folder
 KEPT_FOLDER = "checkpoints"  # in --output, of --keep
 STATE_FILE = "training_state.pt"  # in --output, until the run is done
 _MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "pretrained.params")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,14 @@ from bertnli.cli.output import KEPT_FOLDER, STATE_FILE, prepare_state_file
 from bertnli.cli.plots import save_curves
 from bertnli.cli.reports import print_epoch, print_evaluation, print_json, print_kept_epoch, to_json
 from bertnli.data.files import atomic_path
+from bertnli.encoder.bert import BERTModel
+from bertnli.encoder.config import SIZES, BERTConfig
 from bertnli.integrations import loggers
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import unused_precision
 from bertnli.tasks.base import Head
-from bertnli.text.tokenizer import Tokenizer
+from bertnli.text.tokenizer import Tokenizer, WordTokenizer
+from bertnli.text.wordpiece import WordPieceTokenizer
 from bertnli.training.callbacks import Callback
 from bertnli.training.history import History
 
@@ -28,7 +32,23 @@ def print_unused_precision(args: SimpleNamespace) -> None:
         print(f"precision: {instead}")
 
 
-def run_arguments(args: SimpleNamespace, model: Head, tokenizer: Tokenizer) -> dict[str, Any]:
+def make_tokenizer(args: SimpleNamespace, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer of --scratch: --vocab of the texts, without what is rarer than --min-freq."""
+    make: dict[str, Callable[..., Tokenizer]] = {
+        "words": WordTokenizer.from_texts,
+        "pieces": WordPieceTokenizer.of_words,
+        "characters": WordPieceTokenizer.of_characters,
+    }
+    return make[args.vocab](texts, args.min_freq)
+
+
+def make_bert(args: SimpleNamespace, tokenizer: Tokenizer, pretraining_heads: bool) -> BERTModel:
+    """The model of --scratch, with random weights."""
+    sizes = SIZES[args.scratch] | ({} if args.dropout is None else {"dropout": args.dropout})
+    return BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=pretraining_heads))
+
+
+def run_arguments(args: SimpleNamespace, model: Head | BERTModel, tokenizer: Tokenizer) -> dict[str, Any]:
     """Arguments of `fit` beside TrainingOptions."""
     shown = Callback(
         on_eval=(lambda evaluation: print_evaluation(args, evaluation)) if args.eval_steps else None,
@@ -55,7 +75,7 @@ def dev_file(args: SimpleNamespace) -> Path | None:
     return path
 
 
-def finish(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: History) -> None:
+def finish(args: SimpleNamespace, model: Head | BERTModel, tokenizer: Tokenizer, history: History) -> None:
     """Save the result, in the first of several processes, and remove the run's state."""
     paths = {"train": args.train, "dev": dev_file(args)}
     model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
@@ -68,7 +88,9 @@ def finish(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: Hi
         print(f"{files}: {args.output}")
 
 
-def save(args: SimpleNamespace, model: Head, tokenizer: Tokenizer, history: History, config: str | None = None) -> str:
+def save(
+    args: SimpleNamespace, model: Head | BERTModel, tokenizer: Tokenizer, history: History, config: str | None = None
+) -> str:
     """Write checkpoint, figures, curves and the run's configuration to --output; says what was written."""
     folder, files = args.output, ["checkpoint", "metrics.jsonl"]
     checkpoint.save_pretrained(model, folder, tokenizer)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
 
 from bertnli.cli.loading import load, load_checkpoint, with_switches
-from bertnli.cli.runs import dev_file, finish, print_unused_precision, run_arguments
+from bertnli.cli.runs import dev_file, finish, make_bert, make_tokenizer, print_unused_precision, run_arguments
 from bertnli.encoder.bert import BERTModel
-from bertnli.encoder.config import SIZES, BERTConfig
 from bertnli.tasks.base import HEADS, Head
 from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import Examples, texts_of
 from bertnli.text.encoded import EncodedTexts, encoded_texts
-from bertnli.text.tokenizer import Tokenizer, WordTokenizer
-from bertnli.text.wordpiece import WordPieceTokenizer
+from bertnli.text.tokenizer import Tokenizer
 from bertnli.training.loop import fit
 
 
@@ -60,14 +58,8 @@ def _from_scratch(args: SimpleNamespace) -> Start:
     """Model, tokenizer, task, class names that were given, and training examples of --scratch."""
     task, words = args.task or "classification", args.vocab == "words"
     data = load(args, task, args.train, "train", words, args.labels)[: args.limit]
-    make: dict[str, Callable[..., Tokenizer]] = {
-        "words": WordTokenizer.from_texts,
-        "pieces": WordPieceTokenizer.of_words,
-        "characters": WordPieceTokenizer.of_characters,
-    }
-    tokenizer = with_switches(args, make[args.vocab](texts_of(data), args.min_freq))
-    sizes = SIZES[args.scratch] | ({} if args.dropout is None else {"dropout": args.dropout})
-    bert = BERTModel(BERTConfig(len(tokenizer), **sizes, pretraining_heads=False))
+    tokenizer = with_switches(args, make_tokenizer(args, texts_of(data)))
+    bert = make_bert(args, tokenizer, pretraining_heads=False)
     return bert, tokenizer, task, args.labels, data
 
 

@@ -1,4 +1,4 @@
-"""The options of the commands that train: train, distill, demo."""
+"""The options of the commands that train: train, pretrain, distill, demo."""
 
 from __future__ import annotations
 
@@ -30,16 +30,10 @@ from bertnli.cli.options import (
     training_options,
 )
 
-add(
-    "train.train",
-    "Fine-tune a checkpoint, or train from scratch, on labelled examples.",
-    [
-        "bertnli train --model runs/demo --train runs/demo/corpus --output runs/tuned",
-        "bertnli train --model bert-base-uncased --train reviews.csv --text-columns text --output runs/reviews",
-        "bertnli train --scratch bert.small --task tagging --train train.conll --dev dev.conll --output runs/tags",
-        "bertnli train --config runs/tuned/run.toml --seed 1 --output runs/again",
-    ],
-    [
+
+def start_options() -> list[click.Parameter]:
+    """What a run starts from."""
+    return [
         option(
             "--model",
             MODEL,
@@ -51,9 +45,6 @@ add(
             MODEL,
             type=Choice(SCRATCH_SIZES),
             help="in place of --model, the size of a model with random weights and its own vocabulary",
-        ),
-        option(
-            "--task", MODEL, type=Choice(TASKS), help="task to train (default: the checkpoint's, else classification)"
         ),
         option(
             "--dropout",
@@ -68,8 +59,23 @@ add(
             default="words",
             help="tokens of --scratch; pieces are words, and parts of rare words",
         ),
+        option("--min-freq", MODEL, type=POSITIVE, default=5, help="occurrences below which --scratch drops a token"),
+    ]
+
+
+add(
+    "train.train",
+    "Fine-tune a checkpoint, or train from scratch, on labelled examples.",
+    [
+        "bertnli train --model runs/demo --train runs/demo/corpus --output runs/tuned",
+        "bertnli train --model bert-base-uncased --train reviews.csv --text-columns text --output runs/reviews",
+        "bertnli train --scratch bert.small --task tagging --train train.conll --dev dev.conll --output runs/tags",
+        "bertnli train --config runs/tuned/run.toml --seed 1 --output runs/again",
+    ],
+    [
+        *start_options(),
         option(
-            "--min-freq", MODEL, type=POSITIVE, default=5, help="occurrences below which --scratch drops a token"
+            "--task", MODEL, type=Choice(TASKS), help="task to train (default: the checkpoint's, else classification)"
         ),
         *train_data_options(),
         option(
@@ -84,6 +90,35 @@ add(
             type=int,
             help="tokens that neighbouring windows of a text share (default: 0; for --task qa of a context, 128)",
         ),
+        *training_options(),
+        *run_options(),
+        config_option(),
+        *machine_options(),
+    ],
+    TRAINING_COMMANDS,
+)  # fmt: skip
+
+add(
+    "pretrain.pretrain",
+    "Pretrain an encoder on plain text, by masked words and next sentences.",
+    [
+        "bertnli pretrain --scratch bert.small --vocab pieces --train text.txt --output runs/bert --lr 5e-4",
+        "bertnli train --model runs/bert --train reviews.csv --text-columns text --output runs/reviews",
+    ],
+    [
+        *start_options(),
+        option(
+            "--train",
+            DATA,
+            type=InputPath(),
+            required=True,
+            help="text file with one paragraph a line; sentences end at a full stop, ! or ? before a space",
+        ),
+        option("--dev", DATA, type=InputPath(), help="text file to evaluate on (default: none)"),
+        option("--limit", DATA, type=POSITIVE, help="use only the first paragraphs of --train, so many (default: all)"),
+        option("--max-len", DATA, type=POSITIVE, default=128, help="maximum tokens of a pair of sentences"),
+        switch("--whole-words", DATA, help="mask whole words instead of pieces"),
+        option("--copies", DATA, type=POSITIVE, default=1, help="masks of each sentence in an epoch"),
         *training_options(),
         *run_options(),
         config_option(),

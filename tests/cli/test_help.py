@@ -72,9 +72,9 @@ def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     examples = str(command.epilog).split("\n\n")[1:]
     assert examples
     for example in examples:
-        (found,) = re.findall(rf"bertnli {name} ?(.*)", example)
+        ((other, found),) = re.findall(r"bertnli ([\w-]+) ?(.*)", example)
         flags = set(re.findall(r"(?<= )--[\w-]+", f" {found}"))
-        assert flags <= {opt for param in command.params for opt in param.opts}
+        assert flags <= {opt for param in cli.commands[other].params for opt in param.opts}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
