@@ -158,11 +158,18 @@ def test_shards_and_modules(tmp_path: Path, address: str) -> None:
     # A folder of sentence-transformers whose encoder is in a folder of its own.
     inner = site(tmp_path, "sentences/0_Transformer")
     (inner / "README.md").rename(inner.parent / "README.md")
-    (inner.parent / "modules.json").write_text(json.dumps([{"type": "x.Transformer", "path": "0_Transformer"}]))
+    kinds = ("Transformer", "Pooling", "Dense")
+    entries = [{"type": f"x.{kind}", "path": f"{i}_{kind}"} for i, kind in enumerate(kinds)]
+    (inner.parent / "modules.json").write_text(json.dumps(entries))
+    for name in ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/other.bin"):
+        (inner.parent / name).parent.mkdir(exist_ok=True)
+        (inner.parent / name).write_text("{}")
     names = ["team/sharded", "team/sentences"]
     assert load(names, tmp_path, address) == [loaded(name) for name in names]
     sent = {name for name in Handler.sent if name.endswith(".safetensors")}
-    assert sent == {*shards, "0_Transformer/model.safetensors"}
+    assert sent == {*shards, "0_Transformer/model.safetensors", "2_Dense/model.safetensors"}
+    assert {"1_Pooling/config.json", "2_Dense/config.json"} <= set(Handler.sent)
+    assert "2_Dense/other.bin" not in Handler.sent
 
 
 def test_a_cache_that_another_program_filled(tmp_path: Path) -> None:
