@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bertnli.encoder.bert import BERTEncoder as BERTEncoder
     from bertnli.encoder.bert import BERTModel as BERTModel
     from bertnli.encoder.config import BERTConfig as BERTConfig
+    from bertnli.inference.files import predict_file as predict_file
     from bertnli.inference.predict import evaluate as evaluate
     from bertnli.inference.predict import predict as predict
     from bertnli.inference.predict import score as score
@@ -101,6 +102,7 @@ _NAMES = {
     "data.texts": ("TextData",),
     "encoder.bert": ("BERTEncoder", "BERTModel"),
     "encoder.config": ("BERTConfig",),
+    "inference.files": ("predict_file",),
     "inference.predict": ("evaluate", "predict", "score"),
     "inference.session": ("InferenceSession",),
     "integrations": ("accelerate", "restore"),

@@ -154,7 +154,7 @@ def read_inputs(
     """
     source = Source(path, encoding, delimiter)
     check_file(source.path)
-    text_columns = text_columns or _columns_of_table(source, model)
+    text_columns = text_columns or columns_of_table(source, model)
     if not text_columns:
         yield from parse_lines(decoded_lines(source.lines(), path), str(path), model)
         return
@@ -184,7 +184,7 @@ def _is_table(source: Source) -> bool:
     )  # fmt: skip
 
 
-def _columns_of_table(source: Source, model: Head) -> Sequence[str] | None:
+def columns_of_table(source: Source, model: Head) -> Sequence[str] | None:
     """The columns of a table's header that `model` reads; None for a file of lines.
 
     Raises ValueError for a table without them and for a file of another kind.
@@ -196,13 +196,17 @@ def _columns_of_table(source: Source, model: Head) -> Sequence[str] | None:
     if not _is_table(source):
         return None
     names, fields = column_names(source), _expected_fields(model)
-    for choice in fields:
-        if set(choice) <= set(names):
-            return choice
+    if (chosen := choose_columns(names, model)) is not None:
+        return chosen
     if source.suffix == ".tsv" and not looks_like_header(names):
         return None
     what = f"{source.path} is a table with the columns {', '.join(map(repr, names))}"
     raise ValueError(_name_columns(what, names, fields))
+
+
+def choose_columns(names: Sequence[str], model: Head) -> Sequence[str] | None:
+    """Those of `model.fields` that are all among a table's columns; None if there are none."""
+    return next((choice for choice in _expected_fields(model) if set(choice) <= set(names)), None)
 
 
 def shared_columns(path: str | os.PathLike[str], text_columns: Sequence[str] | None) -> Sequence[str] | None:

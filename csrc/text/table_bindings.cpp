@@ -160,6 +160,9 @@ py::object read_arrow(const py::object& column) {
         reader->add(array);
       }
     }
+    if (!py::hasattr(column, "__arrow_c_array__")) {
+      throw py::type_error("column must have __arrow_c_stream__ or __arrow_c_array__");
+    }
     const auto both = py::cast<py::tuple>(column.attr("__arrow_c_array__")());
     if (both.size() != 2) throw py::value_error("__arrow_c_array__ must return a schema and an array");
     const auto reader = ArrowReader::of(*pointer_of<ArrowSchema>(both[0], "arrow_schema"));

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +46,12 @@ def texts(rng: random.Random) -> dict[str, Call]:
         "WordTokenizer": (_text.WordTokenizer, [vocab, 0, 2, 3, 1]),
         "WordPieceTokenizer": (_text.WordPieceTokenizer, [vocab, 0, 2, 3, 1, vocab[:5], True]),
         "read_pairs": (_text.read_pairs, [*file, 2]),
+        "TableReader": (_text.TableReader, ["x", "lines", ",", True, True, ["a"], False, 0, True]),
+        "TableReader feed": (fed_table, [rng.choice(["delimited", "lines", "array"]), b'a,"b"\n1,2\n{"a": 1}', [0], 1]),
+        "QuoteScan": (_text.QuoteScan("\t").feed, [b'"a"\tb\n']),
+        "distinct": (_text.distinct, [*arena, np.array([0, 1], np.uint8)]),
+        "read_arrow": (_text.read_arrow, [pa.array(["a", None, "é"])]),
+        "read_arrow stream": (_text.read_arrow, [pa.chunked_array([["a"], ["b"]]).dictionary_encode()]),
         "extract_text": (_text.extract_text, ["( a ( b ) )"]),
         "gather_packed": (_text.gather_packed, [ids, offsets, first, np.array([2, 0, 1])]),
         "gather_padded": (_text.gather_padded, [ids, offsets, first, np.array([2, 0]), 0, 16]),
@@ -60,6 +67,16 @@ def texts(rng: random.Random) -> dict[str, Call]:
             f"{name} encode_spans": (tokenizer.encode_spans, [many, 2]),
         }
     return calls
+
+
+def fed_table(format: str, block: bytes, columns: list[int], width: int) -> object:
+    """What a reader of tables gives for one block."""
+    reader = _text.TableReader("x", format, ",", True, True, ["a"], False, 0, True)
+    reader.feed(block, False)
+    if format == "delimited":
+        reader.choose(columns)
+    reader.feed(block, True)
+    return reader.take(width)
 
 
 def operators(rng: random.Random) -> dict[str, Call]:
