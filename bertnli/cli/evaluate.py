@@ -15,6 +15,7 @@ from bertnli.cli.options import STDIN
 from bertnli.cli.reports import print_figures, print_json, to_json
 from bertnli.cli.texts import lines_at_a_time, open_input
 from bertnli.inference import predict as inference
+from bertnli.inference.files import predict_file
 from bertnli.inference.session import InferenceSession
 from bertnli.tasks.load import parse_lines, read_inputs
 from bertnli.text.tokenizer import Tokenizer
@@ -40,11 +41,22 @@ def evaluate(args: SimpleNamespace) -> None:
 def predict(args: SimpleNamespace) -> None:
     model, tokenizer = load_head(args.model, args)
     session = open_session(model, args)
+    if args.output is None and (args.probabilities or args.bad_rows):
+        raise ValueError("--probabilities and --bad-rows go with --output")
     if args.input != STDIN:
-        _print_predictions(args, session, tokenizer, read_inputs(args.input, model, args.text_columns))
+        table: dict[str, Any] = dict(encoding=args.encoding, delimiter=args.delimiter)
+        if args.output is None:
+            _print_predictions(args, session, tokenizer, read_inputs(args.input, model, args.text_columns, **table))
+            return
+        how: dict[str, Any] = dict(max_len=args.max_len, truncation=args.truncation, batch_size=args.batch_size)
+        written, aside = predict_file(
+            session, tokenizer, args.input, args.output, text_columns=args.text_columns,
+            probabilities=args.probabilities, bad_rows=args.bad_rows, **table, **how,
+        )  # fmt: skip
+        print(f"{written} rows: {args.output}" + (f"; {aside} rows set aside: {args.bad_rows}" if aside else ""))
         return
-    if args.text_columns:
-        raise ValueError("--text-columns are columns of a file: name it by --input")
+    if args.text_columns or args.output:
+        raise ValueError("--text-columns and --output are for a table in a file: name it by --input")
     with open_input(STDIN) as (lines, name):
         _print_predictions(args, session, tokenizer, parse_lines(lines, name, model))
 

@@ -59,6 +59,7 @@ add(
     [
         "bertnli predict --model runs/tuned --input pairs.tsv > predictions.jsonl",
         r"printf 'A man is asleep.\tHe sleeps.\n' | bertnli predict --model runs/tuned",
+        "bertnli predict --model runs/tuned --input pairs.csv --output predicted.csv",
     ],
     [
         option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
@@ -71,9 +72,25 @@ add(
             help="file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words "
             "(tagging), or `question<TAB>context` (qa); or JSON objects with the keys text; premise, hypothesis; "
             "words (a list); question, context (default: -, standard input). An empty line is an error, an empty text "
-            'is {"text": ""}; the examples before a broken line are predicted (a table is read as a whole first)',
+            'is {"text": ""}; the examples before a broken line are predicted',
         ),
         text_columns_option(),
+        option("--encoding", DATA, default="utf-8", help="of a table's text, by Python's name"),
+        option("--delimiter", DATA, help="of a table's fields (default: a comma in .csv, else a tab)"),
+        option(
+            "--output",
+            OUTPUT,
+            type=click.Path(path_type=Path),
+            help=".csv, .tsv, .jsonl or .parquet file to write the table --input to, with columns for the predictions "
+            "(default: predictions alone on standard output)",
+        ),
+        switch("--probabilities", OUTPUT, help="a column of --output for each class"),
+        option(
+            "--bad-rows",
+            OUTPUT,
+            type=click.Path(path_type=Path),
+            help="JSON lines to write the rows to that cannot be read (default: such a row is an error)",
+        ),
         *encoding_options(),
         *inference_options(),
     ],

@@ -187,6 +187,24 @@ def test_tables_are_read_as_tables_or_refused(
         assert message in err
 
 
+def test_predictions_in_the_shape_of_the_input(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.csv").write_text("id;premise;hypothesis\n1;a cat;a dog\n2;short\n3;two;a cat\n")
+    predict = ["predict", "--model", trained, "--input", tmp_path / "x.csv", "--delimiter", ";"]
+    bad, output = tmp_path / "bad.jsonl", tmp_path / "out.csv"
+    status, out, err = run(*predict, "--output", output, "--probabilities", "--bad-rows", bad, capsys=capsys)
+    assert status == 0, err
+    assert out == f"2 rows: {output}; 1 rows set aside: {bad}\n"
+    header, *rows = output.read_text().splitlines()
+    assert header.startswith("id,premise,hypothesis,label,score,probability_")
+    assert [row.split(",")[:3] for row in rows] == [["1", "a cat", "a dog"], ["3", "two", "a cat"]]
+    assert json.loads(bad.read_text())["row"] == "2;short\n"
+    for options in (["--output", output], ["--probabilities"]):
+        status, _, err = run(*predict, *options, capsys=capsys)
+        assert (status, err.count("\n")) == (2, 1), err
+
+
 def test_class_names_with_commas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "r.csv"
     table.write_text('text,label\na,"yes, please"\nb,no\n')
