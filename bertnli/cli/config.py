@@ -13,14 +13,18 @@ from click.core import ParameterSource
 from bertnli import __version__
 from bertnli.cli.options import OUTPUT, InputPath, hint, option
 
-if sys.version_info >= (3, 11):
-    import tomllib as tomllib
-else:
-    import tomli as tomllib
-
 RUN_FILE = "run.toml"
 _NOT_RECORDED = ("resume", "overwrite", "json", "quiet")
 _ALTERNATIVES = (("model", "scratch"), ("batch_size", "batch_tokens"))  # one on the command line replaces the other
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """The values of a TOML file. Raises ValueError naming line and column."""
+    if sys.version_info >= (3, 11):  # imported here: help does not need it
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def config_option() -> click.Option:
@@ -41,8 +45,8 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        values = read_toml(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise click.UsageError(f"{path}: {error}", ctx) from None
     command = values.pop("command", ctx.info_name)
     if command != ctx.info_name:

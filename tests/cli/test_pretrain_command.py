@@ -11,7 +11,7 @@ from helpers.commands import run
 from safetensors.torch import load_file
 
 from bertnli import BERTModel, from_pretrained
-from bertnli.cli.config import tomllib
+from bertnli.cli.config import read_toml
 
 
 def test_from_text_to_a_task(
@@ -31,7 +31,7 @@ def test_from_text_to_a_task(
     assert isinstance(from_pretrained(next(Path("bert/checkpoints").iterdir()))[0], BERTModel)
     assert len(tokenizer) == bert.config.vocab_size
     assert json.loads(Path("bert/config.json").read_text())["provenance"]["run"]["metric"] == "masked_accuracy"
-    assert tomllib.loads(Path("bert/run.toml").read_text())["whole_words"] is True
+    assert read_toml(Path("bert/run.toml").read_text())["whole_words"] is True
     status, _, err = run("pretrain", "--config", "bert/run.toml", "--output", "again", "--quiet", capsys=capsys)
     assert status == 0, err
     one, other = (load_file(Path(folder) / "model.safetensors") for folder in ("bert", "again"))

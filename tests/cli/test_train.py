@@ -17,7 +17,7 @@ from bertnli import (
     save_pretrained,
 )
 from bertnli.cli import runs
-from bertnli.cli.config import tomllib
+from bertnli.cli.config import read_toml
 
 
 def test_train_writes_its_files(trained: Path) -> None:
@@ -148,7 +148,7 @@ def test_evaluations_within_an_epoch(
     kept = tmp_path / "x" / "checkpoints"
     assert sorted(path.name for path in kept.iterdir()) == ["step-3", "step-4"]  # the best, of equals, and the last
     assert len(list((tmp_path / "x" / "tensorboard").iterdir())) == 1
-    assert tomllib.loads((tmp_path / "x" / "run.toml").read_text())["log"] == ["tensorboard"]
+    assert read_toml((tmp_path / "x" / "run.toml").read_text())["log"] == ["tensorboard"]
     assert_equal_weights(kept / "step-3", trained)
     lines = [json.loads(line) for line in (tmp_path / "x" / "evaluations.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 4]
