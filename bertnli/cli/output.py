@@ -96,5 +96,5 @@ def what_is_saved(args: SimpleNamespace) -> str:
     """The end of a message about a training run that has ended early."""
     state = args.output / STATE_FILE
     if state.exists():
-        return f"the epochs that were done are saved in {state}: continue with --resume"
-    return "no epoch was saved"
+        return f"the run is saved in {state}: continue with --resume"
+    return "nothing was saved"

@@ -61,4 +61,6 @@ def pretrain(
     model, max_len = BERTPretrainer(bert), min(max_len, bert.config.max_len)
     train = encode_paragraphs(tokenizer, paragraphs, max_len, whole_words=whole_words, copies=copies, seed=options.seed)
     dev_data = None if dev is None else encode_paragraphs(tokenizer, dev, max_len, whole_words=whole_words)
-    return fit(model, train, dev_data, options, **fit_arguments)
+    history = fit(model, train, dev_data, options, **fit_arguments)
+    bert.provenance["run"] = model.provenance["run"]  # for the model card
+    return history

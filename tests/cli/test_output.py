@@ -168,9 +168,7 @@ def test_a_full_disk_is_one_line_and_loses_no_epoch(
     err = capsys.readouterr().err
     file = "training_state.pt" if place == "state" else "model.safetensors"
     assert (status, err.count("\n")) == (2, 1), err
-    assert re.search(
-        rf"^bertnli: error: .*cannot write.*out/{file}.*; the epochs that were done are saved in .*continue with", err
-    )
+    assert re.search(rf"^bertnli: error: .*cannot write.*out/{file}.*; the run is saved in .*continue with", err)
     assert list(content(output)) == ["training_state.pt"]
     assert run(*command, "--resume", capsys=capsys)[0] == 0
     assert content(output)["model.safetensors"] == content(tmp_path / "whole")["model.safetensors"]
@@ -224,7 +222,7 @@ def test_out_of_memory_is_one_line(
     status, _, err = run(*train(start, table, tmp_path / "out"), capsys=capsys)
     assert (status, err.count("\n")) == (2, 1), err
     assert "out of memory: use a smaller --batch-size, --batch-tokens or --max-len" in err
-    assert err.endswith("continue with --resume\n" if after else "; no epoch was saved\n")
+    assert err.endswith("continue with --resume\n" if after else "; nothing was saved\n")
 
 
 def test_predictions_before_a_bad_line_are_printed(

@@ -147,6 +147,7 @@ def test_it_learns_and_continues(tmp_path: Path) -> None:
     net = bert(tokenizer, dropout=0.1)
     history = pretrain(net, tokenizer, text, paragraphs(60, 9), epochs=12, **options)
     best = history.evaluations[-1].figures
+    assert net.provenance["run"]["metric"] == "masked_accuracy"
     assert best["masked_accuracy"] > 0.25  # by chance 0.05
     assert best["next_sentence_accuracy"] > 0.6
     assert history.losses[-1] < history.losses[0] - 1
