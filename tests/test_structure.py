@@ -13,7 +13,7 @@ from helpers import ROOT
 # From the first stage to the last. `bertnli/__init__.py` and `__main__.py` may import from all of them.
 ROOMS = [
     *("data", "text", "ops", "kernels", "encoder", "tasks", "runtime", "inference", "training", "distillation"),
-    *("checkpoint", "model", "integrations", "sklearn", "d2l", "cli"),
+    *("checkpoint", "report", "model", "integrations", "sklearn", "d2l", "cli"),
 ]
 PACKAGE = sorted(path for path in (ROOT / "bertnli").rglob("*.py") if path.parent != ROOT / "bertnli") + [
     ROOT / "bertnli" / name for name in ("model.py", "sklearn.py")

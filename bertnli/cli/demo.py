@@ -38,10 +38,11 @@ def demo(args: SimpleNamespace) -> None:
     model = BERTClassifier(BERTModel(config), len(SNLI_LABELS), SNLI_LABELS)
     model.adapt(data["train"])
     print(f"model: bert.small-sized, random weights, {num_parameters(model) / 1e6:.1f} million parameters")
+    dev_data = model.encode(tokenizer, data["dev"])
     history = fit(
         model,
         model.encode(tokenizer, data["train"]),
-        model.encode(tokenizer, data["dev"]),
+        dev_data,
         epochs=args.epochs,
         batch_size=16,
         lr=5e-4,
@@ -49,7 +50,7 @@ def demo(args: SimpleNamespace) -> None:
         progress=not args.quiet,
         callbacks=[Callback(on_epoch=lambda epoch: print_epoch(args, epoch))],
     )
-    files = save(args, model, tokenizer, history)
+    files = save(args, model, tokenizer, history, data["dev"], dev_data)
     print_kept_epoch(history)
     figures = inference.evaluate(model, model.encode(tokenizer, data["test"]))
     print_json(args, {"test": figures})

@@ -58,7 +58,8 @@ def distill(args: SimpleNamespace) -> None:
     )  # fmt: skip
     path = Path(args.teacher)
     student.provenance["teacher"] = path.resolve().name if path.is_dir() else args.teacher
-    finish(args, student, tokenizer, history)
+    dev_data = None if dev is None else student.encode(tokenizer, dev, max_len, args.truncation)
+    finish(args, student, tokenizer, history, dev, dev_data)
 
 
 def _load_unlabelled(args: SimpleNamespace, model: Head, tokenizer: Tokenizer) -> Any:

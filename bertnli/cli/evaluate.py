@@ -13,10 +13,12 @@ from typing import Any
 from bertnli.cli.loading import load, load_head, name_classes, open_session
 from bertnli.cli.options import STDIN
 from bertnli.cli.reports import print_figures, print_json, to_json
+from bertnli.cli.runs import evaluation
 from bertnli.cli.texts import lines_at_a_time, open_input
 from bertnli.inference import predict as inference
 from bertnli.inference.files import predict_file
 from bertnli.inference.session import InferenceSession
+from bertnli.report.page import write_report
 from bertnli.tasks.load import parse_lines, read_inputs
 from bertnli.text.tokenizer import Tokenizer
 
@@ -27,9 +29,13 @@ def evaluate(args: SimpleNamespace) -> None:
     started = time.perf_counter()
     data = load(args, model.task, args.data, "test", tokenizer, names)
     encoded = model.encode(tokenizer, data, model.sequence_len(args.max_len), args.truncation)
-    figures = inference.evaluate(
-        open_session(model, args), encoded, batch_size=args.batch_size, progress=not args.quiet
+    session = open_session(model, args)
+    found = evaluation(
+        session, args.data.resolve().name, data, encoded, batch_size=args.batch_size, progress=not args.quiet
     )
+    figures = found.figures
+    if args.report is not None:
+        write_report(args.report, f"{args.model} on {args.data.name}", evaluated=[found], settings=args.params)
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - started
     if args.json:

@@ -46,6 +46,12 @@ add(
         ),
         *reading_options(),
         *encoding_options(),
+        option(
+            "--report",
+            OUTPUT,
+            type=click.Path(path_type=Path),
+            help="HTML file to write: the figures, plots, and the most confident mistakes with their texts",
+        ),
         json_switch("one JSON object"),
         switch("--quiet", OUTPUT, help="no progress"),
         *inference_options(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ from bertnli.checkpoint.keep import keep_checkpoints
 from bertnli.cli.config import RUN_FILE, run_toml
 from bertnli.cli.loading import find_device
 from bertnli.cli.output import KEPT_FOLDER, STATE_FILE, prepare_state_file
-from bertnli.cli.plots import save_curves
 from bertnli.cli.reports import print_epoch, print_evaluation, print_json, print_kept_epoch, to_json
 from bertnli.data.files import atomic_path
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import SIZES, BERTConfig
+from bertnli.inference.predict import NotFiniteError, evaluate_outputs
+from bertnli.inference.session import InferenceSession
 from bertnli.integrations import loggers
+from bertnli.report.page import REPORT, Evaluated, write_report
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import unused_precision
 from bertnli.tasks.base import Head
@@ -75,13 +78,23 @@ def dev_file(args: SimpleNamespace) -> Path | None:
     return path
 
 
-def finish(args: SimpleNamespace, model: Head | BERTModel, tokenizer: Tokenizer, history: History) -> None:
-    """Save the result, in the first of several processes, and remove the run's state."""
+def finish(
+    args: SimpleNamespace,
+    model: Head | BERTModel,
+    tokenizer: Tokenizer,
+    history: History,
+    dev: Any = None,
+    dev_data: Any = None,
+) -> None:
+    """Save the result, in the first of several processes, and remove the run's state.
+
+    dev, dev_data    examples, and what the model's `encode` gave for them
+    """
     paths = {"train": args.train, "dev": dev_file(args)}
     model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
     model.provenance["version"] = __version__
     if distributed.rank_and_size()[0] == 0:
-        files = save(args, model, tokenizer, history, run_toml(args.command, args.params))
+        files = save(args, model, tokenizer, history, dev, dev_data, run_toml(args.command, args.params))
         (args.output / STATE_FILE).unlink(missing_ok=True)
         if args.keep_best:
             print_kept_epoch(history)
@@ -89,9 +102,15 @@ def finish(args: SimpleNamespace, model: Head | BERTModel, tokenizer: Tokenizer,
 
 
 def save(
-    args: SimpleNamespace, model: Head | BERTModel, tokenizer: Tokenizer, history: History, config: str | None = None
+    args: SimpleNamespace,
+    model: Head | BERTModel,
+    tokenizer: Tokenizer,
+    history: History,
+    dev: Any = None,
+    dev_data: Any = None,
+    config: str | None = None,
 ) -> str:
-    """Write checkpoint, figures, curves and the run's configuration to --output; says what was written."""
+    """Write checkpoint, figures, report and the run's configuration to --output; says what was written."""
     folder, files = args.output, ["checkpoint", "metrics.jsonl"]
     checkpoint.save_pretrained(model, folder, tokenizer)
     texts = {"metrics.jsonl": "".join(to_json(vars(e)) + "\n" for e in history.epochs)}
@@ -104,10 +123,22 @@ def save(
     for name, text in texts.items():
         with atomic_path(folder / name) as path:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    if save_curves(history, folder / "curves.png"):
-        files.append("curves.png")
+    evaluated = []
+    if dev_data is not None and isinstance(model, Head):
+        with suppress(NotFiniteError):  # the checkpoint is there for who wants to see why
+            evaluated.append(evaluation(model, "the dev data", dev, dev_data))
+    title = f"Run {folder.resolve().name}"
+    write_report(folder / REPORT, title, history=history, evaluated=evaluated, settings=args.params)
+    files.append(REPORT)
     print_json(args, {"output": str(folder), "run": model.provenance["run"]})
     return f"{', '.join(files[:-1])} and {files[-1]}"
+
+
+def evaluation(model: Head | InferenceSession, name: str, examples: Any, data: Any, **options: Any) -> Evaluated:
+    """A model's outputs and figures on labelled data, for the report."""
+    figures, outputs = evaluate_outputs(model, data, **options)
+    head = model.model if isinstance(model, InferenceSession) else model
+    return Evaluated(name, head, examples, data, outputs, figures)
 
 
 def num_parameters(model: Head) -> int:

@@ -13,7 +13,9 @@ import torch
 from bertnli.cli.loading import load, load_checkpoint, with_switches
 from bertnli.cli.runs import dev_file, finish, make_bert, make_tokenizer, print_unused_precision, run_arguments
 from bertnli.encoder.bert import BERTModel
+from bertnli.inference.predict import score
 from bertnli.tasks.base import HEADS, Head
+from bertnli.tasks.classification import BERTClassifier
 from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import Examples, texts_of
 from bertnli.text.encoded import EncodedTexts, encoded_texts
@@ -31,6 +33,8 @@ def train(args: SimpleNamespace) -> None:
     if dev_path is not None:
         is_snli_layout = names is None and task == "classification" and not args.text_columns
         dev = load(args, task, dev_path, "dev", tokenizer, None if is_snli_layout else data.label_names or None)
+    if args.calibrate and (dev is None or model.task != "classification"):
+        raise ValueError("--calibrate needs --task classification and dev data (--dev)")
     max_len = model.sequence_len(args.max_len)
     train_data = model.encode(tokenizer, data, max_len, args.truncation)
     dev_data = None if dev is None else model.encode(tokenizer, dev, max_len, args.truncation)
@@ -48,7 +52,10 @@ def train(args: SimpleNamespace) -> None:
     )
     print_unused_precision(args)
     history = fit(model, train_data, dev_data, args.options, **run_arguments(args, model, tokenizer))
-    finish(args, model, tokenizer, history)
+    if args.calibrate and dev_data is not None and isinstance(model, BERTClassifier):
+        temperature = model.calibrate(model.by_example(score(model, dev_data), dev_data), dev_data.labels)
+        print(f"calibrated: outputs divided by {temperature:.3f}")
+    finish(args, model, tokenizer, history, dev, dev_data)
 
 
 Start = tuple[BERTModel | Head, Tokenizer, str, Sequence[str] | None, Examples]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from bertnli.data.progress import in_notebook
+from bertnli.report.plots import new_figure
 
 
 class Timer:
@@ -151,21 +150,3 @@ class Animator:
         for i, (x, y) in enumerate(zip(self.X, self.Y, strict=True)):
             axis.plot(x, y, self.fmts[i % len(self.fmts)])
         set_axes(axis, *self._style, self.legend[: len(self.X)] if self.legend else None)
-
-
-def new_figure(**options: Any) -> Any | None:
-    """A matplotlib Figure of these options, without pyplot's global state; None if matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        _warn_of_missing_matplotlib()
-        return None
-    figure = Figure(**options)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-@cache
-def _warn_of_missing_matplotlib() -> None:
-    logging.getLogger("bertnli").warning("curves are not drawn: matplotlib is missing (pip install matplotlib)")

@@ -160,6 +160,21 @@ def evaluate(
     labels that the model does not have, or outputs that are NaN or infinite. A figure that the data leave undefined is
     NaN.
     """
+    return evaluate_outputs(
+        model, data, batch_size=batch_size, precision=precision, cuda_graphs=cuda_graphs, progress=progress
+    )[0]
+
+
+def evaluate_outputs(
+    model: Head | InferenceSession,
+    data: Encoded,
+    *,
+    batch_size: int = 256,
+    precision: str | None = None,
+    cuda_graphs: bool | None = None,
+    progress: bool = False,
+) -> tuple[dict[str, Any], Tensor]:
+    """What `evaluate` gives, and the outputs that the figures are of, float32 [R, num_labels] on the CPU."""
     data, session = without_subset(data), _session(model, precision)
     encoded, head = encoded_texts(data, "data"), session.model
     check_labels(encoded, "the evaluated data", head)
@@ -178,7 +193,7 @@ def evaluate(
     outputs = head.by_example(check_finite(outputs), data)
     loss = sum(map(float, losses)) / max(1, num_targets)
     count = len(data) if isinstance(data, EncodedWindows) else len(encoded)
-    return {"examples": count, "loss": loss, **head.metrics(outputs, data)}
+    return {"examples": count, "loss": loss, **head.metrics(outputs, data)}, outputs
 
 
 def encode_inputs(

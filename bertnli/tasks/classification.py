@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import Head, class_label_error
+from bertnli.tasks.calibration import fit_temperature
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts
 
@@ -68,6 +70,22 @@ class BERTClassifier(Head):
     def probabilities(self, outputs: Tensor) -> Tensor:
         """The probabilities of the classes, [N, num_labels]."""
         return outputs.softmax(1)
+
+    @torch.no_grad()
+    def calibrate(self, outputs: Tensor, labels: Tensor) -> float:
+        """Divide the output layer by the temperature that fits the probabilities to labelled data; returns it.
+
+            model.calibrate(bertnli.score(model, dev), dev.labels)
+
+        The predicted classes stay. outputs: float [N, C], the model's; labels: int64 [N]. Use data that were not
+        trained on. See `fit_temperature`. Raises ValueError for labels that the model does not have.
+        """
+        if (error := class_label_error(labels, 1, self.output.out_features)) is not None:
+            raise ValueError(f"calibrate needs one class an example: found {error}")
+        temperature = fit_temperature(outputs, labels)
+        for parameter in self.output.parameters():
+            parameter.div_(temperature)
+        return temperature
 
     def label_error(self, labels: Tensor) -> str | None:
         return class_label_error(labels, 1, self.output.out_features)

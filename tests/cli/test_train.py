@@ -22,13 +22,13 @@ from bertnli.cli.config import read_toml
 
 def test_train_writes_its_files(trained: Path) -> None:
     assert {p.name for p in trained.iterdir()} == {
-        "config.json", "model.safetensors", "vocab.json", "README.md", "metrics.jsonl", "curves.png",
+        "config.json", "model.safetensors", "vocab.json", "README.md", "metrics.jsonl", "report.html",
         "run.toml",
     }  # fmt: skip
     epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in epochs] == [1, 2]
     assert all(0 < e["dev_score"] < 1 and e["train_loss"] > 0 for e in epochs)
-    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (trained / "report.html").read_text().startswith("<!doctype html>")
     assert json.loads((trained / "config.json").read_text())["labels"] == LABELS
 
 
@@ -218,12 +218,12 @@ def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert status == 0, err
     assert "test accuracy" in out
     assert out.count("    -> ") == 3
-    assert {"corpus", "config.json", "model.safetensors", "curves.png", "metrics.jsonl"} <= {
+    assert {"corpus", "config.json", "model.safetensors", "report.html", "metrics.jsonl"} <= {
         p.name for p in tmp_path.iterdir()
     }
 
 
-def test_no_curves_without_matplotlib(
+def test_a_report_without_matplotlib_says_so(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -232,5 +232,5 @@ def test_no_curves_without_matplotlib(
         capsys=capsys,
     )  # fmt: skip
     assert status == 0, err
-    assert f"checkpoint, metrics.jsonl and run.toml: {tmp_path}" in out
-    assert not (tmp_path / "curves.png").exists()
+    assert f"checkpoint, metrics.jsonl, run.toml and report.html: {tmp_path}" in out
+    assert "Not drawn: matplotlib is missing" in (tmp_path / "report.html").read_text()

@@ -16,8 +16,8 @@ from helpers import ROOT
 from torch import nn
 
 from bertnli import BERTConfig, BERTModel, Vocab, d2l, read_snli, save_pretrained
-from bertnli.d2l import plotting
 from bertnli.data.demo import write_demo_corpus
+from bertnli.report import plots
 
 CHAPTER = ROOT / "tests" / "helpers" / "chapter.py"
 
@@ -142,7 +142,7 @@ def test_training_goes_on_without_matplotlib(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    plotting._warn_of_missing_matplotlib.cache_clear()
+    plots._warn_of_missing_matplotlib.cache_clear()
     net = nn.Linear(5, 3)
     for _ in range(2):
         trainer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -150,5 +150,5 @@ def test_training_goes_on_without_matplotlib(
         d2l.train_ch13(net, toy_batches(), toy_batches(), loss, trainer, 1, animator=animator)
         assert animator.fig is None
         assert animator.X[2] == [1.0]
-    assert caplog.text.count("curves are not drawn: matplotlib is missing (pip install matplotlib)") == 1
+    assert caplog.text.count("plots are not drawn: matplotlib is missing") == 1
     assert "test acc" in capsys.readouterr().out
