@@ -240,16 +240,18 @@ def has_consistent_quotes(source: Source) -> bool:
     Raises ValueError where quotes are around delimiters or line ends, but the lines are also rows of one field count
     without.
     """
+    if source.has_quotes is not None:
+        return source.has_quotes
     scan = _text.QuoteScan(source.delimiter)
     with source.blocks() as blocks:
-        if not all(map(scan.feed, blocks)) or not scan.consistent:
-            return False
-    if scan.ambiguous_line:
+        consistent = all(map(scan.feed, blocks)) and scan.consistent
+    if consistent and scan.ambiguous_line:
         raise ValueError(
             f"{source.path}:{scan.ambiguous_line}: the quote may be a character, or around a text of several lines or "
             "fields; save the table as .csv or JSON lines"
         )
-    return True
+    source.has_quotes = consistent
+    return consistent
 
 
 def json_format(source: Source) -> str:

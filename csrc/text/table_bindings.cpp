@@ -35,28 +35,37 @@ Array<T> own(Growing<Element>&& elements) {
 
 // (arena, starts and ends [width, rows], kinds [width, rows] or None)
 py::tuple own(Values&& values, size_t width) {
-  const size_t rows = width == 0 ? 0 : values.size() / width;
+  const size_t count = values.size(), rows = width == 0 ? 0 : count / width;
+  py::object bounds;
   const std::array shape{static_cast<py::ssize_t>(width), static_cast<py::ssize_t>(rows)};
-  Growing<int64_t> both;
-  int64_t* to = both.room(2 * values.size());
-  both.advance(2 * values.size());
-  for (size_t column = 0; column < width; ++column) {
-    for (size_t row = 0; row < rows; ++row) {
-      const size_t i = row * width + column;
-      to[column * rows + row] = values.bounds[i];
-      to[(width + column) * rows + row] = values.bounds[i + 1];
+  if (width == 1) {  // the bounds are both: each text ends where the next one begins
+    const size_t bytes = sizeof(int64_t);
+    const auto all = own<int64_t>(std::move(values.bounds));
+    const std::array strides{static_cast<py::ssize_t>(bytes), static_cast<py::ssize_t>(bytes * rows),
+                             static_cast<py::ssize_t>(bytes)};
+    bounds = py::array_t<int64_t>(std::array{py::ssize_t{2}, shape[0], shape[1]}, strides, all.data(), all);
+  } else {
+    Growing<int64_t> both;
+    int64_t* to = both.room(2 * count);
+    both.advance(2 * count);
+    for (size_t column = 0; column < width; ++column) {
+      for (size_t row = 0; row < rows; ++row) {
+        const size_t i = row * width + column;
+        to[column * rows + row] = values.bounds[i];
+        to[(width + column) * rows + row] = values.bounds[i + 1];
+      }
     }
+    bounds = own<int64_t>(std::move(both)).attr("reshape")(2, shape[0], shape[1]);
   }
   const Value* kind = values.kinds.data();
   py::object kinds = py::none();
   if (!std::all_of(kind, kind + values.kinds.size(), [](Value v) { return v == Value::kText; })) {
     Array<uint8_t> array(shape);
-    for (size_t i = 0; i < values.size(); ++i) {
+    for (size_t i = 0; i < count; ++i) {
       array.mutable_at(i % width, i / width) = static_cast<uint8_t>(kind[i]);
     }
     kinds = array;
   }
-  const py::object bounds = own<int64_t>(std::move(both)).attr("reshape")(2, shape[0], shape[1]);
   return py::make_tuple(own<uint8_t>(std::move(values.arena)), bounds, kinds);
 }
 
