@@ -50,7 +50,9 @@ class ViewReader final : public ArrowReader {
   void add_values(const ArrowArray& array, size_t begin, size_t end) override {
     const auto blocks = static_cast<size_t>(array.n_buffers) - 3;
     const void* sizes = array.buffers[array.n_buffers - 1];
-    values_.arena.reserve(values_.arena.size() + 32 * (end - begin));
+    size_t total = 0;  // of views that were not checked yet
+    for (size_t i = begin; i < end; ++i) total += static_cast<uint32_t>(load<int32_t>(array.buffers[1], 4 * i));
+    values_.arena.reserve(values_.arena.size() + std::min(total, 1024 * (end - begin)));
     for (size_t i = begin; i < end; ++i) {
       const char* view = static_cast<const char*>(array.buffers[1]) + 16 * i;
       const auto length = load<int32_t>(view, 0), block = load<int32_t>(view, 2), at = load<int32_t>(view, 3);
