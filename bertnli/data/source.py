@@ -19,6 +19,7 @@ ARROW = {".parquet", ".arrow", ".feather"}  # suffixes of files that pyarrow rea
 COMPRESSED = {".gz", ".zst"}
 _BLOCK = 1 << 18  # bytes; stays in a core's cache
 _BOM = codecs.BOM_UTF8
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 Block = bytes | memoryview
 
 
@@ -93,14 +94,20 @@ class Source:
 
     def first_line(self) -> tuple[int, bytes]:
         """The first line that is not blank, stripped, and its number; (1, b"") if there is none."""
-        content = b""
+        number = 1
+        parts: list[bytes] = []
         with self.blocks() as blocks:
             for block in blocks:
-                content += block
-                if re.search(rb"\S[^\r\n]*[\r\n]", content):
+                text = bytes(block)
+                if not parts:
+                    line = text.lstrip()
+                    number += len(_LINE_END.findall(text[: len(text) - len(line)]))
+                    text = line
+                end = _LINE_END.search(text)
+                parts += [text[: end.start()]] if end else [text] if text else []
+                if end:
                     break
-        lines = enumerate(re.split(b"\r\n|\r|\n", content), 1)
-        return next(((number, line.strip()) for number, line in lines if line.strip()), (1, b""))
+        return (number, b"".join(parts).rstrip()) if parts else (1, b"")
 
     def _decompressed(self) -> Iterator[Block]:
         try:

@@ -192,6 +192,14 @@ def test_tables_by_parts_are_the_whole(tmp_path: Path) -> None:
         assert numbers == read_columns(source, ["a"]).numbers.tolist()
 
 
+def test_one_line_of_many_blocks(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"a": ["text"] * 60_000, "b": ["x"] * 60_000})
+    path = write(tmp_path / "x.json", frame)
+    path.write_bytes(b"\n \r\n" + path.read_bytes())
+    assert Source(path).first_line() == (3, path.read_bytes().strip())
+    assert len(read_table(path, "a", "b")) == 60_000
+
+
 def test_bad_rows_are_kept_aside(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b'a,b\n1,2\n3\n"x"y,4\n\xff,5\n6,7\n')
     bad: list[tuple[int, str, bytes]] = []
