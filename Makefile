@@ -3,7 +3,7 @@
 # make test-fast   the quick tests alone: under two minutes once everything is built
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
 #                 extensions under the first two
-# make fuzz    the text stage's two libFuzzer targets (needs clang), and all files that are read by Atheris, for FUZZ_SECONDS
+# make fuzz    the text stage's three libFuzzer targets (needs clang), and all files that are read by Atheris, for FUZZ_SECONDS
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0

@@ -3,7 +3,7 @@
 #
 #   tests/cpp/run.sh                 tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer
 #   tests/cpp/run.sh plain           tests without a sanitizer
-#   tests/cpp/run.sh fuzz 600        both libFuzzer targets, 300 seconds each; 77 where clang has no libFuzzer
+#   tests/cpp/run.sh fuzz 600        the libFuzzer targets, 200 seconds each; 77 where clang has no libFuzzer
 #   tests/cpp/run.sh bindings 100    both extensions under AddressSanitizer + UndefinedBehaviorSanitizer, compiled by g++,
 #                                    and 100 mutated calls of each function and operator (tests/fuzz/bindings.py)
 #
@@ -34,12 +34,13 @@ fuzz)
         echo "skipped: $FUZZ_CXX is missing or has no libFuzzer"
         exit 77
     fi
-    for target in reader tokenizer; do
+    for target in reader table tokenizer; do
+        [ $target = table ] && dictionary=reader || dictionary=$target
         mkdir -p "$BUILD/corpus_$target"
         $FUZZ_CXX $FLAGS -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all "tests/cpp/fuzz_$target.cpp" \
             $SOURCES -o "$BUILD/fuzz_$target"
-        "$BUILD/fuzz_$target" -max_total_time=$((${2:-60} / 2)) -max_len=700 -print_final_stats=1 \
-            -artifact_prefix="$BUILD/" "-dict=tests/cpp/$target.dict" "$BUILD/corpus_$target"
+        "$BUILD/fuzz_$target" -max_total_time=$((${2:-60} / 3)) -max_len=700 -print_final_stats=1 \
+            -artifact_prefix="$BUILD/" "-dict=tests/cpp/$dictionary.dict" "$BUILD/corpus_$target"
     done
     ;;
 bindings)

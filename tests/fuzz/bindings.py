@@ -220,6 +220,7 @@ def mutated_tensor(x: Tensor, rng: random.Random) -> Tensor:
     if kind == 7 and x.dim() > 1:
         return x.transpose(-1, -2)
     values = [float("nan"), float("inf"), -1e38] if x.is_floating_point() else [-1, 2**31 - 1, -(2**31), 100]
+    x = x.contiguous()
     if x.numel() and x.dtype != torch.bool and x.dtype != torch.uint8:
         x.view(-1)[rng.randrange(x.numel())] = rng.choice(values)
     return x
