@@ -18,7 +18,16 @@ from bertnli.ops.devices import HAS_TRITON
 from bertnli.runtime.precision import uses_bf16
 
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-_EXTRAS = {"hub": "huggingface_hub", "parquet": "pyarrow", "plot": "matplotlib", "onnx": "onnxruntime"}
+_EXTRAS = {  # of pyproject.toml, and a module of each
+    "hub": "huggingface_hub",
+    "data": "pyarrow",
+    "plot": "matplotlib",
+    "onnx": "onnxruntime",
+    "sklearn": "sklearn",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
 
 
 def info(args: SimpleNamespace) -> None:
@@ -127,4 +136,6 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list):
         return "; ".join(map(_text, value)) or "none"
-    return {True: "yes", False: "no", None: "not set"}.get(value, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not set" if value is None else str(value)

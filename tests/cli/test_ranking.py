@@ -139,6 +139,7 @@ def test_info(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert f"torch: {torch.__version__}\n" in out
     assert f"  instruction_set: {facts['kernels']['instruction_set']}\n" in out
     assert "inference_int8: " in out
+    assert f"  torch: {torch.get_num_threads()}\n" in out
     isa = facts["kernels"]["instruction_set"]
     monkeypatch.setenv("BERTNLI_ISA", isa)
     assert f"reason: BERTNLI_ISA={isa}" in run("info", capsys=capsys)[1]

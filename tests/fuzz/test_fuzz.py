@@ -21,7 +21,7 @@ def test_bindings() -> None:
     command = [sys.executable, str(ROOT / "tests" / "fuzz" / "bindings.py"), "10", "1"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"crashed in {result.stderr.splitlines()[-1]}: {result.stderr[-2000:]}"
-    assert re.search(r"450 calls of 45 kinds, 10 edited models: no crash", result.stdout)
+    assert re.search(r"\b(\d+)0 calls of \1 kinds, 10 edited models: no crash", result.stdout)
 
 
 @pytest.mark.filterwarnings("ignore")
