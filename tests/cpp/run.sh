@@ -53,7 +53,7 @@ bindings)
     done
     # Python itself leaks; an allocation that is too large must fail as it does without a sanitizer.
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc OMP_NUM_THREADS=2 \
-        ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 \
+        ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024 \
         UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$BUILD/sanitized:tests" \
         ${PYTHON:-python3} tests/fuzz/bindings.py "${2:-100}" "${3:-0}"
     ;;
