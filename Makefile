@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 BIN    := .venv/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
@@ -16,10 +17,10 @@ demo: .venv/built
 	$(BIN)/python -m bertnli demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-fast: .venv/tested
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
 sanitize: .venv/tested
 	tests/cpp/run.sh

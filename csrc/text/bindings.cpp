@@ -280,6 +280,7 @@ py::tuple gather_padded_py(const Array<int32_t>& ids, const Array<int64_t>& offs
                             std::to_string(max_len));
     }
   }
+  if (width != 0) check_memory(sequences.size(), 2 * sizeof(int64_t) * std::min(width, SIZE_MAX / 32));
   auto token_ids = uninitialized<int64_t>(std::array{sequences.size(), width});
   auto segments = uninitialized<int64_t>(std::array{sequences.size(), width});
   auto valid_lens = uninitialized<int64_t>(std::array{sequences.size()});

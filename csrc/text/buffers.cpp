@@ -9,6 +9,7 @@
 #include <new>
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace bertnli {
@@ -118,7 +119,14 @@ void give_buffer(Buffer* buffer) noexcept {
   give_up(kept.slots[0].exchange(buffer, std::memory_order_acq_rel));  // no slot is free
 }
 
+void check_memory(size_t count, size_t size) {
+  const size_t memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  if (size != 0 && count > memory / size) throw std::bad_alloc();
+}
+
 #else
+
+void check_memory(size_t, size_t) {}
 
 Buffer* take_buffer(size_t bytes) {
   auto buffer = std::make_unique<Buffer>();

@@ -23,5 +23,8 @@ void trim_buffer(Buffer& buffer, size_t bytes) noexcept;
 // Frees a buffer, or keeps it for reuse: a few megabytes of small buffers, and many larger ones, which are marked so
 // that the system may take their memory when it needs some.
 void give_buffer(Buffer* buffer) noexcept;
+// Throws std::bad_alloc if `count` times `size` bytes are more than the machine's memory. The system may grant each of
+// several buffers, and end the process when they are written.
+void check_memory(size_t count, size_t size);
 
 }  // namespace bertnli
