@@ -1,7 +1,8 @@
 #!/bin/sh
 # The C++ of the text stage alone, compiled with sanitizers: its tests, and fuzzing for so many seconds.
 #
-#   tests/cpp/run.sh                 tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer
+#   tests/cpp/run.sh                 tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer, and
+#                                    the fuzzers' corpus under the first two
 #   tests/cpp/run.sh plain           tests without a sanitizer
 #   tests/cpp/run.sh fuzz 600        the libFuzzer targets, 200 seconds each; 77 where clang has no libFuzzer
 #   tests/cpp/run.sh bindings 100    both extensions under AddressSanitizer + UndefinedBehaviorSanitizer, compiled by g++,
@@ -15,7 +16,12 @@ CXX=${CXX:-c++}
 FUZZ_CXX=${FUZZ_CXX:-clang++}
 FLAGS="-std=c++20 -g -Wall -Wextra -Wno-unknown-pragmas -Werror -Icsrc/text -pthread"
 SOURCES=$(ls csrc/text/*.cpp | grep -v bindings)
+TARGETS="reader table tokenizer"
 mkdir -p "$BUILD"
+
+unpack_corpus() { # what earlier runs of the fuzzers found to reach new lines
+    ${PYTHON:-python3} -m zipfile -e tests/cpp/corpus.zip "$BUILD/corpus"
+}
 
 tests() { # name, flags
     $CXX $FLAGS $2 tests/cpp/test_*.cpp $SOURCES -o "$BUILD/test_text_$1"
@@ -27,6 +33,12 @@ plain) tests plain -O1 ;;
 all)
     tests address "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
     tests thread "-O1 -fsanitize=thread"
+    unpack_corpus
+    for target in $TARGETS; do
+        $CXX $FLAGS -O1 -fsanitize=address,undefined -fno-sanitize-recover=all "tests/cpp/fuzz_$target.cpp" \
+            tests/cpp/replay.cpp $SOURCES -o "$BUILD/replay_$target"
+        "$BUILD/replay_$target" "$BUILD/corpus/$target"/*
+    done
     ;;
 fuzz)
     if ! printf '#include <cstddef>\n#include <cstdint>\nextern "C" int LLVMFuzzerTestOneInput(const uint8_t*, size_t) { return 0; }' |
@@ -34,13 +46,13 @@ fuzz)
         echo "skipped: $FUZZ_CXX is missing or has no libFuzzer"
         exit 77
     fi
-    for target in reader table tokenizer; do
+    unpack_corpus
+    for target in $TARGETS; do
         [ $target = table ] && dictionary=reader || dictionary=$target
-        mkdir -p "$BUILD/corpus_$target"
         $FUZZ_CXX $FLAGS -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all "tests/cpp/fuzz_$target.cpp" \
             $SOURCES -o "$BUILD/fuzz_$target"
         "$BUILD/fuzz_$target" -max_total_time=$((${2:-60} / 3)) -max_len=700 -print_final_stats=1 \
-            -artifact_prefix="$BUILD/" "-dict=tests/cpp/$dictionary.dict" "$BUILD/corpus_$target"
+            -artifact_prefix="$BUILD/" "-dict=tests/cpp/$dictionary.dict" "$BUILD/corpus/$target"
     done
     ;;
 bindings)
@@ -58,7 +70,7 @@ bindings)
         ${PYTHON:-python3} tests/fuzz/bindings.py "${2:-100}" "${3:-0}"
     ;;
 *)
-    sed -n '2,11p' "$0"
+    sed -n '2,12p' "$0"
     exit 2
     ;;
 esac

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import random
 import shutil
 import sys
@@ -15,6 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import pyarrow
+from pyarrow import feather, parquet
 
 if __name__ == "__main__":
     import atheris
@@ -48,6 +53,27 @@ TOKENS = [
 ROWS = "label\tsentence1\tsentence2\nno\ta\tb\n-\t\tb\n"
 
 
+def read_rows(path: Path) -> Any:
+    return bertnli.read_table(path, "text", "label")
+
+
+def packed_tables() -> dict[str, bytes]:
+    """The same table in each binary format."""
+    table = pyarrow.table({"text": ["a", "b"], "label": ["no", "yes"]})
+    files = {name: io.BytesIO() for name in ("x.parquet", "x.arrow", "x.feather")}
+    parquet.write_table(table, files["x.parquet"])
+    with pyarrow.ipc.new_stream(files["x.arrow"], table.schema) as writer:
+        writer.write_table(table)
+    feather.write_feather(table, files["x.feather"])
+    contents = {name: file.getvalue() for name, file in files.items()}
+    lines = b'{"text": "a", "label": "no"}\n{"text": "b", "label": "yes"}\n'
+    return contents | {"x.csv.gz": gzip.compress(b"text,label\na,no\n"), "x.jsonl.zst": zstd(lines)}
+
+
+def zstd(content: bytes) -> bytes:
+    return pyarrow.compress(content, codec="zstd", asbytes=True)  # type: ignore[no-any-return]
+
+
 def targets(folder: Path) -> dict[str, tuple[bytes, Path, Callable[[Path], Any]]]:
     """Of each kind of file: a good content, its place, and a function that reads it. Makes the files beside it."""
     for name in ("bertnli", "huggingface"):
@@ -59,6 +85,7 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Path, Callable[[Path], Any]]
         "x.csv": ('text,label\n"a, ""b""\n",yes\nc,\n', lambda p: bertnli.read_table(p, "text", "label")),
         "x.tsv": ("a\t1.0\n\n-\t-1\n", lambda p: bertnli.read_table(p, "1", "2", real=True)),
         "x.jsonl": ('{"text": "a\\u00e9", "label": 1}\n', lambda p: bertnli.read_table(p, "text", "label")),
+        "x.json": ('[{"text": "a", "label": null}, {"text": "b", "label": 1}]', read_rows),
         "pairs.tsv": (ROWS, lambda p: bertnli.read_pairs(p, "text", ("no", "yes"))),
         "pairs.jsonl": (
             '{"label": 1.0, "sentence1": "a", "sentence2": "b"}\n',
@@ -79,6 +106,8 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Path, Callable[[Path], Any]]
     found: dict[str, tuple[bytes, Path, Callable[[Path], Any]]] = {
         name: (content.encode(), folder / name, read) for name, (content, read) in texts.items()
     }
+    for name, content in packed_tables().items():
+        found[name] = content, folder / name, read_rows
     for name in ("bertnli", "huggingface", "d2l"):
         for path in sorted((folder / name).iterdir()):
             found[f"{name}/{path.name}"] = path.read_bytes(), path, lambda p: bertnli.load_pretrained_model(p.parent)
