@@ -34,6 +34,9 @@ def run(args: SimpleNamespace) -> None:
                 args.run()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f": {what_is_saved(args)}" if trains else "") from None
+    except SystemExit:  # by SIGTERM, which ends other commands at once
+        print(f"bertnli: terminated: {what_is_saved(args)}", file=sys.stderr)
+        raise
     except (OSError, MemoryError, RuntimeError) as error:
         saved = f"; {what_is_saved(args)}" if trains else ""
         if is_out_of_memory(error):

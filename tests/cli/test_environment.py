@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,3 +112,21 @@ def test_the_kept_epoch_is_said(
         assert status == 0, err
         assert out.count("kept the weights of epoch 2, whose dev accuracy is the best: 0.7500") == told
         assert out.count("kept the weights") == told
+
+
+def test_sigterm_says_what_is_saved(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.write_state
+
+    def write_and_kill(*arguments: Any) -> None:
+        real(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "write_state", write_and_kill)
+    reading: list[str | Path] = ["--train", model.parent / "data.tsv", "--text-columns", "1", "--label-column", "2"]
+    with pytest.raises(SystemExit) as ended:
+        run("train", "--model", model, *reading, "--output", tmp_path / "out", "--epochs", 3, "--quiet", capsys=capsys)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert "bertnli: terminated: " in (err := capsys.readouterr().err)
+    assert "--resume" in err
