@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 BIN    := .venv/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
