@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -40,14 +41,19 @@ def draw(paint: Callable[..., None], plots: int = 1) -> str:
     figure = new_figure(figsize=(4.6 * plots, 3.2), layout="constrained")
     if figure is None:
         return "<p>Not drawn: matplotlib is missing (<code>pip install 'bertnli[plot]'</code>).</p>"
-    axes = figure.subplots(1, plots, squeeze=False)[0]
-    paint(*axes)
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8)
+    from matplotlib import rc_context
+
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    # Text stays text, in the reader's fonts; matplotlib measures it in its own, which may lack characters.
+    with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        axes = figure.subplots(1, plots, squeeze=False)[0]
+        paint(*axes)
+        for axis in axes:
+            axis.grid(alpha=0.3)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(fontsize=8)
+        figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
 
