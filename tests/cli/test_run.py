@@ -193,7 +193,7 @@ def test_predict_reads_columns_of_a_table(tmp_path: Path, capsys: pytest.Capture
         assert status == 0, err
         outputs.append(out)
         status, _, err = run(*arguments, capsys=capsys)
-        assert (status, "are columns of a file" in err) == (2, True)
+        assert (status, "are for a table in a file" in err) == (2, True)
         arguments[4] = "one,two,id"
         status, _, err = run(*arguments, "--input", tmp_path / "data.csv", capsys=capsys)
         assert (status, "3 text columns (one, two, id); the model takes" in err) == (2, True)
