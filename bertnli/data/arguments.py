@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import os
@@ -61,6 +62,12 @@ def choice(value: Any, name: str, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; found {value!r}")
     return value
+
+
+def nearest(name: str, known: Sequence[str], kind: str) -> str:
+    """The end of an error about a name that is not known: the nearest one, else all of them. `kind`: what they are."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"the {kind} are {', '.join(known)}"
 
 
 def switch(value: Any, name: str) -> bool:

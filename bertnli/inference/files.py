@@ -202,9 +202,7 @@ def _delimited(path: Path, suffix: str) -> Iterator[Write]:
             for row in rows:
                 if list(row) != header:
                     raise ValueError(f"the rows have different columns: {list(row)} and {header}; write .jsonl instead")
-                writer.writerow(
-                    [json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in row.values()]
-                )
+                writer.writerow(map(_cell, row.values()))
 
         yield write
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertnli.data.arguments import nearest
 from bertnli.runtime.precision import autocast
 from bertnli.tasks.base import Head
 from bertnli.tasks.classification import BERTClassifier
@@ -52,9 +52,8 @@ def class_weights(given: str | Mapping[Any, float] | None, labels: Tensor, model
     for name, weight in given.items() if isinstance(given, Mapping) else ():
         known = [*names, *(str(i) for i in range(count))]
         if str(name) not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; the classes are {', '.join(known[:count])}"
-            raise ValueError(f"class_weights has a class {name!r} that the model does not have{hint}")
+            hint = nearest(str(name), known[:count], "classes")
+            raise ValueError(f"class_weights has a class {name!r} that the model does not have; {hint}")
         if not 0 <= weight < float("inf"):
             raise ValueError(f"class_weights must be finite and at least 0; found {weight} for class {name!r}")
         weights[known.index(str(name)) % count] = weight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bertnli.data.arguments import nearest
 from bertnli.inference.predict import NotFiniteError, check_labels, evaluate, score
 from bertnli.runtime.cuda_graphs import use_cuda_graphs
 from bertnli.runtime.distributed import all_gather, all_reduce_sum, broadcast_from_rank_0, rank_and_size
@@ -316,8 +316,7 @@ class _Run:
             return
         known = list(self.dev_figures())
         if self.metric not in known:
-            near = difflib.get_close_matches(self.metric, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the figures are {', '.join(known)}"
+            hint = nearest(self.metric, known, "figures")
             raise ValueError(f"the dev data have no figure metric={self.metric!r}; {hint}")
 
     def keep_weights(self) -> None:

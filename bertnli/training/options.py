@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
-from bertnli.data.arguments import choice, integer, number, string, switch
+from bertnli.data.arguments import choice, integer, nearest, number, string, switch
 from bertnli.runtime import TRAINING_PRECISIONS
 from bertnli.training.schedule import SCHEDULES
 
@@ -40,7 +39,7 @@ def _option(
 ) -> Any:
     """A field with its default and what a command-line flag needs: type, help and choices. Without `low` and `high` an
     integer is at least 1, another number at least 0."""
-    limits = {"low": low, "high": high}
+    limits = {name: limit for name, limit in (("low", low), ("high", high)) if limit is not None}
     return field(default=default, metadata={"help": text, "choices": choices, "type": of, "limits": limits})
 
 
@@ -48,15 +47,14 @@ def _checked(option: Field[Any], value: Any) -> Any:
     """The value in the option's type; Python's numbers for those of numpy. Raises for values of other types and out of
     the option's limits."""
     kind, choices, limits = (option.metadata[key] for key in ("type", "choices", "limits"))
-    given = {key: limit for key, limit in limits.items() if limit is not None}
     if value is None and "None" in str(option.type):
         return None
     if choices is not None:
         return choice(value, option.name, choices)
     if kind is int:
-        return integer(value, option.name, **({"low": 1} | given))
+        return integer(value, option.name, **({"low": 1} | limits))
     if kind is float:
-        return number(value, option.name, **({"low": 0} | given))
+        return number(value, option.name, **({"low": 0} | limits))
     return {bool: switch, str: string}[kind](value, option.name) if kind in (bool, str) else value
 
 
@@ -182,9 +180,7 @@ class TrainingOptions:
         known = [f.name for f in fields(self)]
         for name in changes:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
-                raise TypeError(f"training has no option {name!r}; {hint}")
+                raise TypeError(f"training has no option {name!r}; {nearest(name, known, 'options')}")
         return replace(self, **changes)
 
     def key(self) -> dict[str, Any]:
