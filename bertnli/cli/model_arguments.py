@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import rich_click as click
 
 from bertnli.cli.group import OTHER_COMMANDS, USING_COMMANDS, add
 from bertnli.cli.options import (
-    CHECKPOINT,
     DATA,
     DOWNLOADS,
     MODEL,
     OUTPUT,
+    OUTPUT_PATH,
     POOLINGS,
     POSITIVE,
     Choice,
     InputPath,
-    ModelName,
     Names,
     encoding_options,
     inference_options,
     json_switch,
+    lines_option,
+    model_option,
     option,
     reading_options,
     switch,
@@ -36,7 +35,7 @@ add(
         "bertnli evaluate --model runs/reviews --data test.csv --text-columns text --json",
     ],
     [
-        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        model_option(),
         option(
             "--data",
             DATA,
@@ -49,7 +48,7 @@ add(
         option(
             "--report",
             OUTPUT,
-            type=click.Path(path_type=Path),
+            type=OUTPUT_PATH,
             help="HTML file to write: the figures, plots, and the most confident mistakes with their texts",
         ),
         json_switch("one JSON object"),
@@ -68,14 +67,9 @@ add(
         "bertnli predict --model runs/tuned --input pairs.csv --output predicted.csv",
     ],
     [
-        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
-        option(
-            "--input",
-            DATA,
-            type=InputPath(),
-            default="-",
-            show_default=False,
-            help="file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words "
+        model_option(),
+        lines_option(
+            "file with one example per line: `text` or `premise<TAB>hypothesis`, space-separated words "
             "(tagging), or `question<TAB>context` (qa); or JSON objects with the keys text; premise, hypothesis; "
             "words (a list); question, context (default: -, standard input). An empty line is an error, an empty text "
             'is {"text": ""}; the examples before a broken line are predicted',
@@ -86,7 +80,7 @@ add(
         option(
             "--output",
             OUTPUT,
-            type=click.Path(path_type=Path),
+            type=OUTPUT_PATH,
             help=".csv, .tsv, .jsonl or .parquet file to write the table --input to, with columns for the predictions "
             "(default: predictions alone on standard output)",
         ),
@@ -94,7 +88,7 @@ add(
         option(
             "--bad-rows",
             OUTPUT,
-            type=click.Path(path_type=Path),
+            type=OUTPUT_PATH,
             help="JSON lines to write the rows to that cannot be read (default: such a row is an error)",
         ),
         *encoding_options(),
@@ -111,7 +105,7 @@ add(
         "bertnli rank --model runs/reranker --input queries.jsonl --top-k 3",
     ],
     [
-        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
+        model_option(),
         option("--label", MODEL, help="class whose probability is the score; a classifier needs it"),
         option("--query", DATA, help="text to rank the documents of --documents for"),
         option("--documents", DATA, type=InputPath(), help="file with one document a line, or - for standard input"),
@@ -135,12 +129,8 @@ add(
         'echo "Who won the match?" | bertnli zero-shot --model runs/tuned --labels sport,politics',
     ],
     [
-        option(
-            "--model",
-            MODEL,
-            type=ModelName(),
-            required=True,
-            help="checkpoint with a class of entailment: a folder, or a name on the Hugging Face hub",
+        model_option(
+            "checkpoint with a class of entailment: a folder, or a name on the Hugging Face hub",
         ),
         option("--labels", MODEL, type=Names(), required=True, help="class names, comma-separated"),
         option(
@@ -150,13 +140,8 @@ add(
             help="hypothesis, with {} for the class name",
         ),
         switch("--multi-label", MODEL, help="several classes may be right: probabilities of each class by itself"),
-        option(
-            "--input",
-            DATA,
-            type=InputPath(),
-            default="-",
-            show_default=False,
-            help="file with one text a line (default: -, standard input)",
+        lines_option(
+            "file with one text a line (default: -, standard input)",
         ),
         *inference_options(),
     ],
@@ -171,12 +156,8 @@ add(
         "bertnli encode --model bert-base-uncased --pooling mean --normalize --input texts.txt --output vectors.npy",
     ],
     [
-        option(
-            "--model",
-            MODEL,
-            type=ModelName(),
-            required=True,
-            help="model of sentence-transformers, or with --pooling any encoder: a folder, or a name on the Hugging "
+        model_option(
+            "model of sentence-transformers, or with --pooling any encoder: a folder, or a name on the Hugging "
             "Face hub",
         ),
         option(
@@ -188,15 +169,10 @@ add(
         switch("--normalize", MODEL, help="scale vectors to length 1 also where the model does not"),
         option("--prompt", MODEL, help="text to put before each text, such as 'query: '"),
         option("--prompt-name", MODEL, help="the checkpoint's prompt of that name (default: its default, else none)"),
-        option(
-            "--input",
-            DATA,
-            type=InputPath(),
-            default="-",
-            show_default=False,
-            help="file with one text a line (default: -, standard input)",
+        lines_option(
+            "file with one text a line (default: -, standard input)",
         ),
-        option("--output", OUTPUT, type=click.Path(path_type=Path), required=True, help=".npy file to write"),
+        option("--output", OUTPUT, type=OUTPUT_PATH, required=True, help=".npy file to write"),
         json_switch("what was written as one JSON object"),
         switch("--quiet", OUTPUT, help="no progress"),
         *inference_options(),
@@ -212,8 +188,8 @@ add(
         "bertnli export --model runs/tuned --output runs/tuned-onnx --format onnx --int8 --data runs/demo/corpus",
     ],
     [
-        option("--model", MODEL, type=ModelName(), required=True, help=CHECKPOINT),
-        option("--output", OUTPUT, type=click.Path(path_type=Path), required=True, help="folder to write"),
+        model_option(),
+        option("--output", OUTPUT, type=OUTPUT_PATH, required=True, help="folder to write"),
         option(
             "--format",
             OUTPUT,
@@ -254,7 +230,7 @@ add(
         option(
             "--folder",
             OUTPUT,
-            type=click.Path(path_type=Path),
+            type=OUTPUT_PATH,
             help="folder to unpack into (default: $BERTNLI_CACHE, else ~/.cache/bertnli)",
         ),
     ],

@@ -30,6 +30,7 @@ MODEL, DATA, TRAINING, OUTPUT, RUNNING = "Model", "Data", "Training", "Output", 
 CHECKPOINT = "fine-tuned checkpoint: a folder, or a name on the Hugging Face hub"
 POSITIVE = click.IntRange(min=1)
 STDIN = Path("-")
+OUTPUT_PATH = click.Path(path_type=Path)
 
 
 def hint(text: str, known: Sequence[str]) -> str:
@@ -144,6 +145,15 @@ def option(flag: str, panel: str, *, help: str, **settings: Any) -> click.Option
     return click.RichOption([flag], panel=panel, help=help, **settings)
 
 
+def model_option(help: str = CHECKPOINT) -> click.Option:
+    return option("--model", MODEL, type=ModelName(), required=True, help=help)
+
+
+def lines_option(help: str) -> click.Option:
+    """A file of lines, by default standard input."""
+    return option("--input", DATA, type=InputPath(), default="-", show_default=False, help=help)
+
+
 def switch(flag: str, panel: str, *, help: str) -> click.Option:
     return option(flag, panel, help=help, default=False)
 
@@ -168,7 +178,7 @@ def training_options(**defaults: Any) -> list[click.Parameter]:
 def run_options() -> list[click.Parameter]:
     """What commands that train take beside their data, model and options."""
     return [
-        option("--output", OUTPUT, type=click.Path(path_type=Path), required=True, help="folder to write"),
+        option("--output", OUTPUT, type=OUTPUT_PATH, required=True, help="folder to write"),
         option(
             "--keep",
             OUTPUT,

@@ -13,6 +13,7 @@ from bertnli.cli.options import (
     DATA,
     MODEL,
     OUTPUT,
+    OUTPUT_PATH,
     POSITIVE,
     SCRATCH_SIZES,
     TASKS,
@@ -226,7 +227,7 @@ add(
         option(
             "--output",
             OUTPUT,
-            type=click.Path(path_type=Path),
+            type=OUTPUT_PATH,
             default=Path("runs/demo"),
             help="folder for the corpus, the checkpoint, metrics.jsonl and report.html",
         ),
