@@ -46,6 +46,7 @@ class Source:
         self.delimiter = ("," if self.is_csv else "\t") if delimiter is None else string(delimiter, "delimiter")
         self.is_plain = self.compression is None and self.encoding == "utf-8"  # UTF-8 that needs no decoding
         self.has_quotes: bool | None = None  # whether quotes are read, once that was looked for
+        self.json_format: str | None = None  # once that was looked for
         self._content: bytes | None = None  # of a pipe, which can be read once
 
     @contextmanager

@@ -256,6 +256,12 @@ def has_consistent_quotes(source: Source) -> bool:
 
 def json_format(source: Source) -> str:
     """ "lines" or "array". Raises ValueError for indented JSON, and for an array in a file that is not .json."""
+    if source.json_format is None:
+        source.json_format = _json_format(source)
+    return source.json_format
+
+
+def _json_format(source: Source) -> str:
     number, start = source.first_line()
     if start.startswith(b"["):
         if source.suffix == ".json":
