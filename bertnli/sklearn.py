@@ -16,13 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils.validation import check_consistent_length, check_is_fitted
-except ImportError as error:
-    raise ImportError(f"bertnli.sklearn needs {error.name}: pip install 'bertnli[sklearn]'") from None
-
 from bertnli.checkpoint import from_pretrained
+from bertnli.data.extras import from_extra
 from bertnli.data.texts import TextData
 from bertnli.model import Model
 from bertnli.tasks.base import Head
@@ -32,6 +27,10 @@ from bertnli.tasks.regression import BERTRegressor
 from bertnli.text.tokenizer import WordTokenizer
 from bertnli.text.vocab import space_out_data
 from bertnli.training.options import TrainingOptions
+
+with from_extra("sklearn", "bertnli.sklearn"):
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 
 class _TextEstimator(BaseEstimator):  # type: ignore[misc]

@@ -15,6 +15,7 @@ from bertnli.checkpoint.files import WEIGHTS, read_object
 from bertnli.checkpoint.huggingface import check_config
 from bertnli.data import download as downloads
 from bertnli.data.arguments import path_of
+from bertnli.data.extras import from_extra
 
 _SMALL = (
     *("config.json", "vocab.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"),
@@ -65,10 +66,8 @@ def upload(folder: Path, repo_id: str, *, private: bool | None, token: str | Non
 
     Raises ImportError without `bertnli[hub]`, and what huggingface_hub raises, such as HfHubHTTPError without access.
     """
-    try:
+    with from_extra("hub", "the Hugging Face hub"):
         from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ImportError(f"the Hugging Face hub needs {error.name}: pip install 'bertnli[hub]'") from None
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     kept = []

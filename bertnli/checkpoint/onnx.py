@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bertnli.checkpoint.files import Writer, to_json, vocab_file, write_files, write_text
+from bertnli.data.extras import from_extra
 from bertnli.inference.fusing import is_overridden
 from bertnli.inference.predict import score
 from bertnli.tasks.base import Head
@@ -67,14 +68,12 @@ def export(
     output is float32 `logits`, [B, num_labels], or [B, L, num_labels] of a head that reads all tokens; of question
     answering `start_logits` and `end_logits`, [B, L].
 
-    Raises ImportError without onnx and onnxruntime, ValueError for a head that computes in its own way or whose layers
+    Raises ImportError without `bertnli[onnx]`, ValueError for a head that computes in its own way or whose layers
     were replaced, and where the outputs of model.onnx differ.
     """
-    try:
+    with from_extra("onnx", "export to ONNX"):
         import onnx
         import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"export to ONNX needs {error.name}: pip install 'bertnli[onnx]'") from None
     proto = _Graph(model).proto()
     written: list[Path] = []
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bertnli.data.arguments import path_of, string
+from bertnli.data.extras import from_extra
 from bertnli.data.files import JSON_LINES, check_file, unchanged
 
 ARROW = {".parquet", ".arrow", ".feather"}  # suffixes of files that pyarrow reads
@@ -132,11 +133,9 @@ class Source:
 
 
 def import_pyarrow(path: object) -> Any:
-    """The module `pyarrow`. Raises ValueError naming the extra where it is missing."""
-    try:
-        import pyarrow  # optional, and slow to import
-    except ImportError:
-        raise ValueError(f"{path}: to read it, pip install 'bertnli[data]' (or pyarrow)") from None
+    """The module `pyarrow`, which is slow to import. Raises ImportError naming the extra where it is missing."""
+    with from_extra("data", str(path)):
+        import pyarrow
     return pyarrow
 
 

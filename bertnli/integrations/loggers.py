@@ -1,12 +1,12 @@
-"""Callbacks that write a run's figures to TensorBoard, Weights & Biases or MLflow, which must be installed."""
+"""Callbacks that write a run's figures to TensorBoard, Weights & Biases or MLflow, each an extra."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from typing import Any
 
+from bertnli.data.extras import from_extra
 from bertnli.runtime.distributed import rank_and_size
 from bertnli.training.callbacks import Callback, Step
 from bertnli.training.history import Evaluation
@@ -19,12 +19,12 @@ def tensorboard(folder: str | os.PathLike[str], every: int = 10) -> Callback:
 
     every   steps between two writes of the training loss and the learning rate; dev figures are all written
 
-    Raises ImportError, naming the package, where it is missing.
+    Raises ImportError, naming the extra, where the package is missing.
     """
     if rank_and_size()[0]:
         return Callback()
-    _import("tensorboard", "tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
+    with from_extra("tensorboard", "the callback"):
+        from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(os.fspath(folder))
 
@@ -43,7 +43,8 @@ def wandb(every: int = 10, **init: Any) -> Callback:
     """
     if rank_and_size()[0]:
         return Callback()
-    module = _import("wandb", "wandb")
+    with from_extra("wandb", "the callback"):
+        import wandb as module
     run = module.run if module.run is not None and not init else module.init(**init)
     return _logger(lambda figures, step: run.log(figures, step=step), every)
 
@@ -55,17 +56,11 @@ def mlflow(every: int = 10, **start_run: Any) -> Callback:
     """
     if rank_and_size()[0]:
         return Callback()
-    module = _import("mlflow", "mlflow-skinny")
+    with from_extra("mlflow", "the callback"):
+        import mlflow as module
     active = module.active_run() if not start_run else None
     run_id = (active or module.start_run(**start_run)).info.run_id
     return _logger(lambda figures, step: module.log_metrics(figures, step=step, run_id=run_id), every)
-
-
-def _import(name: str, package: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"the callback needs the package {name}: pip install {package}") from error
 
 
 def _logger(log: Callable[[dict[str, float], int], object], every: int) -> Callback:

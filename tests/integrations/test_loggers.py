@@ -72,5 +72,5 @@ def test_wandb_and_mlflow_are_given_the_figures(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("make", [wandb, mlflow])
 def test_a_missing_library_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, make.__name__, None)
-    with pytest.raises(ImportError, match=rf"needs the package {make.__name__}: pip install {make.__name__}"):
+    with pytest.raises(ImportError, match=rf"callback needs {make.__name__}: pip install 'bertnli\[{make.__name__}\]'"):
         make()
