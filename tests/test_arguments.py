@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -150,3 +151,9 @@ def test_errors_name_the_argument(name: str, tmp_path: Path, monkeypatch: pytest
             named = any(what in message for what in (argument, file.name, "the vocabulary has no", "sequence 1 is out"))
             named |= isinstance(error, OSError | MemoryError)
             assert named and "incompatible function arguments" not in message, f"{value!r}: {error!r}"  # noqa: PT017, PT018
+
+
+def test_a_large_value_is_named_by_its_type() -> None:
+    frame = pd.DataFrame({"text": ["a"], "label": ["b"]})
+    with pytest.raises(TypeError, match=r"^path must be .*; found a value of the type pandas.*DataFrame$"):
+        read_table(frame, "text", "label")

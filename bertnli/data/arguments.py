@@ -13,9 +13,17 @@ from typing import Any, TypeVar
 _Number = TypeVar("_Number", int, float)
 
 
+def shown(value: Any) -> str:
+    """A value as an error names it: itself, or its type where that takes several lines or more than 200 characters."""
+    text = repr(value)
+    kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return text if len(text) <= 200 and "\n" not in text else f"a value of the type {module}{kind.__qualname__}"
+
+
 def path_of(value: Any, name: str = "path") -> Path:
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} must be a str or a pathlib.Path; found {value!r}")
+        raise TypeError(f"{name} must be a str or a pathlib.Path; found {shown(value)}")
     if not os.fspath(value):
         raise ValueError(f"{name} is an empty string")
     return Path(value)
@@ -28,7 +36,7 @@ def integer(value: Any, name: str, low: int = -(2**63), high: int = 2**63 - 1) -
             raise TypeError
         found = operator.index(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be an integer; found {value!r}") from None
+        raise TypeError(f"{name} must be an integer; found {shown(value)}") from None
     return _between(found, name, low, high)
 
 
@@ -43,11 +51,11 @@ def number(value: Any, name: str, low: float = -math.inf, high: float = math.inf
             raise TypeError
         found = float(value)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a number; found {value!r}") from None
+        raise TypeError(f"{name} must be a number; found {shown(value)}") from None
     except OverflowError:
         found = math.inf
     if not math.isfinite(found):
-        raise ValueError(f"{name} must be a finite number; found {value!r}")
+        raise ValueError(f"{name} must be a finite number; found {shown(value)}")
     return _between(found, name, low, high)
 
 
@@ -60,7 +68,7 @@ def _between(value: _Number, name: str, low: float, high: float) -> _Number:
 
 def choice(value: Any, name: str, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; found {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; found {shown(value)}")
     return value
 
 
@@ -72,13 +80,13 @@ def nearest(name: str, known: Sequence[str], kind: str) -> str:
 
 def switch(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False; found {value!r}")
+        raise TypeError(f"{name} must be True or False; found {shown(value)}")
     return value
 
 
 def string(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str; found {value!r}")
+        raise TypeError(f"{name} must be a str; found {shown(value)}")
     return value
 
 
@@ -89,7 +97,7 @@ def items(values: Any, name: str, kind: str = "str") -> Iterable[Any]:
     try:
         iter(values)
     except TypeError:
-        raise TypeError(f"{name} must be a sequence of {kind}; found {values!r}") from None
+        raise TypeError(f"{name} must be a sequence of {kind}; found {shown(values)}") from None
     return values  # type: ignore[no-any-return]
 
 
@@ -97,5 +105,5 @@ def strings(values: Any, name: str) -> list[str]:
     found = list(items(values, name))
     for i, value in enumerate(found):
         if not isinstance(value, str):
-            raise TypeError(f"{name}[{i}] must be a str; found {value!r}")
+            raise TypeError(f"{name}[{i}] must be a str; found {shown(value)}")
     return found

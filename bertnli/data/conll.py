@@ -14,6 +14,7 @@ from bertnli.data.files import open_text
 from bertnli.data.headers import looks_like_header
 from bertnli.data.labels import label_indices
 
+_WORD_NUMBER = re.compile(r"[0-9]+([-.][0-9]+)?")  # 1, 1-2 for several, 1.1 for one that is not written
 Line = tuple[int, str, list[str]]  # its number in the file, its text, its columns
 
 
@@ -52,7 +53,7 @@ def read_conll(
     word, tag      column numbers, from 1; -1 is the last column
 
     Raises FileNotFoundError, and ValueError naming file and line for a line with another number of columns than the
-    first one, an unknown tag, a header, and a line that could be a comment or a word.
+    first one, an unknown tag, a header, a line that could be a comment or a word, and words that are numbers alone.
     """
     word, tag = integer(word, "word"), integer(tag, "tag")
     if not word or not tag:
@@ -66,7 +67,11 @@ def read_conll(
         known = {(i, value) for columns in words for i, value in enumerate(columns) if i}
         sentences = [_without_comments(path, sentence, width, known) for sentence in sentences]
     expected = f"a word in column {word} and a tag in column {tag} of {width}"
-    return _word_data(path, sentences, label_names, (word, tag), width, expected)
+    data = _word_data(path, sentences, label_names, (word, tag), width, expected)
+    if all(_WORD_NUMBER.fullmatch(text) for words in data.sentences for text in words):
+        cure = "read CoNLL-U by read_conllu, from a file whose name ends in .conllu" if width == 10 else "name another"
+        raise ValueError(f"{path}: column {word} counts the words; {cure}")
+    return data
 
 
 def read_conllu(
@@ -82,7 +87,7 @@ def read_conllu(
     path = path_of(path)
     sentences = _read_sentences(path, lambda line: line.startswith("#"))
     for number, line, columns in (line for sentence in sentences for line in sentence):
-        if len(columns) != 10 or not re.fullmatch(r"[0-9]+([-.][0-9]+)?", columns[0]):
+        if len(columns) != 10 or not _WORD_NUMBER.fullmatch(columns[0]):
             raise ValueError(
                 f"{path}:{number}: expected the ten columns of CoNLL-U, the first a number; found {line!r}"
             )

@@ -44,14 +44,24 @@ def check_columns(where: object, columns: Sequence[str], present: Sequence[str])
     for name, count in Counter(filter(None, present)).items() if len(set(present)) < len(present) else ():
         if count > 1:
             raise ValueError(f"{where}: the column {name!r} is repeated; give each column a name of its own")
+    if columns and not any(present):
+        raise ValueError(f"{where}: expected a header with the columns {', '.join(map(repr, columns))}; found nothing")
     for name in columns:
         if name not in present:
-            hint = (
-                " (numbers count columns only if all columns, the labels' too, are numbers)" if name.isdecimal() else ""
-            )
             raise ValueError(
-                f"{where}: there is no column {name!r}{hint}; the columns are {', '.join(map(repr, present))}"
+                f"{where}: there is no column {name!r}{_hint(name, present)}; the columns are "
+                f"{', '.join(map(repr, present))}"
             )
+
+
+def _hint(name: str, present: Sequence[str]) -> str:
+    """Why a column may seem to be missing."""
+    if name.isdecimal():
+        return " (numbers count columns only if all columns, the labels' too, are numbers)"
+    for mark in ";\t,|":
+        if len(present) == 1 and name in present[0].split(mark):
+            return f" (the columns seem to be separated by {mark!r}: give it as the delimiter)"
+    return ""
 
 
 def check_no_header(table: Table, columns: Sequence[str], labelled: bool, label_names: Sequence[str]) -> None:

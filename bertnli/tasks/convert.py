@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bertnli.data.arguments import items
 from bertnli.data.columns import Table, as_list, column_of
 from bertnli.data.conll import WordData
 from bertnli.data.labels import is_null, label_indices
@@ -40,7 +41,7 @@ def parts_of(examples: Any, model: Head, columns: Sequence[str] | None = None) -
         table = Table.of("data", [column_of(values, "data") for values in parts])
         check_texts(table, chosen)
         return [column.texts for column in table.columns]
-    rows = list(examples)
+    rows = list(items(examples, "examples", "examples"))
     if rows and isinstance(rows[0], Mapping):
         return [_values(rows, name) for name in _text_columns(list(rows[0]), model, columns)]
     if not rows or model.fields == (("words",),) or isinstance(rows[0], str):
@@ -73,7 +74,7 @@ def to_examples(
     several, real = model.task == "multilabel", model.task == "regression"
     names = _column_names(data)
     if names is None:
-        rows = list(data)
+        rows = list(items(data, "data", "examples"))
         if rows and isinstance(rows[0], Mapping):
             names = list(rows[0])
             data = {name: _values(rows, name) for name in names}

@@ -123,6 +123,8 @@ def test_fields_of_any_length(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", 'first,gold\n"open,yes\n', r"a\.csv:2: unexpected end of data"),
+        ("a.csv", "", r"a\.csv:1: expected a header with the columns 'first', 'gold'; found nothing"),
+        ("a.csv", "first;gold\nx;yes\n", r"a\.csv:1: .* separated by ';': give it as the delimiter\); the columns are"),
         (
             "a.csv",
             "first,gold\na,yes\nb\n",
@@ -157,7 +159,6 @@ def test_fields_of_any_length(tmp_path: Path) -> None:
             b"first,gold\n" + b"ok,good\n" * 5000 + b"caf\xe9,bad\n",
             r"a\.csv:5002: byte 0xe9 at position 40014 is",
         ),
-        ("a.csv", "", r"a\.csv:1: there is no column 'first'"),
     ],
 )
 def test_broken_tables(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -352,6 +353,8 @@ def test_conllu(tmp_path: Path) -> None:
     assert read_conllu(path, tag="xpos").label_names == ("P1", "V1")
     with pytest.raises(ValueError, match="upos"):
         read_conllu(path, tag="lemma")
+    with pytest.raises(ValueError, match=r"x\.conllu: column 1 counts the words; read CoNLL-U by read_conllu"):
+        read_conll(path, tag=4)
     for line in ("1\ttoo\tshort", rows[1] + "\tx", "a" + rows[1], rows[0][:-2]):
         path.write_text(f"# text\n{line}\n")
         with pytest.raises(ValueError, match=r"x\.conllu:2: expected the ten columns"):

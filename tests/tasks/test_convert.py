@@ -72,6 +72,12 @@ def test_values_that_are_no_texts_name_their_row() -> None:
                 read(frame, MODEL)
 
 
+def test_what_is_no_collection_of_examples_is_named() -> None:
+    for wrong in (5, None):
+        with pytest.raises(TypeError, match=rf"data must be a sequence of examples; found {wrong}"):
+            to_examples(wrong, MODEL)
+
+
 def test_class_labels_of_a_dataset() -> None:
     features = datasets.Features({"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"),
                                   "label": datasets.ClassLabel(names=["some", "none"])})  # fmt: skip
