@@ -30,7 +30,7 @@ def accelerate(model: _Model, precision: str = "fp32") -> _Model:
     Inputs and outputs keep their padded shapes, with zeros in the padding. `restore(model)` undoes it.
 
     A call with `output_hidden_states`, `output_attentions`, `inputs_embeds`, a mask that is not [batch, length], or
-    other inputs that only the original modules know, runs these, and so does a model whose blocks have hooks. The log
+    other inputs that only the original modules know, runs these, and so does a model with hooks in its encoder. The log
     says so once.
 
     Raises TypeError for an object without a torch model, ValueError with the reason for a model that bertnli cannot

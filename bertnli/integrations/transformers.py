@@ -16,6 +16,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.hooks import RemovableHandle
 from transformers import BertModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
@@ -43,6 +45,8 @@ _MODULES = {path: own for path, own in {**EMBEDDINGS, **LAYERS, **_DROPOUTS}.ite
 # Arguments of BertModel.forward that the packed encoder understands or that change nothing.
 _PACKED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 _IGNORED = ("return_dict", "use_cache", "num_items_in_batch")
+# Hooks that transformers registers, which know packed vectors too.
+_HARMLESS_HOOKS = ("output_capturing_hook", "make_inputs_require_grads", "make_inputs_require_grad")
 # Heads that read only the pooler's output.
 _POOLED_HEADS = (
     modeling_bert.BertForSequenceClassification,
@@ -300,6 +304,7 @@ class _SharedEncoder:
         for module in model.modules():  # before any is shared
             module.training = False
         self._model, self._heads = model, dict[bool, Head]()
+        self._hooks_seen: int | None = None  # the number of hooks made in all when there were none in the model
         self.is_current(bert)
 
     def is_current(self, bert: BertModel) -> bool:
@@ -309,18 +314,26 @@ class _SharedEncoder:
         for children, name, module in self.containers:
             if children.get(name) is not module:
                 return False
-            if not _is_unmodified(module):
-                raise CannotPackError(f"the module {name!r} ({type(module).__name__}) has hooks or another forward")
+            if _has_other_forward(module):
+                raise CannotPackError(f"the module {name!r} ({type(module).__name__}) has another forward")
         weight = bert.embeddings.position_embeddings.weight
         if weight is not self.position_weight:
             return False
         if weight.data_ptr() != self.position_memory:
             self.encoder.sessions.clear()
             self.position_memory = weight.data_ptr()
+        changed = False
         for theirs, name, own, own_name in self.places:
             if theirs[name] is not own[own_name]:
                 own[own_name] = theirs[name]
-                self.encoder.sessions.clear()
+                changed = True
+        if changed:
+            self.encoder.sessions.clear()
+        hooks_seen = RemovableHandle.next_id
+        if changed or hooks_seen != self._hooks_seen:
+            self._hooks_seen = None
+            _check_no_hooks(bert)
+            self._hooks_seen = hooks_seen
         return True
 
     def head(self, first: bool) -> Head:
@@ -369,14 +382,26 @@ def _place(module: nn.Module, path: str) -> tuple[dict[str, nn.Module], str]:
     return cast(dict[str, nn.Module], module.get_submodule(parent)._modules), name
 
 
-def _is_unmodified(module: nn.Module) -> bool:
-    """True if a call of a module does no more than its class says; hooks that only record outputs do not count."""
+def _has_other_forward(module: nn.Module) -> bool:
     forward = module.__dict__.get("forward")
-    if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
-        return False
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+def _check_no_hooks(bert: BertModel) -> None:
+    """Raise CannotPackError for a hook within the encoder: it expects padded inputs and outputs."""
+    if _has_any_global_hook():
+        raise CannotPackError("hooks are registered for all modules")
+    for name, module in bert.named_modules():
+        if name and not name.startswith("pooler") and _has_hooks(module):
+            raise CannotPackError(f"{name} has hooks")
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """True for hooks but those of transformers that record outputs, or make the embeddings require gradients."""
     if module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return False
-    return all(hook.__module__ == "transformers.utils.output_capturing" for hook in module._forward_hooks.values())
+        return True
+    names = (getattr(hook, "__name__", None) for hook in module._forward_hooks.values())
+    return any(name not in _HARMLESS_HOOKS for name in names)
 
 
 def _config_of(bert: BertModel) -> BERTConfig:

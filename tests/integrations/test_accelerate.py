@@ -222,28 +222,37 @@ def test_changes_of_the_model_are_seen(kind: Any) -> None:
     check()
 
 
+HOOKED = ["", "embeddings", "embeddings.word_embeddings", "encoder.layer.1", "encoder.layer.1.intermediate.dense"]
+
+
+@pytest.mark.parametrize("name", HOOKED)
 @torch.no_grad()
-def test_hooks_on_linear_layers_are_called_and_those_on_blocks_run_the_modules(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    model, calls = bertnli.accelerate(make_model(BertForSequenceClassification)), []
-    packed = model(**INPUTS).logits
-    with_hook = model.bert.encoder.layer[1].intermediate.dense.register_forward_hook(lambda *_: calls.append(1))
-    torch.testing.assert_close(model(**INPUTS).logits, packed, rtol=1e-4, atol=1e-5)
-    assert calls == [1]
-    with_hook.remove()
+def test_hooks_see_what_they_see_in_the_original(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain = make_model(BertForSequenceClassification)
+    model = bertnli.accelerate(copy.deepcopy(plain))
+    packed, seen = model(**INPUTS).logits, list[Any]()
+    for some in (model, plain):
+        hook = some.bert.get_submodule(name).register_forward_hook(lambda *call: seen.append(call[2]))
+        logits = some(**INPUTS).logits
+        hook.remove()
+        torch.testing.assert_close(logits, packed, rtol=1e-4, atol=1e-5)
+    found, wanted = seen
+    if name:
+        assert torch.equal(found, wanted)
+        assert f"{name} has hooks" in caplog.text
+    else:  # one on the BertModel itself gets the vectors of all tokens
+        assert_equal_outputs(found, wanted)
+        assert FALLBACK not in caplog.text
     assert torch.equal(model(**INPUTS).logits, packed)
-    assert FALLBACK not in caplog.text
-    with_hook = model.bert.encoder.layer[1].register_forward_hook(lambda *_: calls.append(2))
-    model(**INPUTS)
-    assert calls == [1, 2]
-    assert FALLBACK in caplog.text
-    with_hook.remove()
-    assert torch.equal(model(**INPUTS).logits, packed)
-    vectors: list[Tensor] = []
-    with_hook = model.bert.register_forward_hook(lambda *call: vectors.append(call[2].last_hidden_state))
-    model(**INPUTS)
-    assert vectors[0].shape == (5, 20, 32)  # not only the first tokens'
+
+
+@torch.no_grad()
+def test_hooks_of_all_modules_run_the_original_ones(caplog: pytest.LogCaptureFixture) -> None:
+    model, seen = bertnli.accelerate(make_model(BertForSequenceClassification)), []
+    with nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__)):
+        model(**INPUTS)
+    assert seen.count("BertLayer") == 3
+    assert "hooks are registered for all modules" in caplog.text
 
 
 def test_copies_pickles_and_checkpoints(kind: Any, tmp_path: Path) -> None:

@@ -10,10 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from helpers.huggingface_models import TEXTS as SENTENCES
 from helpers.huggingface_models import make_model, make_tokenizer
-from sentence_transformers import CrossEncoder, InputExample, SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
+    InputExample,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import BertForSequenceClassification, BertModel
 
@@ -93,3 +103,35 @@ def test_training_with_fit(tmp_path: Path) -> None:
         values.append(value.item())
         assert all(p.grad is not None for name, p in some.named_parameters() if "pooler" not in name)
     assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
+def losses_of_trainer(model: Any, folder: Path) -> list[float]:
+    """The losses that the library's trainer logs in four steps, and that of its evaluation."""
+    labels = [1.0, 0.0] * 8
+    columns = {"one": TEXTS[:4] * 4, "two": TEXTS[1:5] * 4, "label": labels}
+    of_pairs = isinstance(model, CrossEncoder)
+    kinds: Any = (CrossEncoderTrainer, CrossEncoderTrainingArguments, BinaryCrossEntropyLoss)
+    if not of_pairs:
+        kinds = (SentenceTransformerTrainer, SentenceTransformerTrainingArguments, CosineSimilarityLoss)
+    trainer_kind, arguments_kind, loss_kind = kinds
+    arguments = arguments_kind(
+        str(folder), max_steps=4, per_device_train_batch_size=4, learning_rate=1e-3, logging_steps=1, use_cpu=True,
+        gradient_accumulation_steps=2, report_to=[], disable_tqdm=True, save_strategy="no", seed=1,
+    )  # fmt: skip
+    data = Dataset.from_dict(columns)
+    trainer = trainer_kind(model, arguments, train_dataset=data, eval_dataset=data, loss=loss_kind(model))
+    trainer.train()
+    figure: float = trainer.evaluate()["eval_loss"]
+    return [*(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), figure]
+
+
+@pytest.mark.parametrize("kind", [CrossEncoder, SentenceTransformer])
+def test_trainers(kind: Any, tmp_path: Path) -> None:
+    base = BertForSequenceClassification if kind is CrossEncoder else BertModel
+    more = dict(num_labels=1) if kind is CrossEncoder else {}
+    plain = kind(saved(tmp_path / "model", base, initializer_range=0.1, **more), device="cpu")
+    model = bertnli.accelerate(copy.deepcopy(plain))
+    found, wanted = (losses_of_trainer(some, tmp_path) for some in (model, plain))
+    assert len(found) == 5
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert found[0] != found[3]

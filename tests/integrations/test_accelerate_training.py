@@ -180,6 +180,38 @@ def test_lora(layers: list[str], order: str) -> None:
         torch.testing.assert_close(merged(**INPUTS).logits, found, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_lora_of_several_adapters_in_a_batch(caplog: pytest.LogCaptureFixture) -> None:
+    """PEFT's hooks divide the batch by its first dimension, the sequences."""
+    model, plain = pair_of_models()
+    names = ["default", "other", "__base__", "other", "default", "default", "__base__", "other"]
+    found = []
+    for some in (model, plain):
+        torch.manual_seed(3)
+        config = peft.LoraConfig(r=4, target_modules=["query", "dense"], init_lora_weights=False)
+        adapted: Any = peft.get_peft_model(some, config)
+        adapted.add_adapter("other", config)
+        with torch.no_grad():
+            found.append(adapted.eval()(**INPUTS, adapter_names=names).logits)
+    torch.testing.assert_close(*found)
+    assert "has hooks" in caplog.text
+    caplog.clear()
+
+
+@pytest.mark.filterwarnings("ignore")  # of gradient checkpointing
+def test_lora_with_gradient_checkpointing_stays_packed() -> None:
+    """transformers puts a hook on the embeddings then, so that their output requires a gradient."""
+    model, plain = pair_of_models()
+    losses = []
+    for some in (model, plain):
+        torch.manual_seed(3)
+        some.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+        some.enable_input_require_grads()
+        config = peft.LoraConfig(r=4, target_modules=["query"], modules_to_save=["classifier"])
+        losses.append(train(peft.get_peft_model(some, config)))
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
 @pytest.mark.parametrize(
     ("task", "kind", "inputs"),
     [
@@ -219,14 +251,3 @@ def assert_close(found: Any, wanted: Any) -> None:
         assert found == wanted
     else:
         assert float(found) == pytest.approx(float(wanted), rel=1e-3, abs=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch.distributed
-def test_distributed_data_parallel(tmp_path: Path) -> None:
-    model, plain = pair_of_models()
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-    try:
-        losses = train(torch.nn.parallel.DistributedDataParallel(model))
-    finally:
-        torch.distributed.destroy_process_group()
-    assert losses == pytest.approx(train(plain), rel=2e-3)
