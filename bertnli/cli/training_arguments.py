@@ -83,7 +83,8 @@ add(
             "--windows",
             DATA,
             type=Choice(("mean", "max")),
-            help="how the outputs of a long text's windows are pooled (default: long texts are truncated)",
+            help="how the outputs of the windows of a long text, or of a pair's longer text, are pooled (default: long "
+            "texts are truncated)",
         ),
         option(
             "--stride",

@@ -48,8 +48,9 @@ class Head(CountsReplacements):
     ignored          label that `loss` and `num_correct` ignore. CUDA graphs pad batches with it
     defaults         initial `settings`: plain values that are saved in the checkpoint. Of heads that read texts
                      `settings["windows"]`, "mean" or "max", splits long ones into windows, which share
-                     `settings["stride"]` tokens (default: 0). Each window is trained on by itself; figures and
-                     predictions are of the mean or the largest of its outputs
+                     `settings["stride"]` tokens (default: 0); of a pair the longer text, each window with the other
+                     one. Each window is trained on by itself; figures and predictions are of the mean or the largest
+                     of its outputs
     fields           the parts of one example in `bertnli predict`'s input, by their names in JSON; several alternatives
 
     Modules of `bert` that the head does not use (pretraining heads; the hidden layer, unless `pooled`) are kept in
@@ -154,7 +155,7 @@ class Head(CountsReplacements):
         return self.head(self.features(inputs))
 
     def by_example(self, outputs: Tensor, data: Any) -> Tensor:
-        """Outputs [R, num_labels] of all that is read; of texts in windows pooled to one row a text."""
+        """Outputs [R, num_labels] of all that is read; of examples in windows pooled to one row an example."""
         return data.pool(outputs, self.settings["windows"]) if isinstance(data, EncodedWindows) else outputs
 
     # ---- from outputs to figures ----
@@ -213,8 +214,8 @@ class Head(CountsReplacements):
     def encode(
         self, tokenizer: Tokenizer, data: Any, max_len: int | None = None, truncation: Truncation = "longest_first"
     ) -> Any:
-        """Encode examples for `fit` and `evaluate`; here a TextData of single texts or pairs, or EncodedWindows of
-        texts if `settings["windows"]` is set.
+        """Encode examples for `fit` and `evaluate`; here a TextData of single texts or pairs, or EncodedWindows
+        if `settings["windows"]` is set.
 
         max_len     see `sequence_len`
         truncation  see `Tokenizer.encode_pairs`
@@ -222,10 +223,10 @@ class Head(CountsReplacements):
         self.check_texts(1 if data.second is None else 2)
         max_len = self.sequence_len(max_len)
         if (kind := self.settings.get("windows")) is not None:
-            if kind not in POOLINGS or data.second is not None:
-                found = f'settings["windows"] {kind!r}' if kind not in POOLINGS else "pairs"
-                raise ValueError(f"windows are pooled by {' or '.join(POOLINGS)}, of single texts; found {found}")
-            return encode_windows(tokenizer, data.first, max_len, self.settings.get("stride", 0), data.labels)
+            if kind not in POOLINGS:
+                raise ValueError(f'settings["windows"] must be {" or ".join(POOLINGS)}; found {kind!r}')
+            stride = self.settings.get("stride", 0)
+            return encode_windows(tokenizer, data.first, max_len, stride, data.labels, data.second)
         if data.second is None:
             return tokenizer.encode_texts(data.first, max_len, labels=data.labels)
         return tokenizer.encode_pairs(data.first, data.second, max_len, truncation, labels=data.labels)

@@ -50,6 +50,41 @@ def test_windows_are_those_of_transformers(seed: int, max_len: int, stride: int)
     assert torch.equal(plain.offsets, whole.encoded.offsets)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 20), st.integers(0, 9))
+def test_windows_of_pairs_are_those_of_transformers(seed: int, max_len: int, stride: int) -> None:
+    first, second, tokenizer = texts(seed), texts(seed + 1), WordPieceTokenizer(PIECES)
+    budget = max_len - 3
+    if stride >= budget - budget // 2:
+        with pytest.raises(ValueError, match="stride must be an integer from 0 to below half of max_len - 3"):
+            encode_windows(tokenizer, first, max_len, stride, None, second)
+        return
+    found = encode_windows(tokenizer, first, max_len, stride, range(6), second)
+    sequences = [(found.encoded.ids[a:b].tolist(), n) for (a, b), n in zip(
+        pairwise(found.encoded.offsets.tolist()), found.encoded.first_lens.tolist(), strict=True)]  # fmt: skip
+    for i, pair in enumerate(zip(first, second, strict=True)):
+        mine = sequences[int(found.begins[i]) : int(found.begins[i + 1])]
+        ids = [THEIRS(text, add_special_tokens=False)["input_ids"] for text in pair]
+        longer = int(len(ids[1]) > len(ids[0]))
+        fits = sum(map(len, ids)) <= budget
+        if all(ids) and (fits or len(ids[1 - longer]) <= budget // 2):  # (to transformers an empty text is none)
+            cut = ("only_first", "only_second")[longer]
+            how = dict(truncation=cut, max_length=max_len, stride=stride, return_overflowing_tokens=True)
+            theirs = THEIRS(*pair, **how)
+            assert mine == [
+                (row, kinds.index(1) if 1 in kinds else len(row))
+                for row, kinds in zip(theirs["input_ids"], theirs["token_type_ids"], strict=True)
+            ]
+            continue
+        parts = [(row[1 : n - 1], row[n:-1]) for row, n in mine]
+        assert all(part[1 - longer] == ids[1 - longer][: None if fits else budget // 2] for part in parts)
+        windows = [part[longer] for part in parts]
+        assert windows[0] + [token for window in windows[1:] for token in window[stride:]] == ids[longer]
+        assert all(len(row) == max_len for row, _ in mine[:-1])
+    assert found.labels is not None
+    assert found.labels.tolist() == list(range(6))
+
+
 def model(task: str, tmp_path: Path, **more: Any) -> Model:
     theirs = make("BertModel")
     bert, tokenizer = bertnli.from_pretrained(save(theirs, tmp_path))
@@ -110,15 +145,29 @@ def test_training_learns_what_is_beyond_the_first_window(tmp_path: Path) -> None
     assert accuracy["max"] > 0.9 > 0.8 > accuracy[None]
 
 
+def test_pairs_are_pooled_in_every_function(tmp_path: Path) -> None:
+    some = model("classification", tmp_path / "bert", windows="mean")
+    documents, claims = texts(1), ["the dog", "a", "cat", "b", "runs", ""]
+    windows = encode_windows(some.tokenizer, documents, 9, 2, None, claims)
+    assert len(windows.encoded) > 10
+    outputs = bertnli.score(some.head, windows.encoded).split(windows.begins.diff().tolist())
+    wanted = torch.stack([rows.mean(0) for rows in outputs]).softmax(1)
+    torch.testing.assert_close(torch.from_numpy(some.score(documents, claims)), wanted)
+    ranked = some.rank(claims[0], documents, top_k=6, label="x")
+    pairs = torch.from_numpy(some.score([claims[0]] * 6, documents, label="x"))
+    assert [i for i, _ in ranked] == pairs.argsort(descending=True, stable=True).tolist()
+    data = TextData(documents, claims, [0, 1, 2] * 2, some.head.label_names or ())
+    figures = some.evaluate(data)
+    assert figures["accuracy"] == pytest.approx(float((wanted.argmax(1) == torch.tensor(data.labels)).float().mean()))
+    some.save_pretrained(tmp_path / "saved")
+    assert Model.from_pretrained(tmp_path / "saved").evaluate(data) == figures
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     some = model("classification", tmp_path, windows="median")
-    with pytest.raises(
-        ValueError, match=r"windows are pooled by mean or max, of single texts; found settings.*'median'"
-    ):
+    with pytest.raises(ValueError, match=r"windows.* must be mean or max; found 'median'"):
         some.predict(["a"])
     some.head.settings["windows"] = "mean"
-    with pytest.raises(ValueError, match="windows are pooled by mean or max, of single texts; found pairs"):
-        some.predict([("a", "b")])
     some.head.settings["stride"] = 7
     with pytest.raises(ValueError, match="stride must be an integer from 0 to below max_len - 2 = 7; found 7"):
         some.predict(["a"])
