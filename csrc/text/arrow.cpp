@@ -26,6 +26,10 @@ bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 
 template <class Offset>
 class Utf8Reader final : public ArrowReader {
   int64_t least_buffers() const override { return 3; }
+  int64_t about_bytes(const ArrowArray& array, size_t begin, size_t end) const override {
+    const auto first = load<Offset>(array.buffers[1], begin), last = load<Offset>(array.buffers[1], end);
+    return first < 0 || last < first ? 0 : int64_t{last} - first;
+  }
   void add_values(const ArrowArray& array, size_t begin, size_t end) override {
     const void* offsets = array.buffers[1];
     const Offset first = load<Offset>(offsets, begin);
@@ -40,19 +44,26 @@ class Utf8Reader final : public ArrowReader {
     }
     if (last == first) return;
     if (array.buffers[2] == nullptr) throw ArrowError("the texts are missing");
-    values_.arena.append({static_cast<const char*>(array.buffers[2]) + first, static_cast<size_t>(last - first)});
+    const std::string_view texts(static_cast<const char*>(array.buffers[2]) + first, static_cast<size_t>(last - first));
+    if (may_borrow_) {
+      borrowed_ = texts;
+    } else {
+      values_.arena.append(texts);
+    }
   }
 };
 
 // utf8_view: 16 bytes a text, which hold it or say where it is.
 class ViewReader final : public ArrowReader {
   int64_t least_buffers() const override { return 3; }
+  int64_t about_bytes(const ArrowArray& array, size_t begin, size_t end) const override {
+    int64_t total = 0;
+    for (size_t i = begin; i < end; ++i) total += static_cast<uint32_t>(load<int32_t>(array.buffers[1], 4 * i));
+    return total;
+  }
   void add_values(const ArrowArray& array, size_t begin, size_t end) override {
     const auto blocks = static_cast<size_t>(array.n_buffers) - 3;
     const void* sizes = array.buffers[array.n_buffers - 1];
-    size_t total = 0;  // of views that were not checked yet
-    for (size_t i = begin; i < end; ++i) total += static_cast<uint32_t>(load<int32_t>(array.buffers[1], 4 * i));
-    values_.arena.reserve(values_.arena.size() + std::min(total, 1024 * (end - begin)));
     for (size_t i = begin; i < end; ++i) {
       const char* view = static_cast<const char*>(array.buffers[1]) + 16 * i;
       const auto length = load<int32_t>(view, 0), block = load<int32_t>(view, 2), at = load<int32_t>(view, 3);
@@ -203,33 +214,52 @@ std::unique_ptr<ArrowReader> ArrowReader::of(const ArrowSchema& schema) {
   }
 }
 
-void ArrowReader::add(const ArrowArray& array) {
+void ArrowReader::check(const ArrowArray& array) const {
   constexpr int64_t kMost = int64_t{1} << 40;  // elements; their sizes in bytes cannot overflow
   if (array.length < 0 || array.offset < 0 || array.length > kMost || array.offset > kMost) {
     throw ArrowError("its length or offset is negative or too large");
   }
-  if (array.length == 0) return;
-  const auto begin = static_cast<size_t>(array.offset), end = begin + static_cast<size_t>(array.length);
-  const int64_t least = least_buffers();
+  const int64_t least = array.length == 0 ? 0 : least_buffers();
   if (array.n_buffers < least || (least > 0 && (array.buffers == nullptr || array.buffers[1] == nullptr))) {
     throw ArrowError("a buffer is missing");
   }
+}
+
+void ArrowReader::expect(const ArrowArray& array) {
+  check(array);
+  if (array.length == 0) return;
+  constexpr size_t kMost = size_t{1} << 30;  // more is not believed
+  const auto begin = static_cast<size_t>(array.offset), count = static_cast<size_t>(array.length);
+  const auto bytes = static_cast<size_t>(std::max(int64_t{0}, about_bytes(array, begin, begin + count)));
+  expected_ = std::min(kMost, expected_ + count);
+  expected_bytes_ = std::min(kMost, expected_bytes_ + std::min(kMost, bytes));
+}
+
+void ArrowReader::add(const ArrowArray& array, bool only) {
+  check(array);
+  if (array.length == 0) return;
+  const auto begin = static_cast<size_t>(array.offset), end = begin + static_cast<size_t>(array.length);
+  const int64_t least = least_buffers();
   const size_t before = values_.size();
   const size_t from = values_.arena.size(), count = end - begin;
-  values_.bounds.reserve(before + 1 + count);
+  values_.arena.reserve(expected_bytes_);
+  values_.bounds.reserve(1 + std::max(before + count, expected_));
+  values_.kinds.reserve(expected_);
   std::fill_n(values_.kinds.room(count), count, kind());
   values_.kinds.advance(count);
+  may_borrow_ = only && before == 0;
   add_values(array, begin, end);
   const void* validity = least == 0 ? nullptr : array.buffers[0];
   for (size_t i = begin; validity != nullptr && i < end; ++i) {
     if (!bit(validity, i)) values_.kinds[before + i - begin] = Value::kNull;
   }
-  const std::string_view added(values_.arena.data() + from, values_.arena.size() - from);
+  const std::string_view all = borrowed_.value_or(std::string_view(values_.arena.data(), values_.arena.size()));
+  const std::string_view added = all.substr(from);
   if (is_ascii(added)) return;
   bool valid = find_invalid_utf8(added) == added.npos;
   for (size_t i = before; valid && i < values_.size(); ++i) {
     const auto at = static_cast<size_t>(values_.bounds[i]);
-    valid = at == values_.arena.size() || !is_continuation(values_.arena.data()[at]);
+    valid = at == all.size() || !is_continuation(all[at]);
   }
   if (!valid) throw ArrowError("a text is not UTF-8");
 }

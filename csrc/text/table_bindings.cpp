@@ -152,6 +152,32 @@ void check(int code, ArrowArrayStream& stream) {
   throw py::value_error(message == nullptr ? "the Arrow stream cannot be read" : message);
 }
 
+using Held = std::unique_ptr<Released<ArrowArray>>;
+
+// (arena, bounds, kinds or None) of a column's arrays. Of a single one the texts stay where they are.
+py::object own_arrays(ArrowReader& reader, std::vector<Held> arrays) {
+  for (const Held& array : arrays) reader.expect(*array);
+  for (const Held& array : arrays) reader.add(*array, arrays.size() == 1);
+  const auto borrowed = reader.borrowed();
+  py::tuple found = own(reader.take(), 1);
+  if (!borrowed) return found;
+  const py::capsule owner(arrays[0].release(), [](void* p) { delete static_cast<Released<ArrowArray>*>(p); });
+  const Array<uint8_t> arena(static_cast<py::ssize_t>(borrowed->size()),
+                             reinterpret_cast<const uint8_t*>(borrowed->data()), owner);
+  py::detail::array_proxy(arena.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return py::make_tuple(arena, found[1], found[2]);
+}
+
+std::vector<Held> arrays_of(ArrowArrayStream& stream) {
+  std::vector<Held> arrays;
+  for (;;) {
+    auto array = std::make_unique<Released<ArrowArray>>();
+    check(stream.get_next(&stream, array.get()), stream);
+    if (array->release == nullptr) return arrays;
+    if (array->length != 0) arrays.push_back(std::move(array));
+  }
+}
+
 // (arena, bounds, kinds or None); None if the column is of another type.
 py::object read_arrow(const py::object& column) {
   try {
@@ -161,13 +187,7 @@ py::object read_arrow(const py::object& column) {
       Released<ArrowSchema> schema;
       check(stream.get_schema(&stream, &schema), stream);
       const auto reader = ArrowReader::of(schema);
-      if (reader == nullptr) return py::none();
-      for (;;) {
-        Released<ArrowArray> array;
-        check(stream.get_next(&stream, &array), stream);
-        if (array.release == nullptr) return own(reader->take(), 1);
-        reader->add(array);
-      }
+      return reader == nullptr ? py::none() : own_arrays(*reader, arrays_of(stream));
     }
     if (!py::hasattr(column, "__arrow_c_array__")) {
       throw py::type_error("column must have __arrow_c_stream__ or __arrow_c_array__");
@@ -176,8 +196,11 @@ py::object read_arrow(const py::object& column) {
     if (both.size() != 2) throw py::value_error("__arrow_c_array__ must return a schema and an array");
     const auto reader = ArrowReader::of(*pointer_of<ArrowSchema>(both[0], "arrow_schema"));
     if (reader == nullptr) return py::none();
-    reader->add(*pointer_of<ArrowArray>(both[1], "arrow_array"));
-    return own(reader->take(), 1);
+    auto& given = *pointer_of<ArrowArray>(both[1], "arrow_array");
+    std::vector<Held> arrays;
+    arrays.push_back(std::make_unique<Released<ArrowArray>>());
+    static_cast<ArrowArray&>(*arrays[0]) = std::exchange(given, ArrowArray{});  // as the interface moves arrays
+    return own_arrays(*reader, std::move(arrays));
   } catch (const ArrowError& e) {
     throw py::value_error(std::string("not an Arrow column: ") + e.what());
   }

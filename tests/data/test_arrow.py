@@ -87,6 +87,23 @@ def test_other_types_are_left_to_python() -> None:
     assert arrow_column(pandas.Series(["a", 1])) is None
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_texts_of_one_array_are_not_copied(kind: Any) -> None:
+    """The bytes are Arrow's own, read-only, and live as long as the texts."""
+    made = ["a", "é" * 1000, "b"]
+    array = pa.array(["no", *made, None], kind).slice(1)
+    for column in (array, pa.chunked_array([array]), pa.chunked_array([[], array], kind)):
+        found = column_of(column, "data").texts
+        assert found.arena.ctypes.data == array.buffers()[2].address + 2
+        assert not found.arena.flags.writeable
+    allocated = pa.total_allocated_bytes()
+    del array, column
+    assert list(found) == [*made, ""]
+    assert pa.total_allocated_bytes() > allocated - 1000
+    del found
+    assert pa.total_allocated_bytes() < allocated - 2000
+
+
 def offsets(*at: int, kind: Any = np.int32) -> pa.Buffer:
     return pa.py_buffer(np.array(at, kind).tobytes())
 
@@ -114,8 +131,10 @@ def view(*fields: int) -> pa.Buffer:
     ],
 )
 def test_hostile_buffers(kind: Any, length: int, buffers: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        _text.read_arrow(pa.Array.from_buffers(kind, length, buffers))
+    for copies in range(3):
+        with pytest.raises(ValueError, match=message):
+            array = pa.Array.from_buffers(kind, length, buffers)
+            _text.read_arrow(pa.chunked_array([array] * copies) if copies else array)
 
 
 def test_hostile_dictionaries_and_capsules() -> None:
