@@ -11,6 +11,7 @@ import torch
 
 from bertnli.cli.loading import load, load_head, name_classes
 from bertnli.cli.runs import dev_file, finish, num_parameters, print_unused_precision, run_arguments
+from bertnli.data.source import Source
 from bertnli.data.texts import TextData
 from bertnli.distillation.distill import distill as run_distillation
 from bertnli.distillation.student import make_student, pruned_tokenizer
@@ -63,7 +64,9 @@ def distill(args: SimpleNamespace) -> None:
 
 
 def _load_unlabelled(args: SimpleNamespace, model: Head, tokenizer: Tokenizer) -> Any:
-    examples = list(read_inputs(args.unlabelled, model, shared_columns(args.unlabelled, args.text_columns)))
+    table = {"encoding": args.encoding, "delimiter": args.delimiter}
+    columns = shared_columns(Source(args.unlabelled, **table), args.text_columns)
+    examples = list(read_inputs(args.unlabelled, model, columns, **table))
     if not examples:
         raise ValueError(f"{args.unlabelled} has no examples")
     data = model.inputs(*zip(*examples, strict=True))

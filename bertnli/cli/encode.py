@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
 
 from bertnli.cli.loading import find_device, load_checkpoint
 from bertnli.cli.reports import print_json
-from bertnli.cli.texts import text_lines
+from bertnli.cli.texts import chunks, open_texts
 from bertnli.data.files import atomic_path, writing
 from bertnli.data.progress import Progress
 from bertnli.model import Model
@@ -26,22 +25,22 @@ def encode(args: SimpleNamespace) -> None:
     if not isinstance(head, BERTEmbedder):
         raise ValueError(f"{args.model} does not say how to pool its tokens' vectors: give --pooling, such as mean")
     model = Model(head, tokenizer, args.precision).to(find_device(args.device))
-    lines, chunks = text_lines(args.input), []
-    with Progress(0, "encode", "texts", enabled=not args.quiet) as shown:
-        while texts := [text for text, _ in itertools.islice(lines, _CHUNK)]:
-            chunks.append(
+    found = []
+    with open_texts(args.input, args) as (texts, _), Progress(0, "encode", "texts", enabled=not args.quiet) as shown:
+        for chunk in chunks(texts, _CHUNK, lambda: True):
+            found.append(
                 model.encode(
-                    texts,
+                    chunk,
                     prompt=args.prompt,
                     prompt_name=args.prompt_name,
                     normalize=args.normalize,
                     batch_size=args.batch_size,
                 )
             )
-            shown.update(len(texts))
-    if not chunks:
+            shown.update(len(chunk))
+    if not found:
         raise ValueError(f"{args.input} has no texts")
-    vectors = np.concatenate(chunks)
+    vectors = np.concatenate(found)
     with atomic_path(args.output) as temporary, writing(args.output), open(temporary, "wb") as file:
         np.save(file, vectors)
     print(f"{len(vectors)} vectors of {vectors.shape[1]} numbers: {args.output}")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from bertnli.cli.loading import load, load_head, name_classes, open_session
 from bertnli.cli.options import STDIN
-from bertnli.cli.reports import print_figures, print_json, to_json
+from bertnli.cli.reports import print_figures, print_json
 from bertnli.cli.runs import evaluation
-from bertnli.cli.texts import lines_at_a_time, open_input
+from bertnli.cli.texts import chunks, open_input
+from bertnli.data.headers import is_by_number
+from bertnli.data.snli import snli_file
+from bertnli.data.source import Source
+from bertnli.data.writers import to_json
 from bertnli.inference import predict as inference
-from bertnli.inference.files import predict_file
+from bertnli.inference.files import check_output, predict_file, write_evaluated
 from bertnli.inference.session import InferenceSession
 from bertnli.report.page import write_report
 from bertnli.tasks.load import parse_lines, read_inputs
@@ -26,6 +29,10 @@ from bertnli.text.tokenizer import Tokenizer
 def evaluate(args: SimpleNamespace) -> None:
     model, tokenizer = load_head(args.model, args)
     names = name_classes(model, args.labels)
+    if args.probabilities and args.predictions is None:
+        raise ValueError("--probabilities goes with --predictions")
+    if args.predictions is not None:
+        check_output(args.predictions, model, Source(args.data), labelled=True)
     started = time.perf_counter()
     data = load(args, model.task, args.data, "test", tokenizer, names)
     encoded = model.encode(tokenizer, data, model.sequence_len(args.max_len), args.truncation)
@@ -36,6 +43,20 @@ def evaluate(args: SimpleNamespace) -> None:
     figures = found.figures
     if args.report is not None:
         write_report(args.report, f"{args.model} on {args.data.name}", evaluated=[found], settings=args.params)
+    if args.predictions is not None:
+        in_snli_layout = not args.text_columns and model.task not in ("qa", "tagging")
+        write_evaluated(
+            model,
+            snli_file(args.data, "test") if in_snli_layout else args.data,
+            model.predictions(found.outputs, encoded),
+            args.predictions,
+            label_column=args.label_column or ("label" if args.text_columns else None),
+            labels=names,
+            by_number=bool(args.text_columns) and is_by_number([*args.text_columns, args.label_column or "label"]),
+            probabilities=args.probabilities,
+            encoding=args.encoding,
+            delimiter=args.delimiter,
+        )
     figures["dropped"] = data.dropped
     figures["seconds"] = time.perf_counter() - started
     if args.json:
@@ -52,7 +73,8 @@ def predict(args: SimpleNamespace) -> None:
     if args.input != STDIN:
         table: dict[str, Any] = dict(encoding=args.encoding, delimiter=args.delimiter)
         if args.output is None:
-            _print_predictions(args, session, tokenizer, read_inputs(args.input, model, args.text_columns, **table))
+            examples = read_inputs(args.input, model, args.text_columns, **table)
+            _print_predictions(args, session, tokenizer, examples, lambda: True)
             return
         how: dict[str, Any] = dict(max_len=args.max_len, truncation=args.truncation, batch_size=args.batch_size)
         written, aside = predict_file(
@@ -63,24 +85,20 @@ def predict(args: SimpleNamespace) -> None:
         return
     if args.text_columns or args.output:
         raise ValueError("--text-columns and --output are for a table in a file: name it by --input")
-    with open_input(STDIN) as (lines, name):
-        _print_predictions(args, session, tokenizer, parse_lines(lines, name, model))
+    with open_input(STDIN, args.encoding) as lines:
+        examples = parse_lines(lines.lines, lines.name, model)
+        _print_predictions(args, session, tokenizer, examples, lines.is_waiting)
 
 
 def _print_predictions(
-    args: SimpleNamespace, session: InferenceSession, tokenizer: Tokenizer, examples: Iterator[tuple[Any, ...]]
+    args: SimpleNamespace,
+    session: InferenceSession,
+    tokenizer: Tokenizer,
+    examples: Iterator[tuple[Any, ...]],
+    is_waiting: Callable[[], bool],
 ) -> None:
     """Print the predictions batch by batch; before an error in the input, those of the examples before it."""
-    error: ValueError | None = None
-    size = lines_at_a_time(args)
-    while error is None:
-        chunk: list[tuple[Any, ...]] = []
-        try:
-            chunk.extend(itertools.islice(examples, size))  # keeps what came before an error
-        except ValueError as found:
-            error = found
-        if not chunk:
-            break
+    for chunk in chunks(examples, args.batch_size, is_waiting):
         for p in inference.predict(
             session,
             tokenizer,
@@ -91,5 +109,3 @@ def _print_predictions(
         ):
             print(to_json(asdict(p) if is_dataclass(p) and not isinstance(p, type) else p))
         sys.stdout.flush()
-    if error is not None:
-        raise error

@@ -31,7 +31,8 @@ def _to_onnx(args: SimpleNamespace, model: Head, tokenizer: Tokenizer) -> None:
     if args.data is not None:
         data = load_encoded(
             args.data, model, tokenizer, split="test", limit=args.samples, labels=args.labels, columns=args.columns,
-            text_columns=args.text_columns, label_column=args.label_column,
+            text_columns=args.text_columns, label_column=args.label_column, separator=args.separator,
+            encoding=args.encoding, delimiter=args.delimiter,
         )  # fmt: skip
         sample = encoded_texts(data, "data")
     checks = checkpoint.export_onnx(model, args.output, tokenizer, sample, num_samples=args.samples, int8=args.int8)

@@ -43,6 +43,9 @@ def load(
         labels=labels,
         columns=args.columns,
         words=tokenizer if isinstance(tokenizer, bool) else isinstance(tokenizer, WordTokenizer),
+        separator=args.separator,
+        encoding=args.encoding,
+        delimiter=args.delimiter,
     )
 
 

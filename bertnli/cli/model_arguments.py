@@ -16,6 +16,7 @@ from bertnli.cli.options import (
     Choice,
     InputPath,
     Names,
+    column_options,
     encoding_options,
     inference_options,
     json_switch,
@@ -24,8 +25,11 @@ from bertnli.cli.options import (
     option,
     reading_options,
     switch,
+    table_options,
     text_columns_option,
 )
+
+_FORMATS = ".csv, .tsv, .jsonl or .parquet (for qa also .json or .squad.json, for tagging .conll or .conllu)"
 
 add(
     "evaluate.evaluate",
@@ -33,6 +37,7 @@ add(
     [
         "bertnli evaluate --model runs/tuned --data runs/demo/corpus",
         "bertnli evaluate --model runs/reviews --data test.csv --text-columns text --json",
+        "bertnli evaluate --model runs/tuned --data runs/demo/corpus --predictions mistakes.csv --probabilities",
     ],
     [
         model_option(),
@@ -51,6 +56,13 @@ add(
             type=OUTPUT_PATH,
             help="HTML file to write: the figures, plots, and the most confident mistakes with their texts",
         ),
+        option(
+            "--predictions",
+            OUTPUT,
+            type=OUTPUT_PATH,
+            help=f"{_FORMATS} file to write the labelled examples of --data to, with the predictions",
+        ),
+        switch("--probabilities", OUTPUT, help="a column of --predictions for each class"),
         json_switch("one JSON object"),
         switch("--quiet", OUTPUT, help="no progress"),
         *inference_options(),
@@ -75,14 +87,13 @@ add(
             'is {"text": ""}; the examples before a broken line are predicted',
         ),
         text_columns_option(),
-        option("--encoding", DATA, default="utf-8", help="of a table's text, by Python's name"),
-        option("--delimiter", DATA, help="of a table's fields (default: a comma in .csv, else a tab)"),
+        *table_options(),
         option(
             "--output",
             OUTPUT,
             type=OUTPUT_PATH,
-            help=".csv, .tsv, .jsonl or .parquet file to write the table --input to, with columns for the predictions "
-            "(default: predictions alone on standard output)",
+            help=f"{_FORMATS} file to write --input to, with the predictions (default: predictions alone on standard "
+            "output)",
         ),
         switch("--probabilities", OUTPUT, help="a column of --output for each class"),
         option(
@@ -108,13 +119,19 @@ add(
         model_option(),
         option("--label", MODEL, help="class whose probability is the score; a classifier needs it"),
         option("--query", DATA, help="text to rank the documents of --documents for"),
-        option("--documents", DATA, type=InputPath(), help="file with one document a line, or - for standard input"),
+        option(
+            "--documents",
+            DATA,
+            type=InputPath(),
+            help="file with one document a line, or a table, or -",
+        ),
         option(
             "--input",
             DATA,
             type=InputPath(),
             help='in place of --query, a file of JSON lines {"query": ..., "documents": [...]}, or -',
         ),
+        *column_options(),
         option("--top-k", OUTPUT, type=POSITIVE, default=10, help="documents of a query to print at most"),
         *inference_options(),
     ],
@@ -140,9 +157,8 @@ add(
             help="hypothesis, with {} for the class name",
         ),
         switch("--multi-label", MODEL, help="several classes may be right: probabilities of each class by itself"),
-        lines_option(
-            "file with one text a line (default: -, standard input)",
-        ),
+        lines_option("file with one text a line, or a table (default: -, standard input)"),
+        *column_options(),
         *inference_options(),
     ],
     USING_COMMANDS,
@@ -169,9 +185,8 @@ add(
         switch("--normalize", MODEL, help="scale vectors to length 1 also where the model does not"),
         option("--prompt", MODEL, help="text to put before each text, such as 'query: '"),
         option("--prompt-name", MODEL, help="the checkpoint's prompt of that name (default: its default, else none)"),
-        lines_option(
-            "file with one text a line (default: -, standard input)",
-        ),
+        lines_option("file with one text a line, or a table (default: -, standard input)"),
+        *column_options(),
         option("--output", OUTPUT, type=OUTPUT_PATH, required=True, help=".npy file to write"),
         json_switch("what was written as one JSON object"),
         switch("--quiet", OUTPUT, help="no progress"),

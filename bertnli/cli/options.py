@@ -250,17 +250,37 @@ def reading_options() -> list[click.Parameter]:
             help="column of the labels in a table (default: label); for tagging the number of the tags' column "
             "(default: the last), in a .conllu file upos or xpos",
         ),
+        option(
+            "--separator",
+            DATA,
+            default=",",
+            help="text between the classes of an example, for --task multilabel",
+        ),
+        *table_options(),
     ]
 
 
-def text_columns_option() -> click.Option:
+def text_columns_option(
+    what: str = "text column, or premise and hypothesis columns separated by a comma,",
+) -> click.Option:
     return option(
         "--text-columns",
         DATA,
         type=Names(),
-        help="text column, or premise and hypothesis columns separated by a comma, of a .csv, .tsv, .jsonl or "
-        ".parquet file; column numbers from 1 if it has no header",
+        help=f"{what} of a .csv, .tsv, .jsonl or .parquet file; column numbers from 1 if it has no header",
     )
+
+
+def table_options() -> list[click.Parameter]:
+    return [
+        option("--encoding", DATA, default="utf-8", help="of text files, by Python's name"),
+        option("--delimiter", DATA, help="of a table's fields (default: a comma in .csv, else a tab)"),
+    ]
+
+
+def column_options() -> list[click.Parameter]:
+    """What commands take that read one text a line, or a column of a table."""
+    return [text_columns_option("column of the texts,"), *table_options()]
 
 
 def encoding_options() -> list[click.Parameter]:

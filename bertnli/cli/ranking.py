@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from types import SimpleNamespace
 
 from bertnli.cli.loading import check_is_head, find_device, load_checkpoint
-from bertnli.cli.reports import to_json
-from bertnli.cli.texts import lines_at_a_time, text_lines
+from bertnli.cli.texts import chunks, open_input, open_texts, text_lines
 from bertnli.data.tables import parse_object
+from bertnli.data.writers import to_json
 from bertnli.model import Model
 
 
@@ -29,11 +28,24 @@ def _queries(args: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
     """Each query with its documents, from --input or from --query and --documents."""
     given = [name for name in ("query", "documents", "input") if getattr(args, name) is not None]
     if given == ["query", "documents"]:
-        return iter([(args.query, [text for text, _ in text_lines(args.documents)])])
+        return _one_query(args)
     if given == ["input"]:
-        return (_parse_query(text, where) for text, where in text_lines(args.input))
+        if args.text_columns:
+            raise ValueError("--text-columns is for a table of --documents")
+        return _queries_of_lines(args)
     found = " and ".join(f"--{name}" for name in given) or "neither"
     raise ValueError(f"give either --query and --documents, or --input; found {found}")
+
+
+def _one_query(args: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
+    with open_texts(args.documents, args) as (texts, _):
+        yield args.query, list(texts)
+
+
+def _queries_of_lines(args: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
+    with open_input(args.input, args.encoding) as lines:
+        for text, where in text_lines(lines):
+            yield _parse_query(text, where)
 
 
 def _parse_query(line: str, where: str) -> tuple[str, list[str]]:
@@ -50,13 +62,13 @@ def _parse_query(line: str, where: str) -> tuple[str, list[str]]:
 def zero_shot(args: SimpleNamespace) -> None:
     """Print a prediction for each line of --input."""
     model = _load(args)
-    lines = text_lines(args.input)
-    while chunk := [text for text, _ in itertools.islice(lines, lines_at_a_time(args))]:
-        for prediction in model.zero_shot(
-            chunk, args.labels, args.template, multi_label=args.multi_label, batch_size=args.batch_size
-        ):
-            print(to_json(asdict(prediction)))
-        sys.stdout.flush()
+    with open_texts(args.input, args) as (texts, is_waiting):
+        for chunk in chunks(texts, args.batch_size, is_waiting):
+            for prediction in model.zero_shot(
+                chunk, args.labels, args.template, multi_label=args.multi_label, batch_size=args.batch_size
+            ):
+                print(to_json(asdict(prediction)))
+            sys.stdout.flush()
 
 
 def _load(args: SimpleNamespace) -> Model:

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from types import SimpleNamespace
 from typing import Any
 
+from bertnli.data.writers import to_json
 from bertnli.training.history import Epoch, Evaluation, History
-
-
-def to_json(value: Any) -> str:
-    """One line of JSON. Figures that are undefined or infinite are null: JSON has no NaN."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(v) for name, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_json(args: SimpleNamespace, record: dict[str, Any]) -> None:

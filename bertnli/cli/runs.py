@@ -13,8 +13,9 @@ from bertnli.checkpoint.keep import keep_checkpoints
 from bertnli.cli.config import RUN_FILE, run_toml
 from bertnli.cli.loading import find_device
 from bertnli.cli.output import KEPT_FOLDER, STATE_FILE, prepare_state_file
-from bertnli.cli.reports import print_epoch, print_evaluation, print_json, print_kept_epoch, to_json
+from bertnli.cli.reports import print_epoch, print_evaluation, print_json, print_kept_epoch
 from bertnli.data.files import atomic_path
+from bertnli.data.writers import to_json
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import SIZES, BERTConfig
 from bertnli.inference.predict import NotFiniteError, evaluate_outputs

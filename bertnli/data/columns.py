@@ -67,11 +67,13 @@ class Table:
 
     where      the table, for errors
     numbers    int64 [N], of each row: its line in the file, or its place from 1 on
+    batch      Arrow's record batch or table of all columns, if the rows are wanted whole
     """
 
     where: object
     columns: Sequence[Column]
     numbers: npt.NDArray[np.int64]
+    batch: Any = None
 
     def __len__(self) -> int:
         return len(self.numbers)

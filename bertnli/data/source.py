@@ -14,7 +14,7 @@ from typing import Any
 
 from bertnli.data.arguments import path_of, string
 from bertnli.data.extras import from_extra
-from bertnli.data.files import JSON_LINES, check_file, unchanged
+from bertnli.data.files import JSON_LINES, check_file, decoded_lines, open_text, unchanged
 
 ARROW = {".parquet", ".arrow", ".feather"}  # suffixes of files that pyarrow reads
 COMPRESSED = {".gz", ".zst"}
@@ -93,6 +93,16 @@ class Source:
                 yield from (line + b"\n" for line in whole)
         if rest:
             yield rest
+
+    @contextmanager
+    def text_lines(self) -> Iterator[Iterator[str]]:
+        """The text's lines with their line ends. Raises what `blocks` does, and ValueError where it is not UTF-8."""
+        check_file(self.path)
+        if self.is_plain:
+            with open_text(self.path) as lines:
+                yield lines
+        else:
+            yield decoded_lines(self.lines(), self.path)
 
     def first_line(self) -> tuple[int, bytes]:
         """The first line that is not blank, stripped, and its number; (1, b"") if there is none."""

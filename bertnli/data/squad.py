@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Any, ClassVar
 
-from bertnli.data.arguments import path_of
-from bertnli.data.files import open_text
+from bertnli.data.source import Source
 from bertnli.data.texts import check_unicode
 
 
@@ -49,22 +49,47 @@ class QuestionData:
         return QuestionData(f(self.questions), f(self.contexts), answers, f(self.ids), f(self.titles))
 
 
-def read_squad(path: str | os.PathLike[str]) -> QuestionData:
+def read_squad(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> QuestionData:
     """Read a file in the layout of SQuAD 1.1 or 2.0.
 
     A question has no answer if it `is_impossible`, or if its answers are missing, null, empty, or of empty texts.
     Answers may also be as in Hugging Face's `squad`: {"text": [...], "answer_start": [...]}.
 
+    path        may have .gz or .zst behind its suffix
+    encoding    of the text, by Python's name (default: "utf-8")
+
     Raises FileNotFoundError, and ValueError naming the file and the keys for another layout or an answer that is not at
     its place in the context.
     """
-    path = path_of(path)
-    with open_text(path) as lines:
+    source = Source(path, encoding)
+    return questions_of(read_whole(source), source.path)
+
+
+def read_whole(source: Source) -> Any:
+    """The value of a JSON file."""
+    with source.text_lines() as lines:
         content = "".join(lines)
     try:
-        whole = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: expected a JSON object with "data", as SQuAD has it: {error}') from None
+        raise ValueError(f'{source.path}: expected a JSON object with "data", as SQuAD has it: {error}') from None
+
+
+def is_squad(source: Source) -> bool:
+    """Whether a file is in SQuAD's layout, not JSON lines, an array, or of another kind."""
+    if source.suffix != ".json":
+        return False
+    line = source.first_line()[1]
+    if not line.startswith(b"{"):
+        return False
+    try:
+        return "data" in json.loads(line)
+    except ValueError:
+        return True  # an object of several lines
+
+
+def questions_of(whole: Any, path: Path) -> QuestionData:
+    """The questions of a file's JSON value: see `read_squad`."""
     questions: list[str] = []
     contexts, answers, ids, titles = [], [], [], []
     for article, place in _items(whole, f"{path}: ", "data"):
@@ -79,6 +104,16 @@ def read_squad(path: str | os.PathLike[str]) -> QuestionData:
     if not questions:
         raise ValueError(f"{path} has no questions")
     return QuestionData(questions, contexts, answers, ids, titles)
+
+
+def with_predictions(whole: Any, predictions: Sequence[Any]) -> Any:
+    """The JSON value of a SQuAD file with a key "prediction" in each of its questions, in place."""
+    found = iter(predictions)
+    for article in whole["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                question["prediction"] = next(found)
+    return whole
 
 
 def _items(parent: Any, place: str, key: str) -> Iterator[tuple[Any, str]]:

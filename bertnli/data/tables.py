@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bertnli import _text
 from bertnli.data.arguments import string, strings
-from bertnli.data.columns import Table, column_of, columns_from
+from bertnli.data.columns import Column, Table, column_of, columns_from
 from bertnli.data.files import check_file, without_repeats
 from bertnli.data.headers import check_columns, check_no_header, is_by_number
 from bertnli.data.labels import class_index, classes_of, find_class, is_no_label, multi_hot, parse_real
@@ -116,7 +116,7 @@ def _labels(
         places.setdefault(texts[-1], table.place(i))
     known = class_index(label_names or ())
     for text in set(texts):
-        if is_no_label(text, real) and find_class(known, text) is None:
+        if _is_missing(text, known, real):
             del places[text]
     names: tuple[str, ...] = ()
     values: Mapping[str, Any]
@@ -130,6 +130,24 @@ def _labels(
     nothing = 0 if separator is None else [0] * len(names)
     of_distinct = np.array([values.get(text, nothing) for text in texts], np.float64 if real else np.int64)
     return names, of_distinct[codes], np.array([text in places for text in texts], bool)[codes]
+
+
+def _is_missing(label: str, known: Any, real: bool) -> bool:
+    """Whether a row with this label is dropped. known: `class_index` of the classes."""
+    return is_no_label(label, real) and find_class(known, label) is None
+
+
+def labelled_rows(
+    labels: Column, label_names: Sequence[str] | None, real: bool, several: bool
+) -> npt.NDArray[np.bool_]:
+    """Whether a row is read, or dropped since it has no label.
+
+    label_names, real    as in `read_table`
+    several              whether an example may have several classes
+    """
+    index, codes = labels.distinct()
+    known = class_index(label_names or ())
+    return ~np.array([_is_missing(labels.label(i, several), known, real) for i in index], bool)[codes]
 
 
 def check_texts(table: Table, columns: Sequence[str]) -> None:
@@ -164,11 +182,11 @@ def read_tables(
 
     columns    by name or number, as in `read_table`; None takes all (of JSON none)
     size       rows, about (default: all at once)
-    whole      whether a JSON object, as it is written, is one more column
+    whole      whether a JSON object, as it is written, is one more column, and tables of Arrow's have their `batch`
     bad        where rows are put that cannot be read (default: the first one is an error)
     """
     if source.is_arrow:
-        yield from _arrow_tables(source, columns, size)
+        yield from _arrow_tables(source, columns, size, whole)
         return
     is_array = source.is_json and json_format(source) == "array"
     format = "array" if is_array else "lines" if source.is_json else "delimited"
@@ -215,8 +233,7 @@ def _with_end(blocks: Iterator[Block]) -> Iterator[tuple[Block, bool]]:
 def column_names(source: Source) -> list[str]:
     """The names of a table's columns: its header; of JSON the first object's keys."""
     if source.is_arrow:
-        with _arrow_file(source) as file:
-            return list((file.schema_arrow if source.suffix == ".parquet" else file.schema).names)
+        return list(arrow_schema(source).names)
     if source.is_json:
         if json_format(source) == "array":
             (table,) = read_tables(source, None, whole=True)
@@ -315,17 +332,24 @@ def _arrow_file(source: Source) -> Iterator[Any]:
         raise ValueError(f"{source.path} is corrupt or not {_ARROW_NAMES[source.suffix]} file: {error}") from None
 
 
+def arrow_schema(source: Source) -> Any:
+    """The schema of one of pyarrow's files."""
+    with _arrow_file(source) as file:
+        return file.schema_arrow if source.suffix == ".parquet" else file.schema
+
+
 _ARROW_NAMES = {".parquet": "a parquet", ".arrow": "an Arrow", ".feather": "a Feather"}
 
 
-def _arrow_tables(source: Source, columns: Sequence[str] | None, size: int | None) -> Iterator[Table]:
+def _arrow_tables(source: Source, columns: Sequence[str] | None, size: int | None, whole: bool) -> Iterator[Table]:
     with _arrow_file(source) as file:
         is_parquet = source.suffix == ".parquet"
         names = (file.schema_arrow if is_parquet else file.schema).names
         check_columns(source.path, columns or (), names)
         chosen = names if columns is None else list(columns)
         if is_parquet:
-            batches = [file.read(columns=chosen)] if size is None else file.iter_batches(size, columns=chosen)
+            read = None if whole else chosen
+            batches = [file.read(columns=read)] if size is None else file.iter_batches(size, columns=read)
         elif size is None:
             batches = [file.read_all()]
         else:
@@ -336,4 +360,9 @@ def _arrow_tables(source: Source, columns: Sequence[str] | None, size: int | Non
             columns_read = [column_of(batch[name], f"{source.path}: {name}") for name in chosen]
             numbers = np.arange(done + 1, done + 1 + len(columns_read[0]))
             done += len(numbers)
-            yield Table(source.path, columns_read, numbers)
+            yield Table(source.path, columns_read, numbers, batch if whole else None)
+
+
+def filtered(batch: Any, kept: npt.NDArray[np.bool_]) -> Any:
+    """The rows of a record batch or table of Arrow's."""
+    return batch if kept.all() else batch.filter(import_pyarrow("data").array(kept))

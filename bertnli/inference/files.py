@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bertnli.data.columns import NULL, TEXT, Column, Table
+from bertnli.data.columns import TEXT, Column, Table
+from bertnli.data.conll import open_conll
 from bertnli.data.files import atomic_path
-from bertnli.data.headers import check_columns
-from bertnli.data.source import Source, import_pyarrow
-from bertnli.data.tables import BadRow, check_texts, column_names, read_tables
+from bertnli.data.headers import check_columns, is_by_number
+from bertnli.data.source import Source
+from bertnli.data.squad import is_squad, questions_of, read_whole, with_predictions
+from bertnli.data.tables import BadRow, arrow_schema, check_texts, column_names, filtered, labelled_rows, read_tables
+from bertnli.data.writers import TABLES, Record, Write, table_writer, to_json
 from bertnli.inference.predict import predict
 from bertnli.inference.session import InferenceSession
 from bertnli.tasks.base import Head
-from bertnli.tasks.load import check_count, choose_columns
+from bertnli.tasks.load import CONLL, check_count, choose_columns, tag_index
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
 
 _ROWS = 4096  # that are read at a time
-Record = dict[str, Any]
-Write = Callable[[list[Record]], object]
+_SQUAD = ".squad.json"
 
 
 def predict_file(
@@ -43,16 +44,19 @@ def predict_file(
     delimiter: str | None = None,
     **predicting: Any,
 ) -> tuple[int, int]:
-    """Predict every row of a table, and write its columns with the predictions, in order, in constant memory.
+    """Predict every row of a file, and write its columns with the predictions, in order.
 
         predict_file(model, tokenizer, "reviews.csv", "predicted.csv", text_columns=["text"])
 
-    path             a table with a header: see `read_table`
-    output           .csv, .tsv, .jsonl or .parquet (needs the extra `data`); it is replaced when all is written
-    text_columns     of `path` (default: those of `model.fields` that its header has)
+    path             a table (see `read_table`), which is read, predicted and written in constant memory; for question
+                     answering also a .json file in SQuAD's layout, for tagging a .conll or .conllu file
+    output           .csv, .tsv, .jsonl or .parquet (needs the extra `data`). Of SQuAD's layout also .json, the answers
+                     by the questions' ids, and .squad.json, the file with a "prediction" in each question; of .conll
+                     and .conllu also these: see `ConllFile.tagged`. It is replaced when all is written
+    text_columns     of a table (default: those of `model.fields` that its header has)
     probabilities    whether every class has a column (default: False)
-    bad_rows         JSON lines of the rows that cannot be read: `line`, `error`, `row` (default: the first such row is
-                     an error)
+    bad_rows         JSON lines of the rows of a table that cannot be read: `line`, `error`, `row` (default: the first
+                     such row is an error)
     encoding, delimiter    of `path`, as in `read_table`
     predicting       other arguments of `predict`
 
@@ -64,94 +68,183 @@ def predict_file(
     """
     head = model.model if isinstance(model, InferenceSession) else model
     source, output = Source(path, encoding, delimiter), Path(output)
-    names = column_names(source)
-    columns = list(text_columns or choose_columns(names, head) or ())
-    if not columns:
-        found = ", ".join(map(repr, names))
-        raise ValueError(f"{path} has the columns {found}, and not the model's; name its columns: text_columns")
-    check_count(columns, head)
-    check_columns(f"{path}:1", columns, names)
-    chunks = _predicted(model, tokenizer, source, columns, names, probabilities, bad_rows is not None, predicting)
+    check_output(output, head, source)
+    if (whole := _read_whole(source, head)) is not None:
+        if bad_rows is not None:
+            raise ValueError(f"bad_rows is for tables; {path} is none")
+        _write_whole(whole, predict(model, tokenizer, *whole.parts, **predicting), output, probabilities)
+        return len(whole.parts[0]), 0
+    table = _RowsOf(source, *_columns(source, head, text_columns))
+
+    def predicted(texts: Sequence[Column]) -> list[Any]:
+        parts: list[Any] = [list(map(str.split, c.texts)) if head.task == "tagging" else c.texts for c in texts]
+        return predict(model, tokenizer, *parts, **predicting) if len(parts[0]) else []
+
     written = aside = 0
-    with _writer(output) as write, _bad_writer(bad_rows) as write_bad:
-        for rows, bad in chunks:
-            if rows:
-                write(rows)
+    with table.writer(output) as write, _bad_writer(bad_rows) as write_bad:
+        for rows, texts, bad in table.chunks(bad_rows is not None):
+            pairs = zip(rows, predicted(texts), strict=True)
+            write([_with_prediction(row, _record(found, probabilities)) for row, found in pairs])
             write_bad(bad)
-            written, aside = written + len(rows), aside + len(bad)
-        if not written and not aside:
+            written, aside = written + len(texts[0]), aside + len(bad)
+        if not written + aside:
             raise ValueError(f"{path} has no rows")
     return written, aside
 
 
-def _predicted(
-    model: Head | InferenceSession,
-    tokenizer: Tokenizer | Vocab,
-    source: Source,
-    columns: list[str],
-    names: list[str],
-    probabilities: bool,
-    keep_bad: bool,
-    predicting: dict[str, Any],
-) -> Iterator[tuple[list[Record], list[Record]]]:
-    """Rows with their predictions, and rows that cannot be read, some at a time."""
-    head = model.model if isinstance(model, InferenceSession) else model
-    if source.is_json:
-        names = columns
-    bad: list[BadRow] | None = [] if keep_bad else None
-    for table in read_tables(source, columns if source.is_json else None, _ROWS, whole=source.is_json, bad=bad):
-        kept, texts = _texts(table, [table.columns[names.index(name)] for name in columns], columns, bad)
-        aside: list[Record] = [
-            {"line": line, "error": error, "row": row.decode(errors="replace")}
-            for line, error, row in sorted(bad or ())
-        ]
-        parts: list[Any] = [column.texts for column in texts]
-        if head.task == "tagging":
-            parts = [[text.split() for text in parts[0]]]
-        found = predict(model, tokenizer, *parts, **predicting) if len(parts[0]) else []
-        rows = zip(_rows(table, names, kept, source.is_json), found, strict=True)
-        yield [_with_prediction(row, _record(prediction, probabilities)) for row, prediction in rows], aside
-        if bad is not None:
-            bad.clear()
+def _columns(source: Source, head: Head, text_columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The names of all columns of a table, and of those that the model reads."""
+    names = column_names(source)
+    columns = list(text_columns or choose_columns(names, head) or ())
+    if not columns:
+        found = ", ".join(map(repr, names))
+        raise ValueError(f"{source.path} has the columns {found}, and not the model's; name its columns: text_columns")
+    check_count(columns, head)
+    return names, columns
 
 
-def _texts(
-    table: Table, texts: list[Column], names: Sequence[str], bad: list[BadRow] | None
-) -> tuple[np.ndarray[Any, Any], list[Column]]:
-    """Which rows have texts, and these; the others go to `bad`, or the first one is an error."""
-    chosen = Table(table.where, texts, table.numbers)
-    if bad is None:
-        check_texts(chosen, names)
-        return np.ones(len(table), bool), texts
+def write_evaluated(
+    head: Head,
+    path: str | os.PathLike[str],
+    predictions: Sequence[Any],
+    output: str | os.PathLike[str],
+    *,
+    label_column: str | None = None,
+    labels: Sequence[str] | None = None,
+    by_number: bool = False,
+    probabilities: bool = False,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+) -> None:
+    """Write a file of labelled examples with their predictions, as `predict_file` does. Rows without a label, which the
+    readers drop, are left out.
+
+    path             as in `load_examples`, of one file
+    predictions      of the head, in the order of the examples
+    label_column     of a table (default: "gold_label" or "label", whichever is there)
+    labels           the class names that `path` was read with
+    by_number        whether a table's columns are given by number
+
+    In tables a predicted `label` is `predicted_label`. Raises ValueError for another kind of output, and for another
+    number of labelled rows.
+    """
+    source, output = Source(path, encoding, delimiter), Path(output)
+    check_output(output, head, source, labelled=True)
+    if (whole := _read_whole(source, head, labelled=True, tag_column=label_column)) is not None:
+        _write_whole(whole, predictions, output, probabilities)
+        return
+    names = column_names(source)
+    label = label_column or next((name for name in ("gold_label", "label") if name in names), "label")
+    table = _RowsOf(source, names, [label], by_number)
+    remaining = iter(predictions)
+    real, several = head.task == "regression", head.task == "multilabel"
+    with table.writer(output) as write:
+        for rows, (gold,), _ in table.chunks(False, texts=False):
+            kept = labelled_rows(gold, labels, real, several).tolist()
+            pairs = ((row, next(remaining)) for row, keep in zip(rows, kept, strict=True) if keep)
+            write([_with_prediction(row, _record(found, probabilities), _GOLD) for row, found in pairs])
+    if next(remaining, None) is not None:
+        raise ValueError(f"{path} changed while it was evaluated")
+
+
+_GOLD = ("label", "labels")
+
+
+def check_output(output: Path, head: Head, source: Source, labelled: bool = False) -> None:
+    """Raise ValueError for a file that predictions are not written to.
+
+    labelled    whether the input is one of labelled examples; then any suffix may be one of tags
+    """
+    name = output.name.lower()
+    allowed = [*TABLES]
+    if head.task == "qa" and (labelled or is_squad(source)):
+        allowed += [".json", _SQUAD]
+    if head.task == "tagging" and (labelled or source.suffix in CONLL):
+        allowed.append(".conllu" if source.suffix == ".conllu" else ".conll")
+    if not name.endswith(tuple(allowed)):
+        raise ValueError(
+            f"{output}: predictions are written as {', '.join(allowed)}; found the suffix {output.suffix!r}"
+        )
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+class _RowsOf:
+    """A table's rows, and some of its columns, a few thousand at a time.
+
+    names      of all columns
+    columns    those to read
+    """
+
+    def __init__(self, source: Source, names: list[str], columns: list[str], by_number: bool | None = None) -> None:
+        self.source, self.columns = source, columns
+        self.is_delimited = not (source.is_json or source.is_arrow)
+        by_number = is_by_number(columns) if by_number is None else by_number
+        self.has_header = not (self.is_delimited and by_number)
+        self.names = names if self.has_header else [str(i) for i in range(1, len(names) + 1)]
+        check_columns(f"{source.path}:1", columns, self.names)
+
+    def writer(self, output: Path) -> Any:
+        schema = arrow_schema(self.source) if self.source.is_arrow else None
+        return table_writer(output, header=self.has_header, schema=schema)
+
+    def chunks(
+        self, keep_bad: bool, texts: bool = True
+    ) -> Iterator[tuple[Iterator[Record], list[Column], list[Record]]]:
+        """Rows, the same rows of the columns, and rows that cannot be read.
+
+        keep_bad    whether such rows are given; else the first one is an error
+        texts       whether the columns must be texts
+        """
+        bad: list[BadRow] | None = [] if keep_bad else None
+        all_columns = self.is_delimited and not self.has_header
+        wanted = self.names if all_columns else None if self.is_delimited else self.columns
+        for table in read_tables(self.source, wanted, _ROWS, whole=not self.is_delimited, bad=bad):
+            found = [
+                table.columns[self.names.index(name) if self.is_delimited else i] for i, name in enumerate(self.columns)
+            ]
+            kept = _with_texts(table, found, self.columns, bad) if texts else np.ones(len(table), bool)
+            aside: list[Record] = [
+                {"line": line, "error": error, "row": row.decode(errors="replace")}
+                for line, error, row in sorted(bad or ())
+            ]
+            if bad is not None:
+                bad.clear()
+            if not kept.all():
+                found = [column[kept] for column in found]
+            yield self._rows(table, kept), found, aside
+
+    def _rows(self, table: Table, kept: np.ndarray[Any, Any]) -> Iterator[Record]:
+        if self.source.is_json:
+            return map(json.loads, table.columns[-1][kept].texts)
+        if table.batch is not None:
+            return iter(filtered(table.batch, kept).to_pylist())
+        values = zip(*(column[kept].texts for column in table.columns), strict=True)
+        return (dict(zip(self.names, row, strict=True)) for row in values)
+
+
+def _with_texts(
+    table: Table, columns: list[Column], names: Sequence[str], bad: list[BadRow] | None
+) -> np.ndarray[Any, Any]:
+    """Which rows have texts in the columns; the others go to `bad`, or the first one is an error."""
     kept = np.ones(len(table), bool)
-    for name, column in zip(names, texts, strict=True):
+    if bad is None:
+        check_texts(Table(table.where, columns, table.numbers), names)
+        return kept
+    for name, column in zip(names, columns, strict=True):
         for i in () if column.kinds is None else np.flatnonzero((column.kinds != TEXT) & kept).tolist():
             kept[i] = False
             row = json.dumps([c.shown(i) for c in table.columns]).encode()
             bad.append((int(table.numbers[i]), f"{name} is {column.shown(i)}, not a text", row))
-    return kept, [column[kept] for column in texts]
-
-
-def _rows(table: Table, names: Sequence[str], kept: np.ndarray[Any, Any], is_json: bool) -> Iterator[Record]:
-    """The values of each row; of JSON the whole object."""
-    if is_json:
-        yield from map(json.loads, table.columns[-1][kept].texts)
-        return
-    for row in zip(*(_values(column[kept]) for column in table.columns), strict=True):
-        yield dict(zip(names, row, strict=True))
-
-
-def _values(column: Column) -> Iterator[Any]:
-    if column.kinds is None:
-        yield from column.texts
-        return
-    for text, kind in zip(column.texts, column.kinds.tolist(), strict=True):
-        yield text if kind == TEXT else None if kind == NULL else json.loads(text)
+    return kept
 
 
 def _record(prediction: Any, probabilities: bool) -> Record:
-    every = getattr(prediction, "probabilities", {})
-    if hasattr(prediction, "label_id"):
+    every = getattr(prediction, "probabilities", None)
+    if probabilities and every is None:
+        raise ValueError("probabilities are of classes; this model's predictions have none")
+    if every is not None and hasattr(prediction, "label_id"):
         record = {"label": prediction.label, "score": every[prediction.label]}
     elif hasattr(prediction, "label_ids"):
         record = {"labels": prediction.labels}
@@ -159,25 +252,14 @@ def _record(prediction: Any, probabilities: bool) -> Record:
         record = asdict(prediction)
     else:
         record = {"score" if isinstance(prediction, float) else "tags": prediction}
-    return record | ({f"probability_{name}": value for name, value in every.items()} if probabilities else {})
+    return record | ({f"probability_{name}": value for name, value in every.items()} if probabilities and every else {})
 
 
-def _with_prediction(row: Record, prediction: Record) -> Record:
-    return row | {f"predicted_{name}" if name in row else name: value for name, value in prediction.items()}
-
-
-# ---- writers --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _writer(path: Path) -> Iterator[Write]:
-    """A function that appends rows to what becomes the file `path` when the block succeeds."""
-    writers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _json_lines, ".parquet": _parquet}
-    suffix = path.suffix.lower()
-    if suffix not in writers:
-        raise ValueError(f"{path}: predictions are written as {', '.join(writers)}; found the suffix {suffix!r}")
-    with atomic_path(path) as temporary, writers[suffix](temporary, suffix) as write:
-        yield write
+def _with_prediction(row: Record, prediction: Record, taken: Iterable[str] = ()) -> Record:
+    """The row with the prediction's values, whose names begin with `predicted_` where the row or `taken` has them."""
+    for name, value in prediction.items():
+        row[f"predicted_{name}" if name in row or name in taken else name] = value
+    return row
 
 
 @contextmanager
@@ -185,53 +267,71 @@ def _bad_writer(path: str | os.PathLike[str] | None) -> Iterator[Write]:
     if path is None:
         yield lambda rows: None
         return
-    with atomic_path(path) as temporary, _json_lines(temporary, ".jsonl") as write:
-        yield write
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield lambda rows: file.writelines(to_json(row) + "\n" for row in rows)
 
 
-@contextmanager
-def _delimited(path: Path, suffix: str) -> Iterator[Write]:
-    header: list[str] = []
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="," if suffix == ".csv" else "\t", lineterminator="\n")
-
-        def write(rows: list[Record]) -> None:
-            if not header:
-                header.extend(rows[0])
-                writer.writerow(header)
-            for row in rows:
-                if list(row) != header:
-                    raise ValueError(f"the rows have different columns: {list(row)} and {header}; write .jsonl instead")
-                writer.writerow(map(_cell, row.values()))
-
-        yield write
+# ---- files that are read whole --------------------------------------------------------------------------------------
 
 
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+@dataclass(frozen=True)
+class _Whole:
+    """The examples of a file in SQuAD's layout or a CoNLL file.
+
+    parts      what `predict` takes
+    rows       of a table of them
+    formats    by suffix, the text of the file in its own format with predictions, in parts
+    """
+
+    parts: Sequence[Sequence[Any]]
+    rows: list[Record]
+    formats: dict[str, Callable[[Sequence[Any]], Iterable[str]]]
 
 
-@contextmanager
-def _json_lines(path: Path, suffix: str) -> Iterator[Write]:
-    with path.open("w", encoding="utf-8") as file:
-        yield lambda rows: file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _read_whole(source: Source, head: Head, labelled: bool = False, tag_column: str | None = None) -> _Whole | None:
+    """None for a table.
+
+    labelled, tag_column    see `check_output` and `load_examples`: rows have the tags too
+    """
+    if head.task == "qa" and (labelled or is_squad(source)):
+        return _questions(source)
+    if head.task == "tagging" and (labelled or source.suffix in CONLL):
+        return _sentences(source, tag_index(source, tag_column) if labelled else None)
+    return None
 
 
-@contextmanager
-def _parquet(path: Path, suffix: str) -> Iterator[Write]:
-    pyarrow = import_pyarrow(path)
-    from pyarrow import parquet
+def _questions(source: Source) -> _Whole:
+    whole = read_whole(source)
+    data = questions_of(whole, source.path)
+    if len(set(data.ids)) < len(data):
+        raise ValueError(f"{source.path}: the ids of the questions are not all different")
+    columns = zip(data.ids, data.titles, data.questions, data.contexts, data.answers or (), strict=True)
+    rows = [
+        {"id": i, "title": title, "question": question, "context": context, "answers": [text for _, text in known]}
+        for i, title, question, context, known in columns
+    ]
+    return _Whole((data.questions, data.contexts), rows, {
+        ".json": lambda found: [to_json({i: answer.text for i, answer in zip(data.ids, found, strict=True)}), "\n"],
+        _SQUAD: lambda found: [to_json(with_predictions(whole, [asdict(answer) for answer in found])), "\n"],
+    })  # fmt: skip
 
-    writer: Any = None
 
-    def write(rows: list[Record]) -> None:
-        nonlocal writer
-        table = pyarrow.Table.from_pylist(rows, schema=None if writer is None else writer.schema)
-        writer = writer or parquet.ParquetWriter(path, table.schema)
-        writer.write_table(table)
+def _sentences(source: Source, tag_column: int | None) -> _Whole:
+    file = open_conll(source, source.suffix == ".conllu")
+    sentences = file.sentences()
+    rows: list[Record] = [{"words": words} for words in sentences]
+    if tag_column is not None:
+        for row, tags in zip(rows, file.column(tag_column), strict=True):
+            row["tags"] = [tag.strip() for tag in tags]
+    return _Whole((sentences,), rows, {".conllu" if file.is_conllu else ".conll": file.tagged})
 
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
+
+def _write_whole(whole: _Whole, predictions: Sequence[Any], output: Path, probabilities: bool) -> None:
+    records = [_record(found, probabilities) for found in predictions]
+    for suffix in sorted(whole.formats, key=len, reverse=True):
+        if output.name.lower().endswith(suffix):
+            with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+                file.writelines(whole.formats[suffix](predictions))
+            return
+    with table_writer(output) as write:
+        write([_with_prediction(row, record) for row, record in zip(whole.rows, records, strict=True)])

@@ -6,16 +6,15 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from bertnli.data.arguments import path_of
-from bertnli.data.conll import WordData, read_conll, read_conllu
+from bertnli.data.conll import WordData, open_conll, read_conll, read_conllu
 from bertnli.data.files import check_file, decoded_lines
 from bertnli.data.headers import likely_options, looks_like_header
 from bertnli.data.snli import Columns, read_pairs, snli_file
 from bertnli.data.source import Source
-from bertnli.data.squad import QuestionData, read_squad
+from bertnli.data.squad import QuestionData, is_squad, questions_of, read_squad, read_whole
 from bertnli.data.tables import check_texts, column_names, json_format, parse_object, read_table, read_tables
 from bertnli.data.texts import TextData, check_unicode
 from bertnli.tasks.base import Head
@@ -23,6 +22,7 @@ from bertnli.text.tokenizer import Tokenizer, Truncation, WordTokenizer
 from bertnli.text.vocab import space_out_data
 
 Examples = TextData | WordData | QuestionData
+CONLL = (".conll", ".conllu")  # suffixes of files of sentences that `read_inputs` takes
 _ROWS = 4096  # rows of a table that are read at a time
 
 
@@ -55,19 +55,20 @@ def load_examples(
                     `words`, else "text")
     words           whether a WordTokenizer will encode them: then spaces are put around the punctuation of sentences
     separator       multilabel: text between the classes of an example, see `read_table`
-    encoding, delimiter    of a table: see `read_table`
+    encoding        of the text, by Python's name (default: "utf-8")
+    delimiter       of a table: see `read_table`
 
     Raises FileNotFoundError, and ValueError for a broken file or for columns that the file cannot have.
     """
     path = path_of(path)
     if label_column and (task == "qa" or not (task == "tagging" or text_columns)):
         raise ValueError("label_column goes with text_columns, or with a file of tagging; SNLI's layout has its own")
-    if task in ("qa", "tagging") and (delimiter is not None or encoding != "utf-8"):
-        raise ValueError("encoding and delimiter are for tables; files of questions and of tags are UTF-8")
+    if task in ("qa", "tagging") and delimiter is not None:
+        raise ValueError("delimiter is for tables, and not for files of questions or of tags")
     if task == "qa":
-        return read_squad(path)
+        return read_squad(path, encoding=encoding)
     if task == "tagging":
-        return _load_words(path, label_column, labels)
+        return _load_words(Source(path, encoding), label_column, labels)
     if text_columns:
         between = separator if task == "multilabel" else None
         column, real = label_column or "label", task == "regression"
@@ -93,13 +94,22 @@ def _read_pairs(source: Source, columns: Columns, labels: Sequence[str] | None) 
         raise ValueError(f"{error}; name other columns: {options} (text_columns, label_column in Python)") from None
 
 
-def _load_words(path: Path, label_column: str | None, labels: Sequence[str] | None) -> WordData:
-    if path.suffix == ".conllu":
-        return read_conllu(path, labels, tag=label_column or "upos")
+def _load_words(source: Source, label_column: str | None, labels: Sequence[str] | None) -> WordData:
+    path, encoding = source.path, source.encoding
+    index = tag_index(source, label_column)
+    if source.suffix == ".conllu":
+        return read_conllu(path, labels, tag=label_column or "upos", encoding=encoding)
+    return read_conll(path, labels, tag=index + (index >= 0), encoding=encoding)
+
+
+def tag_index(source: Source, label_column: str | None) -> int:
+    """The column of the tags in a CoNLL file, from 0 or from the end: see `load_examples`."""
+    if source.suffix == ".conllu":
+        return 4 if label_column == "xpos" else 3
     column = label_column or "-1"
     if not re.fullmatch(r"-?[1-9]\d*", column):
         raise ValueError(f"label_column: a CoNLL file's tags are in a column by number, not {column!r}")
-    return read_conll(path, labels, tag=int(column))
+    return int(column) - (int(column) > 0)
 
 
 def load_encoded(
@@ -145,6 +155,7 @@ def read_inputs(
     delimiter: str | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """The parts of each unlabelled example of a file: a text; premise and hypothesis; words; question and context.
+    For question answering also of a file in SQuAD's layout, for tagging of a .conll or .conllu file.
 
     text_columns    columns of a table (default: those of `model.fields` in the header of a .csv, .tsv, .parquet, .arrow
                     or .json file; any other file has one example a line, see `parse_lines`)
@@ -154,17 +165,45 @@ def read_inputs(
     """
     source = Source(path, encoding, delimiter)
     check_file(source.path)
+    if model.task == "tagging" and source.suffix in CONLL:
+        yield from zip(open_conll(source, source.suffix == ".conllu").sentences(), strict=True)
+        return
+    if model.task == "qa" and is_squad(source):
+        data = questions_of(read_whole(source), source.path)
+        yield from zip(data.questions, data.contexts, strict=True)
+        return
     text_columns = text_columns or columns_of_table(source, model)
     if not text_columns:
         yield from parse_lines(decoded_lines(source.lines(), path), str(path), model)
         return
     check_count(text_columns, model)
-    for table in read_tables(source, text_columns, _ROWS):
-        check_texts(table, text_columns)
-        parts: list[Sequence[Any]] = [column.texts for column in table.columns]
-        if model.task == "tagging":
-            parts = [[text.split() for text in texts] for texts in parts]
-        yield from zip(*parts, strict=True)
+    for row in _rows(source, text_columns):
+        yield tuple(text.split() for text in row) if model.task == "tagging" else row
+
+
+def _rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The texts of a table's columns, row by row."""
+    for table in read_tables(source, columns, _ROWS):
+        check_texts(table, columns)
+        yield from zip(*(column.texts for column in table.columns), strict=True)
+
+
+def is_table_of_texts(source: Source) -> bool:
+    """Whether `read_column` reads a file by its kind, and not only because a column is named."""
+    return source.is_json or _is_table(source)
+
+
+def read_column(source: Source, column: str | None) -> Iterator[str]:
+    """The texts of a table's column, by default "text", "sentence", or the only one."""
+    if column is None:
+        names = column_names(source)
+        column = next((name for name in ("text", "sentence", *names[: len(names) == 1]) if name in names), None)
+        if column is None:
+            found = ", ".join(map(repr, names))
+            raise ValueError(
+                f"{source.path} is a table with the columns {found}; name that of the texts: --text-columns"
+            )
+    return (text for (text,) in _rows(source, [column]))
 
 
 def check_count(text_columns: Sequence[str], model: Head) -> None:
@@ -189,10 +228,8 @@ def columns_of_table(source: Source, model: Head) -> Sequence[str] | None:
 
     Raises ValueError for a table without them and for a file of another kind.
     """
-    if source.suffix in (".conll", ".conllu"):
-        raise ValueError(
-            f"{source.path}: expected one sentence a line, with spaces between words; found a {source.suffix} file"
-        )
+    if source.suffix in CONLL:
+        raise ValueError(f"{source.path}: a {source.suffix} file is for tagging; expected {_format(model.fields)}")
     if not _is_table(source):
         return None
     names, fields = column_names(source), _expected_fields(model)
@@ -209,9 +246,8 @@ def choose_columns(names: Sequence[str], model: Head) -> Sequence[str] | None:
     return next((choice for choice in _expected_fields(model) if set(choice) <= set(names)), None)
 
 
-def shared_columns(path: str | os.PathLike[str], text_columns: Sequence[str] | None) -> Sequence[str] | None:
-    """`text_columns` if the table `path` has them, else None: for a second file beside one that is read by them."""
-    source = Source(path)
+def shared_columns(source: Source, text_columns: Sequence[str] | None) -> Sequence[str] | None:
+    """`text_columns` if the table has them, else None: for a second file beside one that is read by them."""
     if not text_columns or not (source.is_json or _is_table(source)):
         return None
     return text_columns if set(text_columns) <= set(column_names(source)) else None

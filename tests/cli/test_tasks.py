@@ -174,7 +174,7 @@ def test_tables_are_read_as_tables_or_refused(
         ("r.tsv", "question\tlabel\na\tgood\n", "--text-columns question,label"),
         ("r.txt", "premise\thypothesis\na\tb\n", "r.txt:1: 'premise\\thypothesis' looks like the header of a table"),
         ("r.txt", "text,label\na,b\n", "r.txt:1: 'text,label' looks like the header"),
-        ("r.conll", "EU O\n", "r.conll: expected one sentence a line"),
+        ("r.conll", "EU O\n", "r.conll: a .conll file is for tagging; expected text or premise<TAB>hypothesis"),
         ("r.jsonl", '[{"premise": "a", "hypothesis": "b"}]', "r.jsonl:1: expected JSON lines"),
         ("r.txt", '[\n{"premise": "a", "hypothesis": "b"}]', "r.txt:1: expected JSON lines"),
         ("r.txt", '{\n"premise": "a", "hypothesis": "b"}', "r.txt:1: not JSON: "),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import feather, parquet
 
-from bertnli import TextData, WordPieceTokenizer, _text, load_examples, read_pairs, read_table
+from bertnli import QuestionData, TextData, WordData, WordPieceTokenizer, _text, load_examples, read_pairs, read_table
 from bertnli.data.source import Source
 from bertnli.data.tables import column_names, read_columns, read_tables
 
@@ -91,8 +91,9 @@ def test_encodings_and_delimiters(tmp_path: Path) -> None:
     for delimiter in ("", ";;", '"', "\n", "é"):
         with pytest.raises(ValueError, match="delimiter must be one ASCII character"):
             read_table(tmp_path / "x.csv", "text", "label", delimiter=delimiter)
-    with pytest.raises(ValueError, match="encoding and delimiter are for tables"):
-        load_examples(tmp_path / "x.csv", "qa", encoding="latin-1")
+    for task in ("qa", "tagging"):
+        with pytest.raises(ValueError, match="delimiter is for tables"):
+            load_examples(tmp_path / "x.csv", task, delimiter=";")
 
 
 def test_broken_files_name_themselves(tmp_path: Path) -> None:
@@ -211,3 +212,23 @@ def test_bad_rows_are_kept_aside(tmp_path: Path) -> None:
     (table,) = read_tables(Source(tmp_path / "x.jsonl"), ["a"], bad=bad, whole=True)
     assert list(table.columns[1].texts) == ['{"a": "1"}', '{"a": "2"}']
     assert [(line, row) for line, _, row in bad] == [(2, b"no"), (3, b'{"b": 1}')]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_tags_and_questions_of_any_encoding(encoding: str, suffix: str, tmp_path: Path) -> None:
+    qa = {"id": 1, "question": "é?", "answers": [{"text": "é", "answer_start": 2}]}
+    squad = json.dumps({"data": [{"paragraphs": [{"context": "a é", "qas": [qa]}]}]}, ensure_ascii=False, indent=1)
+    files = {"x.conll": "é\tB\r\nb\tO", "x.json": squad}
+    for name, text in files.items():
+        with pyarrow.output_stream(tmp_path / (name + suffix)) as file:
+            file.write(text.encode(encoding))
+    words = load_examples(tmp_path / f"x.conll{suffix}", "tagging", encoding=encoding)
+    assert isinstance(words, WordData)
+    assert words.sentences == [["é", "b"]]
+    asked = load_examples(tmp_path / f"x.json{suffix}", "qa", encoding=encoding)
+    assert isinstance(asked, QuestionData)
+    assert (asked.questions, asked.answers) == (["é?"], [[(2, "é")]])
+    if encoding == "latin-1":
+        with pytest.raises(ValueError, match=r"x\.conll.*:1: byte 0xe9 at position 0 is not UTF-8"):
+            load_examples(tmp_path / f"x.conll{suffix}", "tagging")
