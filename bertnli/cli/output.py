@@ -45,13 +45,18 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+def _is_same_folder(a: Path, b: Path) -> bool:
+    return a.is_dir() and b.is_dir() and a.samefile(b)
+
+
 def _check_source(args: SimpleNamespace) -> None:
     """Raise ValueError if --output is the folder of --model or --teacher, by whatever path, without --overwrite."""
     if getattr(args, "overwrite", False) or (getattr(args, "resume", False) and (args.output / STATE_FILE).exists()):
         return
     for option in ("model", "teacher"):
         source = getattr(args, option, None)
-        if source and Path(source).is_dir() and args.output.is_dir() and args.output.samefile(source):
+        # A name such as bert.small would be looked for in the output's new folder.
+        if source and (Path(source).absolute() == args.output.absolute() or _is_same_folder(Path(source), args.output)):
             hint = ", or give --overwrite" if hasattr(args, "overwrite") else ""
             raise ValueError(
                 f"--output {args.output} is the folder of --{option}, whose model would be replaced: name another "

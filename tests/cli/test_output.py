@@ -249,3 +249,12 @@ def test_standard_output_that_is_full_is_one_line(start: Path, tmp_path: Path) -
         )  # fmt: skip
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     assert "No space left on device" in result.stderr
+
+
+def test_a_name_to_download_is_not_looked_for_in_the_new_output(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(*train(Path("bert.small"), table, Path("bert.small")), capsys=capsys)
+    assert (status, Path("bert.small").exists()) == (2, False)
+    assert "--output bert.small is the folder of --model" in err
