@@ -226,7 +226,11 @@ def _read_lines(path: Path) -> list[str]:
         raise ValueError(f"{path} is not UTF-8: {error}") from None
     if lines[-1] == "":
         lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    tokens = [line.removesuffix("\r") for line in lines]
+    for number, token in enumerate(tokens, 1):
+        if token != token.rstrip() != "":  # transformers removes the space or keeps it, by its version
+            raise ValueError(f"{path}:{number}: the token {token!r} ends in white space; remove that")
+    return tokens
 
 
 def _require(where: Path | str, what: str, found: object, *allowed: object) -> None:
@@ -265,7 +269,11 @@ def _read_settings(vocab: Path, ids: dict[str, int]) -> dict[str, Any]:
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a file of a Hugging Face tokenizer: {error!r}") from None
     classes = _BERT_CLASSES + (_PLAIN_CLASSES if vocab.suffix == ".json" else ())
-    _require(where, "tokenizer_class", settings.get("tokenizer_class"), None, *classes)
+    _require(where, "tokenizer_class", settings.setdefault("tokenizer_class"), None, *classes)
+    config = vocab.with_name("config.json")
+    if settings["tokenizer_class"] is None and config.exists() and isinstance(model := read_json(config), dict):
+        settings["tokenizer_class"] = model.get("tokenizer_class")  # transformers looks there then
+        _require(f"{config} beside {vocab.name}", "tokenizer_class", settings["tokenizer_class"], None, *classes)
     for key in ("do_lower_case", "split_special_tokens"):
         _require(where, key, settings.get(key), None, True, False)
     for key in ("tokenize_chinese_chars", "do_basic_tokenize", "clean_text"):

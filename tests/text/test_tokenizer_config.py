@@ -86,6 +86,15 @@ def test_what_cannot_be_reproduced_is_refused(
         WordPieceTokenizer.from_file(folder / name)
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_a_class_in_the_models_own_file(folder: Path, name: str) -> None:
+    edit(folder / "config.json", tokenizer_class="BertJapaneseTokenizer")
+    WordPieceTokenizer.from_file(folder / name)  # transformers looks there only without a class in the other file
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=rf"config\.json beside {name}: tokenizer_class is 'BertJapaneseTokenizer'"):
+        WordPieceTokenizer.from_file(folder / name)
+
+
 def test_two_files_that_contradict_each_other(folder: Path) -> None:
     settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     settings["normalizer"]["lowercase"] = False

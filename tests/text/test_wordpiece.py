@@ -166,6 +166,9 @@ def test_files(tmp_path: Path, minilm_dir: Path, minilm_tokens: list[str]) -> No
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     with pytest.raises(ValueError, match="lowercase=True, but lowercase=False"):
         WordPieceTokenizer.from_file(minilm_dir / "tokenizer.json", lowercase=False)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nword \n")
+    with pytest.raises(ValueError, match=r"vocab\.txt:3: the token 'word ' ends in white space"):
+        WordPieceTokenizer.from_file(tmp_path / "vocab.txt")
 
 
 @pytest.mark.parametrize(
