@@ -1,8 +1,11 @@
 # Importing the module registers the operators of csrc/ops under torch.ops.bertnli.
 
+from typing import Any
+
 from torch import Tensor
 
 def cpu_multiplies_better(bf16: bool) -> bool: ...
+def same_items(dicts: list[dict[str, Any]], keys: list[str], values: list[Any], /) -> bool: ...
 
 class FusedEncoder:  # csrc/ops/encoder.h
     def __init__(

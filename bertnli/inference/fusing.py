@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from bertnli import _ops
 from bertnli.encoder.bert import BERTEncoder
 from bertnli.encoder.layers import AddNorm, EncoderBlock, MultiHeadAttention, PositionWiseFFN
 from bertnli.encoder.plain import why_not_plain
@@ -79,22 +82,45 @@ def head_parts(model: Head) -> Parts:
     return taker.parts
 
 
+class Items:
+    """Items of dicts, to be compared with what they were."""
+
+    def __init__(self) -> None:
+        self._dicts: list[dict[str, Any]] = []
+        self._keys: list[str] = []
+        self._values: list[Any] = []  # None for a key that was missing
+
+    def add(self, items: dict[str, Any], key: str) -> None:
+        self._dicts.append(items)
+        self._keys.append(key)
+        self._values.append(items.get(key))
+
+    def are_same(self) -> bool:
+        return _ops.same_items(self._dicts, self._keys, self._values)
+
+
 @dataclass
 class Parts:
-    """The parameters of an operator, and the places of the modules whose work it does."""
+    """The parameters of an operator, and what must stay as it is for the operator to do the modules' work."""
 
     parameters: list[Tensor] = field(default_factory=list)
-    # (children of the parent, name, module, its class); None for the model's own children, which keep the model alive.
-    places: list[tuple[dict[str, nn.Module | None] | None, str, nn.Module, type]] = field(default_factory=list)
+    # Each parameter among those of its module, and each module with its class.
+    sources: Items = field(default_factory=Items)
+    modules: list[nn.Module] = field(default_factory=list)
+    kinds: list[type] = field(default_factory=list)
+    # Each module among the children of its parent (of the model: by name), its `forward`, which is None, and its hooks.
+    places: Items = field(default_factory=Items)
+    own: dict[str, nn.Module] = field(default_factory=dict)
+    hooks: list[Mapping[int, object]] = field(default_factory=list)
 
     def are_in_place(self, model: Head) -> bool:
         """True if none of the modules has been replaced, hooked or changed in place since they were taken."""
-        own = model._modules
-        return not _has_any_global_hook() and all(
-            (own if children is None else children).get(name) is module
-            and type(module) is kind
-            and not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
-            for children, name, module, kind in self.places
+        return (
+            not _has_any_global_hook()
+            and all(model._modules.get(name) is module for name, module in self.own.items())
+            and self.places.are_same()
+            and list(map(type, self.modules)) == self.kinds
+            and not any(self.hooks)
         )
 
 
@@ -118,9 +144,17 @@ class _Taker:
             if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
                 raise CannotFuse(f"{path}.{name} is {parameter.dtype} on {parameter.device}")
             self.parts.parameters.append(parameter)
+            self.parts.sources.add(module._parameters, name)  # type: ignore[union-attr]
         assert module is not None
         parent, _, name = path.rpartition(".")
-        self.parts.places.append((self.modules[parent]._modules if parent else None, name, module, kind))
+        if parent:
+            self.parts.places.add(self.modules[parent]._modules, name)
+        else:
+            self.parts.own[name] = module
+        self.parts.places.add(module.__dict__, "forward")
+        self.parts.modules.append(module)
+        self.parts.kinds.append(kind)
+        self.parts.hooks += [module._forward_hooks, module._forward_pre_hooks]
 
     def take_norm(self, path: str, eps: float) -> None:
         self.take(path, nn.LayerNorm, "weight", "bias", eps=eps)

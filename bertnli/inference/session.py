@@ -100,14 +100,17 @@ class InferenceSession:
         """True if the session's weights are still the model's, as far as can be told quickly.
 
         Seen are changes in place, other memory (`parameter.data = ...`) and, by a few sampled values of each parameter,
-        writes through `.data`; layers that were replaced, and hooks. A layer that is changed in place, by another
-        `forward` or a parametrization, is not seen. Parameters made in inference mode have no versions: their sessions
-        are never current.
+        writes through `.data`; parameters and layers that were replaced, and hooks. A layer that is changed in place,
+        by another `forward` or a parametrization, is not seen. Parameters made in inference mode have no versions:
+        their sessions are never current.
         """
         if self._encoder is None:
             return True
         if not self._encoder.is_current():
             return False
+        for parts in self._parts:
+            if not parts.sources.are_same():
+                return False
         return self._seen == changes_seen() or self.is_unmodified()
 
     def is_unmodified(self) -> bool:

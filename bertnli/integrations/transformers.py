@@ -28,6 +28,7 @@ from bertnli.checkpoint.huggingface import ACTIVATIONS
 from bertnli.encoder.bert import BERTEncoder, BERTModel, check_length
 from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.plain import is_plain
+from bertnli.inference.fusing import Items
 from bertnli.inference.session import InferenceSession, session_of
 from bertnli.tasks.base import Head
 from bertnli.text.batch import PackedBatch
@@ -280,7 +281,12 @@ class _SharedEncoder:
         self.layers = list(bert.encoder.layer)
         if not is_plain(bert.embeddings.position_embeddings, nn.Embedding):
             raise CannotPackError("embeddings.position_embeddings is not a plain nn.Embedding")
-        self.position_weight: Tensor = bert.embeddings.position_embeddings.weight
+        table = bert.embeddings.position_embeddings
+        self.position_weight: Tensor = table.weight
+        self._positions: list[tuple[dict[str, Any], str, Any]] = [
+            (bert.embeddings._modules, "position_embeddings", table),
+            (table._parameters, "weight", self.position_weight),
+        ]
         self.encoder.pos_embedding = cast(nn.Parameter, self.position_weight)
         self.position_memory = self.position_weight.data_ptr()
         paths = {
@@ -305,35 +311,47 @@ class _SharedEncoder:
             module.training = False
         self._model, self._heads = model, dict[bool, Head]()
         self._hooks_seen: int | None = None  # the number of hooks made in all when there were none in the model
+        self._seen, self._dropouts = Items(), list[nn.Dropout]()
+        self._take()
         self.is_current(bert)
 
     def is_current(self, bert: BertModel) -> bool:
         """Take the BertModel's modules as they are now; False if it has other blocks than before."""
         if len(bert.encoder.layer) != len(self.layers):
             return False
-        for children, name, module in self.containers:
-            if children.get(name) is not module:
-                return False
-            if _has_other_forward(module):
-                raise CannotPackError(f"the module {name!r} ({type(module).__name__}) has another forward")
-        weight = bert.embeddings.position_embeddings.weight
-        if weight is not self.position_weight:
+        changed = not self._seen.are_same()
+        if changed and not self._take():
             return False
-        if weight.data_ptr() != self.position_memory:
+        if self.position_weight.data_ptr() != self.position_memory:
             self.encoder.sessions.clear()
-            self.position_memory = weight.data_ptr()
-        changed = False
-        for theirs, name, own, own_name in self.places:
-            if theirs[name] is not own[own_name]:
-                own[own_name] = theirs[name]
-                changed = True
-        if changed:
-            self.encoder.sessions.clear()
+            self.position_memory = self.position_weight.data_ptr()
         hooks_seen = RemovableHandle.next_id
         if changed or hooks_seen != self._hooks_seen:
             self._hooks_seen = None
             _check_no_hooks(bert)
             self._hooks_seen = hooks_seen
+        return True
+
+    def _take(self) -> bool:
+        """Take the modules that were replaced; False where that is not enough."""
+        seen = Items()
+        for children, name, module in self.containers:
+            if children.get(name) is not module:
+                return False
+            if _has_other_forward(module):
+                raise CannotPackError(f"the module {name!r} ({type(module).__name__}) has another forward")
+            seen.add(children, name)
+            seen.add(module.__dict__, "forward")
+        for items, name, value in self._positions:
+            if items.get(name) is not value:
+                return False
+            seen.add(items, name)
+        for theirs, name, own, own_name in self.places:
+            own[own_name] = theirs[name]
+            seen.add(theirs, name)
+        self.encoder.sessions.clear()
+        self._dropouts = [m for _, _, own, name in self.places if isinstance(m := own[name], nn.Dropout)]
+        self._seen = seen
         return True
 
     def head(self, first: bool) -> Head:
@@ -357,10 +375,8 @@ class _SharedEncoder:
 
     def needs_modules(self) -> bool:
         """True if a call needs gradients or drops out: then the modules compute, not the operator of inference."""
-        for theirs, name, _, _ in self.places:
-            module = theirs[name]
-            if isinstance(module, nn.Dropout) and module.training and module.p > 0:
-                return True
+        if any(dropout.training and dropout.p > 0 for dropout in self._dropouts):
+            return True
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
 
     def encode(self, batch: PackedBatch, head: Head) -> Tensor:

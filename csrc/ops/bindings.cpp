@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+namespace py = pybind11;
+
 namespace {
 
 // How many threads at::parallel_for runs on.
@@ -25,6 +27,20 @@ int64_t cpu_threads() {
   std::vector<char> seen(size_t(at::get_num_threads()));
   at::parallel_for(0, int64_t(seen.size()), 1, [&](int64_t, int64_t) { seen[size_t(at::get_thread_num())] = 1; });
   return std::count(seen.begin(), seen.end(), 1);
+}
+
+// True if dicts[i][keys[i]] is values[i], or None for a key that is missing, for every i. It is asked before each
+// inference, so it holds no references and makes no objects.
+bool same_items(const py::list& dicts, const py::list& keys, const py::list& values) {
+  const size_t count = dicts.size();
+  if (keys.size() != count || values.size() != count) throw py::value_error("lists of different lengths");
+  for (size_t i = 0; i < count; i++) {
+    const auto index = Py_ssize_t(i);
+    PyObject* found = PyDict_GetItemWithError(PyList_GET_ITEM(dicts.ptr(), index), PyList_GET_ITEM(keys.ptr(), index));
+    if (!found && PyErr_Occurred()) throw py::error_already_set();
+    if ((found ? found : Py_None) != PyList_GET_ITEM(values.ptr(), index)) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -37,11 +53,10 @@ TORCH_LIBRARY(bertnli, m) {
   m.def("give_back_memory() -> ()", bertnli::give_back_memory);
 }
 
-namespace py = pybind11;
-
 // Importing the module loads the library, which registers the operators.
 PYBIND11_MODULE(_ops, m) {
   m.def("cpu_multiplies_better", bertnli::cpu_multiplies_better, py::arg("bf16"));
+  m.def("same_items", same_items);
   using bertnli::FusedEncoder;
   py::class_<FusedEncoder>(m, "FusedEncoder")
       .def(py::init(

@@ -127,6 +127,43 @@ def test_layers_without_a_bias_and_pruned_ones() -> None:
     assert difference(model(BATCH), wanted(BATCH)) < TOLERANCE["fp32"]
 
 
+class Rounded(Tensor):
+    """Weights in int8, as a tensor subclass: what torchao's `quantize_` puts in the place of a layer's parameter."""
+
+    int8: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def __new__(cls, weight: Tensor) -> Any:
+        found: Any = Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
+        found.scale = weight.abs().amax(1, keepdim=True) / 127
+        found.int8 = (weight / found.scale).round().to(torch.int8)
+        return found
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["int8", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        if func is torch.ops.aten.detach.default:  # by nn.Parameter
+            return args[0]
+        args = [x.int8 * x.scale if isinstance(x, cls) else x for x in args]
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["attention.W_q", "attention.W_v", "attention.W_o", "ffn.dense2"])
+def test_weights_that_are_a_tensor_subclass_compute_what_they_say(name: str) -> None:
+    model, wanted = make_head(), make_head()
+    plain = score(model, ENCODED)  # by a session, which sees that the parameter was replaced
+    layer: Any = block(model, 0).get_submodule(name)
+    layer.weight = nn.Parameter(Rounded(layer.weight), requires_grad=False)
+    block(wanted, 0).get_parameter(f"{name}.weight").copy_(layer.weight.int8 * layer.weight.scale)
+    for outputs in (score(model, ENCODED), model(BATCH)):
+        assert difference(outputs, wanted(BATCH)) < TOLERANCE["fp32"] / 10
+        assert difference(outputs, plain) > TOLERANCE["fp32"] / 10
+
+
 def with_lora(model: Head, *layers: str, rank: int = 4) -> peft.PeftModel:
     """The model in PEFT's, with adapters that are not zero."""
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules=list(layers), lora_dropout=0.0))

@@ -8,7 +8,7 @@ import pickle
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -255,6 +255,11 @@ def test_changed_weights_are_seen(precision: str) -> None:
     check()
     model.double().float()
     check()
+    for name in ("encoder.blks.0.ffn.dense1", "encoder.token_embedding", "hidden.0", "output"):  # other parameters
+        session, layer = InferenceSession(model, precision), cast(Any, model.get_submodule(name))
+        layer.weight = nn.Parameter(-layer.weight)
+        assert not session.is_current()
+        check()
 
 
 @pytest.mark.parametrize("of", ["model", "encoder"])

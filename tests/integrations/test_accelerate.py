@@ -210,6 +210,8 @@ def test_changes_of_the_model_are_seen(kind: Any) -> None:
     check()
     bert.encoder.layer[1].output.dense = nn.Linear(48, 32)
     check()
+    bert.encoder.layer[2].output.dense.weight = nn.Parameter(torch.randn(32, 48))
+    check()
     bert.encoder.layer[0].attention.output.LayerNorm = nn.LayerNorm(32)
     check()
     bert.encoder.layer[0], bert.encoder.layer[1] = bert.encoder.layer[1], bert.encoder.layer[0]
