@@ -1,6 +1,7 @@
 # make demo    install into .venv, build the extensions, run the main job on a generated corpus
 # make test    the same, with the test tools, then the whole suite
 # make test-fast   the quick tests alone: under two minutes once everything is built
+# make docs    the site of docs/, with the API reference, into build/site; a warning is an error
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
 #                 extensions under the first two
 # make fuzz    the text stage's three libFuzzer targets (needs clang), and all files that are read by Atheris, for FUZZ_SECONDS
@@ -11,7 +12,7 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 BIN    := .venv/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test test-fast sanitize fuzz format clean
+.PHONY: demo test test-fast docs sanitize fuzz format clean
 
 demo: .venv/built
 	$(BIN)/python -m bertnli demo
@@ -21,6 +22,11 @@ test: .venv/tested
 
 test-fast: .venv/tested
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
+
+docs: .venv/built
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html, or run: $(BIN)/mkdocs serve"
 
 sanitize: .venv/tested
 	tests/cpp/run.sh
