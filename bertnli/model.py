@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,15 @@ from torch.utils.data import Subset
 
 from bertnli import checkpoint
 from bertnli.checkpoint import hub
-from bertnli.data.arguments import strings
+from bertnli.data.columns import as_list
+from bertnli.data.source import Source
 from bertnli.data.texts import TextData
 from bertnli.inference import predict as inference
 from bertnli.tasks.base import Head, check_head
 from bertnli.tasks.classification import BERTClassifier, Prediction
-from bertnli.tasks.convert import parts_of, to_examples
+from bertnli.tasks.convert import parts_of, texts_in, texts_of, to_examples
 from bertnli.tasks.embedding import BERTEmbedder
-from bertnli.tasks.load import load_examples, read_inputs
+from bertnli.tasks.load import load_examples, read_inputs, read_texts
 from bertnli.tasks.regression import BERTRegressor
 from bertnli.tasks.zero_shot import Labels, entailment_columns, labels_of_texts, make_pairs, zero_shot_predictions
 from bertnli.text.encoded import EncodedTexts
@@ -95,8 +96,8 @@ class Model:
             model.predict(premises, hypotheses)
             model.predict(Path("reviews.csv"), text_columns=["text"])
 
-        examples        a list of texts, of pairs as tuples, or of dicts; a table with named columns; a text; or a Path
-                        (a string is a text) of a file, see `read_inputs`
+        examples        a list of texts, of pairs as tuples, or of dicts; a column or table (see `parts_of`); a text; or
+                        a Path (a string is a text) of a file, see `read_inputs`
         second          hypotheses or contexts, if `examples` are premises or questions
         text_columns    columns of a table
 
@@ -135,10 +136,10 @@ class Model:
         probabilities = head.probabilities(outputs).numpy()
         return probabilities if label is None else probabilities[:, (head.label_names or ()).index(label)]
 
-    def rank(
-        self, query: str, documents: Sequence[str], top_k: int = 10, *, label: str | None = None
-    ) -> list[tuple[int, float]]:
+    def rank(self, query: str, documents: Any, top_k: int = 10, *, label: str | None = None) -> list[tuple[int, float]]:
         """The best documents for a query as (index, score), best first, at most `top_k`.
+
+        documents    as the texts of `encode`
 
         The score is that of (query, document): see `score`. A classifier needs `label`, the class to rank by.
         """
@@ -146,13 +147,14 @@ class Model:
             raise ValueError(
                 f"a classifier ranks by the probability of a class: give label, one of {self.head.label_names}"
             )
-        scores = self.score([query] * len(documents), documents, label=label)
+        texts = self._single_texts(documents)
+        scores = self.score([query] * len(texts), texts, label=label)
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [(int(i), float(scores[i])) for i in best]
 
     def zero_shot(
         self,
-        texts: str | Sequence[str],
+        texts: Any,
         labels: Labels,
         template: str = "This example is {}.",
         *,
@@ -163,7 +165,7 @@ class Model:
 
             model.zero_shot(["Who won the match?"], ["sport", "politics"])
 
-        texts          premises, one or several
+        texts          premises, as the texts of `encode`
         labels         of all texts, as a list or as a string with commas; or a list of each text's own
         template       the hypothesis, with {} in the label's place
         multi_label    whether several labels may be right. Then a probability is that of entailment against
@@ -177,17 +179,18 @@ class Model:
         for a template without {}.
         """
         columns = entailment_columns(self.head.label_names if isinstance(self.head, BERTClassifier) else ())
-        texts = [texts] if isinstance(texts, str) else strings(texts, "texts")
-        if not texts:
+        given = self._single_texts(texts)
+        if not len(given):
             return []
-        each = labels_of_texts(labels, len(texts))
-        pairs = make_pairs(texts, each, template)
+        each = labels_of_texts(labels if isinstance(labels, str) else as_list(labels), len(given))
+        pairs = make_pairs(given, each, template)
         return zero_shot_predictions(self._outputs(pairs, batch_size, "only_first"), each, columns, multi_label)
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: Any,
         *,
+        text_columns: Sequence[str] | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
         normalize: bool = False,
@@ -198,6 +201,9 @@ class Model:
             model = Model.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
             similarities = model.encode(queries) @ model.encode(documents).T
 
+        texts          a list, generator or column of texts; a table with the column "text" or "sentence"; a text; or a
+                       Path (a string is a text) of a table or of lines
+        text_columns   the column of a table, in a list
         prompt         text to put before each text, such as "query: "
         prompt_name    the checkpoint's prompt of that name (default: the checkpoint's default, else none)
         normalize      whether to scale vectors to length 1 also where the model does not
@@ -210,14 +216,13 @@ class Model:
                 f"encode needs a BERTEmbedder; this is a {type(self.head).__name__}. Put one on its encoder: "
                 "Model(BERTEmbedder(model.head), model.tokenizer)"
             )
-        one = isinstance(texts, str)
-        given = [cast(str, texts)] if one else strings(texts, "texts")
+        given = self._single_texts(texts, text_columns)
         prefix = self.head.prompt(prompt_name) if prompt is None else prompt
         if prefix:
             given = [prefix + text for text in given]
         vectors = self._outputs([given], batch_size)
         vectors = F.normalize(vectors, dim=1) if normalize else vectors
-        return (vectors[0] if one else vectors).numpy()
+        return (vectors[0] if isinstance(texts, str) else vectors).numpy()
 
     def fit(
         self,
@@ -313,10 +318,15 @@ class Model:
         self, examples: Any, second: Sequence[str] | None, text_columns: Sequence[str] | None
     ) -> Sequence[Sequence[Any]]:
         if second is not None:
-            return examples, second
+            return [side if isinstance(side, str) else texts_of(side) for side in (examples, second)]
         if isinstance(examples, Path):
             return list(zip(*read_inputs(examples, self.head, text_columns), strict=True)) or [()]
         return parts_of(examples, self.head, text_columns)
+
+    def _single_texts(self, examples: Any, text_columns: Sequence[str] | None = None) -> Sequence[str]:
+        if isinstance(examples, Path):
+            return list(read_texts(Source(examples), None if text_columns is None else text_columns[0]))
+        return texts_in(examples, self.head, text_columns)
 
     def _outputs(
         self, parts: Sequence[Sequence[Any]], batch_size: int, truncation: Truncation = "longest_first"

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 from bertnli.cli.loading import check_is_head, find_device, load_checkpoint
-from bertnli.cli.texts import chunks, open_input, open_texts, text_lines
+from bertnli.cli.texts import chunks, open_input, open_texts
 from bertnli.data.tables import parse_object
 from bertnli.data.writers import to_json
 from bertnli.model import Model
+from bertnli.tasks.load import text_lines
 
 
 def rank(args: SimpleNamespace) -> None:
@@ -44,7 +45,7 @@ def _one_query(args: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
 
 def _queries_of_lines(args: SimpleNamespace) -> Iterator[tuple[str, list[str]]]:
     with open_input(args.input, args.encoding) as lines:
-        for text, where in text_lines(lines):
+        for text, where in text_lines(lines.lines, lines.name):
             yield _parse_query(text, where)
 
 

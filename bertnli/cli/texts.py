@@ -17,7 +17,7 @@ from typing import TypeVar
 from bertnli.cli.options import STDIN
 from bertnli.data.files import decoded_lines
 from bertnli.data.source import Source
-from bertnli.tasks.load import is_table_of_texts, read_column
+from bertnli.tasks.load import read_texts, text_lines
 
 T = TypeVar("T")
 _BLOCK = 1 << 16  # bytes of standard input
@@ -116,15 +116,6 @@ def chunks(items: Iterator[T], size: int, is_waiting: Callable[[], bool]) -> Ite
         raise error
 
 
-def text_lines(lines: Lines) -> Iterator[tuple[str, str]]:
-    """Each line and its place for errors. Raises ValueError for an empty one."""
-    for number, line in enumerate(lines.lines, 1):
-        text = line.rstrip("\r\n")
-        if not text.strip():
-            raise ValueError(f"{lines.name}:{number}: the line is empty; expected a text")
-        yield text, f"{lines.name}:{number}"
-
-
 @contextmanager
 def open_texts(path: Path, args: SimpleNamespace) -> Iterator[tuple[Iterator[str], Callable[[], bool]]]:
     """The texts of a table's column, or the lines of a file or of standard input, and whether the next one is there
@@ -133,10 +124,10 @@ def open_texts(path: Path, args: SimpleNamespace) -> Iterator[tuple[Iterator[str
     if len(columns) > 1:
         raise ValueError(f"--text-columns {','.join(columns)}: one column was expected")
     source = Source(path, args.encoding, args.delimiter)
-    if path != STDIN and (columns or is_table_of_texts(source)):
-        yield read_column(source, columns[0] if columns else None), lambda: True
+    if path != STDIN:
+        yield read_texts(source, columns[0] if columns else None), lambda: True
         return
     if columns:
         raise ValueError("--text-columns is for a table in a file: name it by --input")
     with open_input(path, args.encoding) as lines:
-        yield (text for text, _ in text_lines(lines)), lines.is_waiting
+        yield (text for text, _ in text_lines(lines.lines, lines.name)), lines.is_waiting

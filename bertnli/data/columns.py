@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from bertnli import _text
 from bertnli.data.labels import is_null, label_text, labels_text
 from bertnli.data.texts import Texts
 
+T = TypeVar("T")
 Kinds = npt.NDArray[np.uint8]
 TEXT, NULL, OTHER = 0, 1, 2
 
@@ -57,7 +58,10 @@ class Column:
         kind = TEXT if self.kinds is None else self.kinds[i]
         if kind == NULL:
             return ""
-        value = self.texts[i] if kind == TEXT else json.loads(self.texts[i])
+        try:
+            value = self.texts[i] if kind == TEXT else json.loads(self.texts[i])
+        except ValueError:  # what JSON does not have, such as a date
+            raise TypeError(f"{self.texts[i]}, not a label") from None
         return labels_text(value) if several else label_text(value)
 
 
@@ -138,11 +142,27 @@ def column_of(values: Any, place: str) -> Column:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON writes it; what JSON does not have as Python shows it."""
+    """A value as JSON writes it; what JSON does not have as Python shows it, which is no JSON."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, float):
+    if isinstance(value, Number) and not isinstance(value, bool | float):
+        return str(value)
+    try:
         return json.dumps(value)
-    return str(value) if isinstance(value, Number) and not isinstance(value, bool) else json.dumps(value, default=repr)
+    except TypeError:
+        return repr(value)
+
+
+def is_column(values: Any) -> bool:
+    """Whether it is one column of pandas, polars or Arrow, not a table."""
+    kind = type(values)  # asking polars' lazy frame itself for its columns would compute them
+    if hasattr(kind, "columns") or hasattr(kind, "column_names"):
+        return False
+    return hasattr(kind, "to_pylist") or hasattr(kind, "to_list")
+
+
+def sequence_of(values: Iterable[T]) -> Sequence[T]:
+    """Values that can be iterated, as a sequence with a length."""
+    return values if isinstance(values, Sequence) else as_list(values)
 
 
 def as_list(values: Any) -> list[Any]:

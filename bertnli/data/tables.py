@@ -236,7 +236,7 @@ def column_names(source: Source) -> list[str]:
         return list(arrow_schema(source).names)
     if source.is_json:
         if json_format(source) == "array":
-            (table,) = read_tables(source, None, whole=True)
+            table = next(read_tables(source, None, 1, whole=True))  # not all of them
             return list(json.loads(table.columns[0].texts[0])) if len(table) else []
         number, line = source.first_line()
         return list(parse_object(line.decode("utf-8", "replace") or "{}", f"{source.path}:{number}"))

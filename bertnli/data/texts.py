@@ -106,6 +106,12 @@ class TextData:
     label_names: tuple[str, ...] = ()
     dropped: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("first", "second"):
+            texts = getattr(self, name)
+            if texts is not None and not hasattr(texts, "__len__"):  # a generator
+                object.__setattr__(self, name, list(texts))
+
     @classmethod
     def of(cls, first: str | Sequence[str], second: str | Sequence[str] | None = None) -> TextData:
         """Unlabelled texts or pairs; one string (or two) is one example."""

@@ -5,36 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bertnli.data.arguments import items
-from bertnli.data.columns import Table, as_list, column_of
+from bertnli.data.arguments import items, shown, strings
+from bertnli.data.columns import Table, arrow_column, as_list, column_of, is_column, sequence_of
 from bertnli.data.conll import WordData
 from bertnli.data.labels import is_null, label_indices
 from bertnli.data.source import import_pyarrow
 from bertnli.data.squad import QuestionData, answer_spans
 from bertnli.data.tables import check_texts, text_data
+from bertnli.data.texts import Texts
 from bertnli.tasks.base import Head
-from bertnli.tasks.load import Examples
+from bertnli.tasks.load import Examples, Fields
 
+_SINGLE = (("text",), ("sentence",))
 _LABEL_COLUMNS = {"tagging": "tags", "qa": "answers"}  # of others: "label"
 
 
-def parts_of(examples: Any, model: Head, columns: Sequence[str] | None = None) -> list[Sequence[Any]]:
+def parts_of(
+    examples: Any, model: Head, columns: Sequence[str] | None = None, fields: Fields | None = None
+) -> list[Sequence[Any]]:
     """The parts of unlabelled examples, as `predict` takes them: [texts], [premises, hypotheses], [sentences of words],
     or [questions, contexts].
 
-    examples    a text; a list or generator of texts, of tuples of parts or of dicts; or a table with named columns (a
-                pandas or polars frame, an Arrow table or record batch, a `datasets.Dataset` or `IterableDataset`, a
-                dict of lists). Texts are read from Arrow's buffers where the table has them
-    columns     of the parts, by name (default: the names in `model.fields`)
+    examples    a text; a list, generator or column (of pandas, polars or Arrow) of texts; a list or generator of tuples
+                of parts or of dicts; or a table with named columns (a pandas or polars frame, an Arrow table or record
+                batch, a `datasets.Dataset` or `IterableDataset`, a dict of lists). Texts are read from Arrow's buffers
+                where the table has them
+    columns     of the parts, by name (default: the names in `fields`)
+    fields      names of the parts; several alternatives (default: `model.fields`)
 
     Raises ValueError for examples of different numbers of parts, naming the columns if these are not there, and for a
     value that is no text.
     """
+    fields = model.fields if fields is None else fields
     if isinstance(examples, str):
         return [[examples]]
+    if is_column(examples):
+        return [texts_of(examples)]
     examples = _named(examples)
     if (names := _column_names(examples)) is not None:
-        chosen = list(_text_columns(names, model, columns))
+        chosen = list(_text_columns(names, fields, columns))
         parts = _columns(examples, chosen)
         if model.task in _LABEL_COLUMNS:
             return [as_list(values) for values in parts]
@@ -43,11 +52,27 @@ def parts_of(examples: Any, model: Head, columns: Sequence[str] | None = None) -
         return [column.texts for column in table.columns]
     rows = list(items(examples, "examples", "examples"))
     if rows and isinstance(rows[0], Mapping):
-        return [_values(rows, name) for name in _text_columns(list(rows[0]), model, columns)]
-    if not rows or model.fields == (("words",),) or isinstance(rows[0], str):
+        return [_values(rows, name) for name in _text_columns(list(rows[0]), fields, columns)]
+    if not rows or fields == (("words",),) or isinstance(rows[0], str):
         return [rows]
+    if not hasattr(rows[0], "__len__"):
+        raise TypeError(f"texts[0] must be a str; found {shown(rows[0])}")
     _check_lengths(rows, len(rows[0]))
     return list(zip(*rows, strict=True))
+
+
+def texts_in(examples: Any, model: Head, columns: Sequence[str] | None = None) -> Sequence[str]:
+    """Single texts, given as `parts_of` takes them, with the column "text" or "sentence" of a table."""
+    parts = parts_of(examples, model, columns, _SINGLE)
+    if len(parts) != 1:
+        raise ValueError(f"expected single texts; found examples of {len(parts)} parts")
+    return parts[0] if isinstance(parts[0], Texts) else strings(parts[0], "texts")
+
+
+def texts_of(values: Any) -> Sequence[Any]:
+    """The values of one part as a sequence: texts of a column of Arrow's from its buffers, if all are texts."""
+    found = arrow_column(values) if is_column(values) else None
+    return sequence_of(values) if found is None or found.kinds is not None else found.texts
 
 
 def to_examples(
@@ -82,7 +107,7 @@ def to_examples(
             names = [*(next((f for f in model.fields if rows and len(f) == len(rows[0]) - 1), model.fields[0])), label]
             _check_lengths(rows, len(names))
             data = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    columns = list(_text_columns(names, model, columns))
+    columns = list(_text_columns(names, model.fields, columns))
     if label not in names:
         raise ValueError(f"the data has no column {label!r}; its columns are {', '.join(map(str, names))}")
     *parts, labels = _columns(data, [*columns, label])
@@ -152,13 +177,18 @@ def _columns(data: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _named(data: Any) -> Any:
-    """The data; a stream of Arrow's, whose columns have no names to ask for, as a table of pyarrow's."""
+    """The data; a stream of Arrow's, whose columns have no names to ask for, as a table of pyarrow's, and what polars
+    has not computed yet as a frame. Raises ValueError for a DatasetDict."""
+    if isinstance(getattr(data, "column_names", None), dict):
+        raise ValueError(f"the data are a dict of data sets: choose one of {', '.join(map(repr, data))}")
+    if hasattr(data, "collect_schema") and hasattr(data, "lazy"):
+        return data.lazy().collect()
     is_stream = hasattr(data, "__arrow_c_stream__") and not hasattr(data, "column_names")
     return import_pyarrow("data").table(data) if is_stream and not hasattr(data, "columns") else data
 
 
-def _text_columns(names: list[str], model: Head, columns: Sequence[str] | None) -> Sequence[str]:
-    choices = model.fields if columns is None else (tuple(columns),)
+def _text_columns(names: list[str], fields: Fields, columns: Sequence[str] | None) -> Sequence[str]:
+    choices = fields if columns is None else (tuple(columns),)
     for choice in choices:
         if set(choice) <= set(names):
             return choice

@@ -188,13 +188,13 @@ def _rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield from zip(*(column.texts for column in table.columns), strict=True)
 
 
-def is_table_of_texts(source: Source) -> bool:
-    """Whether `read_column` reads a file by its kind, and not only because a column is named."""
-    return source.is_json or _is_table(source)
+def read_texts(source: Source, column: str | None) -> Iterator[str]:
+    """The single texts of a file: of a table's column, by default "text", "sentence", or the only one; else its lines.
 
-
-def read_column(source: Source, column: str | None) -> Iterator[str]:
-    """The texts of a table's column, by default "text", "sentence", or the only one."""
+    Raises ValueError naming the line for an empty one.
+    """
+    if column is None and not (source.is_json or _is_table(source)):
+        return (text for text, _ in text_lines(decoded_lines(source.lines(), source.path), str(source.path)))
     if column is None:
         names = column_names(source)
         column = next((name for name in ("text", "sentence", *names[: len(names) == 1]) if name in names), None)
@@ -258,6 +258,15 @@ def _name_columns(what: str, names: Sequence[str], fields: Fields) -> str:
     likely = [name for name in names if looks_like_header([name])] or list(names)
     example = ",".join(likely[: len(fields[0])])
     return f"{what}; name the columns of {_format(fields)}: --text-columns {example} (text_columns in Python)"
+
+
+def text_lines(lines: Iterable[str], where: str) -> Iterator[tuple[str, str]]:
+    """Each line without its end, and its place for errors. Raises ValueError for an empty one."""
+    for number, line in enumerate(lines, 1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            raise ValueError(f"{where}:{number}: the line is empty; expected a text")
+        yield text, f"{where}:{number}"
 
 
 def parse_lines(lines: Iterable[str], where: str, model: Head) -> Iterator[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertnli.data.columns import sequence_of
 from bertnli.data.squad import QuestionData
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import Head
@@ -208,7 +209,7 @@ class BERTQuestionAnswering(Head):
 
     def inputs(self, *texts: Any) -> QuestionData:
         """Unlabelled data of `predict`'s arguments: questions and contexts; two strings are one of each."""
-        questions, contexts = ([side] if isinstance(side, str) else side for side in texts)
+        questions, contexts = ([side] if isinstance(side, str) else sequence_of(side) for side in texts)
         if len(questions) != len(contexts):
             raise ValueError(f"{len(questions)} questions for {len(contexts)} contexts")
         ids = [str(i) for i in range(len(questions))]

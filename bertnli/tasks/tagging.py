@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertnli.data.columns import sequence_of
 from bertnli.data.conll import WordData
 from bertnli.tasks.base import Head, class_label_error
 from bertnli.text.batch import PackedBatch, ragged_index
@@ -162,7 +163,7 @@ class BERTTagger(Head):
 
     def inputs(self, *texts: Any) -> WordData:
         """Unlabelled data of `predict`'s arguments: one sequence of sentences, each a sequence of words."""
-        (sentences,) = texts
+        sentences = texts[0] if isinstance(texts[0], str) else sequence_of(texts[0])
         if isinstance(sentences, str) or any(isinstance(sentence, str) for sentence in sentences):
             raise TypeError("a tagger takes sentences that are lists of words")
         return WordData(sentences, None)

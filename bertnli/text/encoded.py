@@ -16,6 +16,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from bertnli import _text
 from bertnli.data.arguments import integer, items, path_of
+from bertnli.data.columns import as_list
 from bertnli.data.files import atomic_path, writing
 from bertnli.data.tensors import read_tensors, write_tensors
 from bertnli.text.batch import PackedBatch, ragged_index
@@ -31,8 +32,9 @@ def labels_tensor(labels: Sequence[Any] | Tensor | None, count: int) -> Tensor |
     """
     if labels is None:
         return None
-    if not isinstance(labels, np.ndarray) and not (isinstance(labels, Tensor) and labels.dim()):
-        labels = list(items(labels, "labels", "numbers"))
+    is_array = isinstance(labels, np.ndarray) and labels.dtype != object
+    if not is_array and not (isinstance(labels, Tensor) and labels.dim()):
+        labels = as_list(items(labels, "labels", "numbers"))
     try:
         tensor = torch.as_tensor(labels) if len(labels) else torch.empty(0, dtype=torch.int64)
     except (TypeError, ValueError, RuntimeError):

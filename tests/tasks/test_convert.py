@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,3 +98,11 @@ def test_columns_and_series_as_texts() -> None:
         assert (encoded.ids == expected.ids).all()
         assert encoded.labels is not None
         assert encoded.labels.tolist() == labels.tolist()
+
+
+def test_dates_are_no_labels() -> None:
+    """They were classes named as Python shows them."""
+    day = datetime.date(2020, 1, 2)
+    for labels in ([day, None], pandas.Series([day, None]), pa.array([day, None]), polars.Series([day, None])):
+        with pytest.raises(ValueError, match=r"data:1: label is datetime.*, not a label"):
+            to_examples({"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": labels}, MODEL)
