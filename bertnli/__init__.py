@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from bertnli.training.callbacks import Callback as Callback
     from bertnli.training.history import Epoch as Epoch
     from bertnli.training.history import Evaluation as Evaluation
+    from bertnli.training.folds import CrossValidation as CrossValidation
+    from bertnli.training.folds import cross_validate as cross_validate
     from bertnli.training.history import History as History
     from bertnli.training.loop import fit as fit
     from bertnli.training.options import TrainingOptions as TrainingOptions
@@ -126,6 +128,7 @@ _NAMES = {
     "training.history": ("Epoch", "Evaluation", "History"),
     "training.loop": ("fit",),
     "training.options": ("TrainingOptions",),
+    "training.folds": ("CrossValidation", "cross_validate"),
     "training.pretrain": ("pretrain", "read_paragraphs"),
 }
 _MODULES = {name: f"bertnli.{module}" for module, names in _NAMES.items() for name in names}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from bertnli.cli.reports import print_epoch, print_json, print_kept_epoch
-from bertnli.cli.runs import num_parameters, save
+from bertnli.cli.runs import Run, num_parameters
 from bertnli.data.demo import write_demo_corpus
 from bertnli.data.snli import SNLI_LABELS
 from bertnli.encoder.bert import BERTModel
@@ -50,7 +50,7 @@ def demo(args: SimpleNamespace) -> None:
         progress=not args.quiet,
         callbacks=[Callback(on_epoch=lambda epoch: print_epoch(args, epoch))],
     )
-    files = save(args, model, tokenizer, history, data["dev"], dev_data)
+    files = Run(args, model, tokenizer, history, data["dev"], dev_data).save()
     print_kept_epoch(history)
     figures = inference.evaluate(model, model.encode(tokenizer, data["test"]))
     print_json(args, {"test": figures})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bertnli.cli.loading import load, load_head, name_classes
-from bertnli.cli.runs import dev_file, finish, num_parameters, print_unused_precision, run_arguments
+from bertnli.cli.runs import Run, dev_file, num_parameters, print_unused_precision, run_arguments
 from bertnli.data.source import Source
 from bertnli.data.texts import TextData
 from bertnli.distillation.distill import distill as run_distillation
@@ -60,7 +60,7 @@ def distill(args: SimpleNamespace) -> None:
     path = Path(args.teacher)
     student.provenance["teacher"] = path.resolve().name if path.is_dir() else args.teacher
     dev_data = None if dev is None else student.encode(tokenizer, dev, max_len, args.truncation)
-    finish(args, student, tokenizer, history, dev, dev_data)
+    Run(args, student, tokenizer, history, dev, dev_data).finish()
 
 
 def _load_unlabelled(args: SimpleNamespace, model: Head, tokenizer: Tokenizer) -> Any:

@@ -194,7 +194,17 @@ def run_options() -> list[click.Parameter]:
             help="log of losses and figures, which can be given several times: tensorboard writes OUTPUT/tensorboard; "
             "each needs its package",
         ),
-        switch("--resume", OUTPUT, help="continue the interrupted run of --output"),
+        switch(
+            "--resume",
+            OUTPUT,
+            help="continue the run of --output: an interrupted one, or one that is done for more --epochs",
+        ),
+        switch(
+            "--discard-state",
+            OUTPUT,
+            help="remove the run's state, up to four times the model's size, when it is done; --resume cannot give "
+            "it more --epochs then",
+        ),
         switch("--overwrite", OUTPUT, help="replace the model or the interrupted run that --output holds"),
         json_switch("the figures of each epoch as JSON lines; what is for people goes to standard error"),
         switch("--quiet", OUTPUT, help="no progress"),

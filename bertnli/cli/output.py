@@ -13,9 +13,10 @@ import torch
 from bertnli.data.locks import lock
 from bertnli.runtime import distributed
 
-FOLDER_WRITERS = ("train", "pretrain", "distill", "export", "demo")  # commands whose --output is a folder
+FOLDER_WRITERS = ("train", "pretrain", "distill", "tune", "export", "demo")  # commands whose --output is a folder
 KEPT_FOLDER = "checkpoints"  # in --output, of --keep
-STATE_FILE = "training_state.pt"  # in --output, until the run is done
+STATE_FILE = "training_state.pt"  # in --output
+STUDY_FILE = "study.journal"  # the same of `bertnli tune`
 _MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "pretrained.params")
 
 
@@ -51,7 +52,7 @@ def _is_same_folder(a: Path, b: Path) -> bool:
 
 def _check_source(args: SimpleNamespace) -> None:
     """Raise ValueError if --output is the folder of --model or --teacher, by whatever path, without --overwrite."""
-    if getattr(args, "overwrite", False) or (getattr(args, "resume", False) and (args.output / STATE_FILE).exists()):
+    if getattr(args, "overwrite", False) or (getattr(args, "resume", False) and state_file(args).exists()):
         return
     for option in ("model", "teacher"):
         source = getattr(args, option, None)
@@ -65,26 +66,36 @@ def _check_source(args: SimpleNamespace) -> None:
 
 
 def _check_content(args: SimpleNamespace) -> None:
-    output: Path = args.output
-    state = output / STATE_FILE
+    output, state = args.output, state_file(args)
     model = next((output / name for name in _MODEL_FILES if (output / name).exists()), None)
     if not hasattr(args, "resume"):
         if hasattr(args, "pairs") and model is not None and not (output / "corpus").is_dir():
             raise ValueError(f"{model} is a model's, and not a demo's: name another --output")
     elif args.resume and not state.exists():
-        raise ValueError(f"there is no {state} to resume")
+        raise ValueError(
+            f"there is no {state} to resume" + (": the run is done, with --discard-state" if model is not None else "")
+        )
     elif not args.resume and not args.overwrite:
-        if state.exists():
+        if state.exists() and model is None:
             raise ValueError(
                 f"{state} is of an interrupted run: continue it with --resume, or remove it (--overwrite does)"
             )
         if model is not None:
-            raise ValueError(f"{model} is another run's: name another --output, or replace its model with --overwrite")
+            more = ", or give it more --epochs with --resume" if state.exists() else ""
+            raise ValueError(
+                f"{model} is another run's: name another --output, or replace its model with --overwrite{more}"
+            )
+
+
+def state_file(args: SimpleNamespace) -> Path:
+    """The file that --resume continues from."""
+    output: Path = args.output
+    return output / (STUDY_FILE if args.command == "tune" else STATE_FILE)
 
 
 def prepare_state_file(args: SimpleNamespace) -> Path:
-    """The file of the run's state. With --overwrite that of an interrupted run is removed, with its checkpoints."""
-    state: Path = args.output / STATE_FILE
+    """That file. With --overwrite that of an earlier run is removed, with its checkpoints."""
+    state = state_file(args)
     if args.overwrite and not args.resume and distributed.rank_and_size()[0] == 0:
         state.unlink(missing_ok=True)
         shutil.rmtree(args.output / KEPT_FOLDER, ignore_errors=True)
@@ -99,7 +110,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def what_is_saved(args: SimpleNamespace) -> str:
     """The end of a message about a training run that has ended early."""
-    state = args.output / STATE_FILE
+    state = state_file(args)
     if state.exists():
         return f"the run is saved in {state}: continue with --resume"
     return "nothing was saved"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from bertnli.cli.loading import load_checkpoint
-from bertnli.cli.runs import finish, make_bert, make_tokenizer, print_unused_precision, run_arguments
+from bertnli.cli.runs import Run, make_bert, make_tokenizer, print_unused_precision, run_arguments
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.pretraining import BERTPretrainer, encode_paragraphs
 from bertnli.text.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def pretrain(args: SimpleNamespace) -> None:
     print_unused_precision(args)
     history = fit(model, data, dev, args.options, **run_arguments(args, bert, tokenizer))
     bert.provenance["run"] = model.provenance["run"]
-    finish(args, bert, tokenizer, history)
+    Run(args, bert, tokenizer, history).finish()
 
 
 def _start(args: SimpleNamespace, paragraphs: list[list[str]]) -> tuple[BERTModel, Tokenizer]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +18,10 @@ from bertnli.data.files import atomic_path
 from bertnli.data.writers import to_json
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import SIZES, BERTConfig
-from bertnli.inference.predict import NotFiniteError, evaluate_outputs
+from bertnli.inference.predict import evaluate_outputs
 from bertnli.inference.session import InferenceSession
 from bertnli.integrations import loggers
-from bertnli.report.page import REPORT, Evaluated, write_report
+from bertnli.report.page import REPORT, Evaluated, Section, write_report
 from bertnli.runtime import distributed
 from bertnli.runtime.precision import unused_precision
 from bertnli.tasks.base import Head
@@ -79,60 +79,65 @@ def dev_file(args: SimpleNamespace) -> Path | None:
     return path
 
 
-def finish(
-    args: SimpleNamespace,
-    model: Head | BERTModel,
-    tokenizer: Tokenizer,
-    history: History,
-    dev: Any = None,
-    dev_data: Any = None,
-) -> None:
-    """Save the result, in the first of several processes, and remove the run's state.
+@dataclass
+class Run:
+    """A training run that has ended, and what its report shows.
 
-    dev, dev_data    examples, and what the model's `encode` gave for them
+    dev, dev_data    examples, and what the model's `encode` gave for them; None without
+    sections         of the report, beside those of the run and of the dev data
+    config           the run's configuration, as the text of a file; None writes none
     """
-    paths = {"train": args.train, "dev": dev_file(args)}
-    model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
-    model.provenance["version"] = __version__
-    if distributed.rank_and_size()[0] == 0:
-        files = save(args, model, tokenizer, history, dev, dev_data, run_toml(args.command, args.params))
-        (args.output / STATE_FILE).unlink(missing_ok=True)
-        if args.keep_best:
-            print_kept_epoch(history)
-        print(f"{files}: {args.output}")
 
+    args: SimpleNamespace
+    model: Head | BERTModel
+    tokenizer: Tokenizer
+    history: History
+    dev: Any = None
+    dev_data: Any = None
+    sections: Sequence[Section] = ()
+    config: str | None = None
 
-def save(
-    args: SimpleNamespace,
-    model: Head | BERTModel,
-    tokenizer: Tokenizer,
-    history: History,
-    dev: Any = None,
-    dev_data: Any = None,
-    config: str | None = None,
-) -> str:
-    """Write checkpoint, figures, report and the run's configuration to --output; says what was written."""
-    folder, files = args.output, ["checkpoint", "metrics.jsonl"]
-    checkpoint.save_pretrained(model, folder, tokenizer)
-    texts = {"metrics.jsonl": "".join(to_json(vars(e)) + "\n" for e in history.epochs)}
-    if len(history.evaluations) > len(history.epochs):  # of --eval-steps
-        texts["evaluations.jsonl"] = "".join(to_json(vars(e)) + "\n" for e in history.evaluations)
-        files.append("evaluations.jsonl")
-    if config is not None:
-        texts[RUN_FILE] = config
-        files.append(RUN_FILE)
-    for name, text in texts.items():
-        with atomic_path(folder / name) as path:
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    evaluated = []
-    if dev_data is not None and isinstance(model, Head):
-        with suppress(NotFiniteError):  # the checkpoint is there for who wants to see why
-            evaluated.append(evaluation(model, "the dev data", dev, dev_data))
-    title = f"Run {folder.resolve().name}"
-    write_report(folder / REPORT, title, history=history, evaluated=evaluated, settings=args.params)
-    files.append(REPORT)
-    print_json(args, {"output": str(folder), "run": model.provenance["run"]})
-    return f"{', '.join(files[:-1])} and {files[-1]}"
+    def finish(self) -> None:
+        """Save the result, in the first of several processes, and say so."""
+        args = self.args
+        self.config = run_toml(args.command, args.params)
+        if distributed.rank_and_size()[0] == 0:
+            files = self.save()
+            if args.discard_state:
+                (args.output / STATE_FILE).unlink(missing_ok=True)
+            if args.keep_best:
+                print_kept_epoch(self.history)
+            print(f"{files}: {args.output}")
+
+    def save(self) -> str:
+        """Write checkpoint, figures, report and the run's configuration to --output; says what was written."""
+        args, history, folder, files = self.args, self.history, self.args.output, ["checkpoint", "metrics.jsonl"]
+        if self.config is not None:  # the data are files
+            paths = {"train": args.train, "dev": dev_file(args)}
+            self.model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}
+            self.model.provenance["version"] = __version__
+        checkpoint.save_pretrained(self.model, folder, self.tokenizer)
+        texts = {"metrics.jsonl": "".join(to_json(vars(e)) + "\n" for e in history.epochs)}
+        if len(history.evaluations) > len(history.epochs):  # of --eval-steps
+            texts["evaluations.jsonl"] = "".join(to_json(vars(e)) + "\n" for e in history.evaluations)
+            files.append("evaluations.jsonl")
+        if self.config is not None:
+            texts[RUN_FILE] = self.config
+            files.append(RUN_FILE)
+        for name, text in texts.items():
+            with atomic_path(folder / name) as path:
+                path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        evaluated = []
+        if history.dev is not None and isinstance(self.model, Head):
+            figures, outputs = history.dev
+            evaluated.append(Evaluated("the dev data", self.model, self.dev, self.dev_data, outputs, figures))
+        title = f"Run {folder.resolve().name}"
+        write_report(
+            folder / REPORT, title, history=history, evaluated=evaluated, sections=self.sections, settings=args.params
+        )
+        files.append(REPORT)
+        print_json(args, {"output": str(folder), "run": self.model.provenance["run"]})
+        return f"{', '.join(files[:-1])} and {files[-1]}"
 
 
 def evaluation(model: Head | InferenceSession, name: str, examples: Any, data: Any, **options: Any) -> Evaluated:

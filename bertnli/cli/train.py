@@ -6,24 +6,56 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from bertnli.cli.loading import load, load_checkpoint, with_switches
-from bertnli.cli.runs import dev_file, finish, make_bert, make_tokenizer, print_unused_precision, run_arguments
+from bertnli.cli.loading import find_device, load, load_checkpoint, with_switches
+from bertnli.cli.reports import print_json
+from bertnli.cli.runs import Run, dev_file, make_bert, make_tokenizer, print_unused_precision, run_arguments
+from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTModel
-from bertnli.inference.predict import score
+from bertnli.report.page import Section
 from bertnli.tasks.base import HEADS, Head
 from bertnli.tasks.classification import BERTClassifier
 from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import Examples, texts_of
-from bertnli.text.encoded import EncodedTexts, encoded_texts
+from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer
+from bertnli.training.folds import cross_validate
 from bertnli.training.loop import fit
 
 
+@dataclass
+class Job:
+    """A model before its training, and the data: examples, and what the model's `encode` gave for them."""
+
+    model: Head
+    tokenizer: Tokenizer
+    train: Examples
+    train_data: Encoded
+    dev: Examples | None = None
+    dev_data: Encoded | None = None
+
+
 def train(args: SimpleNamespace) -> None:
+    job = prepare(args)
+    model, dev_data = job.model, job.dev_data
+    if args.calibrate and (dev_data is None or model.task != "classification"):
+        raise ValueError("--calibrate needs --task classification and dev data (--dev)")
+    sections = [] if args.folds is None else [_cross_validate(args, job)]
+    history = fit(model, job.train_data, dev_data, args.options, **run_arguments(args, model, job.tokenizer))
+    if args.calibrate and history.dev is not None and isinstance(model, BERTClassifier):
+        history.dev = _calibrate(model, job.dev, *history.dev)
+    Run(args, model, job.tokenizer, history, job.dev, dev_data, sections).finish()
+
+
+def prepare(args: SimpleNamespace) -> Job:
+    """Load or make the model, read and encode the data, and say what there is."""
     torch.manual_seed(args.seed)
     started = time.perf_counter()
     base, tokenizer, task, names, data = _from_scratch(args) if args.scratch else _from_checkpoint(args)
@@ -33,8 +65,6 @@ def train(args: SimpleNamespace) -> None:
     if dev_path is not None:
         is_snli_layout = names is None and task == "classification" and not args.text_columns
         dev = load(args, task, dev_path, "dev", tokenizer, None if is_snli_layout else data.label_names or None)
-    if args.calibrate and (dev is None or model.task != "classification"):
-        raise ValueError("--calibrate needs --task classification and dev data (--dev)")
     max_len = model.sequence_len(args.max_len)
     train_data = model.encode(tokenizer, data, max_len, args.truncation)
     dev_data = None if dev is None else model.encode(tokenizer, dev, max_len, args.truncation)
@@ -51,11 +81,33 @@ def train(args: SimpleNamespace) -> None:
         f"read and encoded in {time.perf_counter() - started:.2f} s"
     )
     print_unused_precision(args)
-    history = fit(model, train_data, dev_data, args.options, **run_arguments(args, model, tokenizer))
-    if args.calibrate and dev_data is not None and isinstance(model, BERTClassifier):
-        temperature = model.calibrate(model.by_example(score(model, dev_data), dev_data), dev_data.labels)
-        print(f"calibrated: outputs divided by {temperature:.3f}")
-    finish(args, model, tokenizer, history, dev, dev_data)
+    return Job(model, tokenizer, data, train_data, dev, dev_data)
+
+
+def _cross_validate(args: SimpleNamespace, job: Job) -> Section:
+    """Print the figures of --folds, and give them for the report. The job's model stays as it is."""
+    found = cross_validate(
+        job.model, job.tokenizer, job.train, job.dev_data, args.options, folds=args.folds,
+        max_len=job.model.sequence_len(args.max_len), truncation=args.truncation, device=find_device(args.device),
+        progress=not args.quiet,
+    )  # fmt: skip
+    for number, figures in enumerate(found.figures, 1):
+        print_json(args, {"fold": number, **figures})
+    shown = (f"{name} {found.mean[name]:.4f} ± {deviation:.4f}" for name, deviation in found.deviation.items())
+    print(f"{args.folds} folds: {', '.join(shown)}")
+    return Section(f"Cross-validation in {args.folds} folds", found._repr_html_())
+
+
+def _calibrate(
+    model: BERTClassifier, dev: Examples | None, figures: dict[str, Any], outputs: Tensor
+) -> tuple[dict[str, Any], Tensor]:
+    """Calibrate the model on its outputs on the dev data; the figures and outputs that it gives then."""
+    assert isinstance(dev, TextData)
+    labels = torch.tensor(dev.labels)
+    temperature = model.calibrate(outputs, labels)
+    print(f"calibrated: outputs divided by {temperature:.3f}")
+    outputs = outputs / temperature
+    return figures | {"loss": float(F.cross_entropy(outputs, labels))}, outputs
 
 
 Start = tuple[BERTModel | Head, Tokenizer, str, Sequence[str] | None, Examples]

@@ -64,16 +64,9 @@ def start_options() -> list[click.Parameter]:
     ]
 
 
-add(
-    "train.train",
-    "Fine-tune a checkpoint, or train from scratch, on labelled examples.",
-    [
-        "bertnli train --model runs/demo --train runs/demo/corpus --output runs/tuned",
-        "bertnli train --model bert-base-uncased --train reviews.csv --text-columns text --output runs/reviews",
-        "bertnli train --scratch bert.small --task tagging --train train.conll --dev dev.conll --output runs/tags",
-        "bertnli train --config runs/tuned/run.toml --seed 1 --output runs/again",
-    ],
-    [
+def task_options() -> list[click.Parameter]:
+    """What a run of a task starts from and reads, and how it trains."""
+    return [
         *start_options(),
         option(
             "--task", MODEL, type=Choice(TASKS), help="task to train (default: the checkpoint's, else classification)"
@@ -93,10 +86,32 @@ add(
             help="tokens that neighbouring windows of a text share (default: 0; for --task qa of a context, 128)",
         ),
         *training_options(),
+    ]
+
+
+add(
+    "train.train",
+    "Fine-tune a checkpoint, or train from scratch, on labelled examples.",
+    [
+        "bertnli train --model runs/demo --train runs/demo/corpus --output runs/tuned",
+        "bertnli train --model bert-base-uncased --train reviews.csv --text-columns text --output runs/reviews",
+        "bertnli train --scratch bert.small --task tagging --train train.conll --dev dev.conll --output runs/tags",
+        "bertnli train --config runs/tuned/run.toml --seed 1 --output runs/again",
+    ],
+    [
+        *task_options(),
         switch(
             "--calibrate",
             TRAINING,
             help="divide a classifier's outputs by the temperature that fits its probabilities to the dev data",
+        ),
+        option(
+            "--folds",
+            TRAINING,
+            type=click.IntRange(min=2),
+            metavar="INTEGER",
+            help="cross-validate first, on so many parts of --train: each is measured by a model of the others "
+            "(default: none); the model that is written is trained on all of --train",
         ),
         *run_options(),
         config_option(),

@@ -13,6 +13,7 @@ from bertnli.data.arguments import integer, strings
 from bertnli.data.headers import looks_like_header
 from bertnli.data.labels import label_indices
 from bertnli.data.source import Source
+from bertnli.data.texts import part_of
 
 _WORD_NUMBER = re.compile(r"[0-9]+([-.][0-9]+)?")  # 1, 1-2 for several, 1.1 for one that is not written
 Line = tuple[int, str, list[str]]  # its number in the file, its text, its columns
@@ -36,9 +37,10 @@ class WordData:
     def __len__(self) -> int:
         return len(self.sentences)
 
-    def __getitem__(self, part: slice) -> WordData:
-        """The sentences of a slice."""
-        return replace(self, sentences=self.sentences[part], tags=None if self.tags is None else self.tags[part])
+    def __getitem__(self, part: slice | Sequence[int]) -> WordData:
+        """The sentences of a slice, or of a list of indices."""
+        tags = None if self.tags is None else part_of(self.tags, part)
+        return replace(self, sentences=part_of(self.sentences, part), tags=tags)
 
 
 def read_conll(

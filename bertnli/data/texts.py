@@ -122,11 +122,16 @@ class TextData:
     def __len__(self) -> int:
         return len(self.first)
 
-    def __getitem__(self, part: slice) -> TextData:
-        """The examples of a slice."""
+    def __getitem__(self, part: slice | Sequence[int]) -> TextData:
+        """The examples of a slice, or of a list of indices."""
         return replace(
             self,
-            first=self.first[part],
-            second=None if self.second is None else self.second[part],
-            labels=None if self.labels is None else self.labels[part],
+            first=part_of(self.first, part),
+            second=None if self.second is None else part_of(self.second, part),
+            labels=None if self.labels is None else part_of(self.labels, part),
         )
+
+
+def part_of(values: Any, part: slice | Sequence[int]) -> Any:
+    """The elements of a slice, or of a list of indices."""
+    return values[part] if isinstance(part, slice) else [values[i] for i in part]

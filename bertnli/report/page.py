@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 import bertnli
 from bertnli.data.arguments import path_of
 from bertnli.data.files import atomic_path
+from bertnli.data.html import figures as show_figures
+from bertnli.data.html import table
 from bertnli.data.texts import TextData
 from bertnli.report import plots
 from bertnli.tasks.base import Head
@@ -75,18 +77,25 @@ def write_report(
     *,
     history: History | None = None,
     evaluated: Sequence[Evaluated] = (),
+    sections: Sequence[Section] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the page. It needs no network, and is whole or as it was.
+    """Write the page.
 
     history    of the training run
     evaluated  the evaluations
+    sections   more to show, between the run and the evaluations
     settings   the run's configuration
     """
-    sections = [] if history is None or not history.epochs else training_sections(history)
+    shown = [] if history is None or not history.epochs else training_sections(history)
+    shown += sections
     for found in evaluated:
-        sections += evaluation_sections(found)
-    sections.append(_machine(settings or {}))
+        shown += evaluation_sections(found)
+    write_page(path, title, [*shown, _machine(settings or {})])
+
+
+def write_page(path: str | os.PathLike[str], title: str, sections: Sequence[Section]) -> None:
+    """Write a page of sections. It needs no network, and is whole or as it was."""
     body = "\n".join(f"<section><h2>{html.escape(s.title)}</h2>\n{s.body}</section>" for s in sections)
     text = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -107,8 +116,8 @@ def training_sections(history: History) -> list[Section]:
     names = [name for name in vars(history.epochs[0]) if name != "metric"]
     rows = [[getattr(epoch, name) for name in names] for epoch in history.epochs]
     return [
-        Section("Training", _figures(figures)),
-        Section("Curves", plots.curves(history) + _table([name.replace("_", " ") for name in names], rows)),
+        Section("Training", show_figures(figures)),
+        Section("Curves", plots.curves(history) + table([name.replace("_", " ") for name in names], rows)),
     ]
 
 
@@ -116,12 +125,12 @@ def evaluation_sections(found: Evaluated) -> list[Section]:
     """What can be shown of the task: the figures of all, more of classifiers and regressors."""
     head, figures = found.head, found.figures
     plain = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-    sections = [Section(f"Evaluation on {found.name}", _figures(plain))]
+    sections = [Section(f"Evaluation on {found.name}", show_figures(plain))]
     for name in ("per_class", "per_label"):
         if rows := figures.get(name):
             columns = list(next(iter(rows.values())))
-            table = _table(["", *columns], [[label, *cells.values()] for label, cells in rows.items()])
-            sections.append(Section("By class" if name == "per_class" else "By label", table))
+            shown = table(["", *columns], [[label, *cells.values()] for label, cells in rows.items()])
+            sections.append(Section("By class" if name == "per_class" else "By label", shown))
     encoded = encoded_texts(found.data, "data")
     labels = getattr(found.data, "labels", None)  # one an example, however many windows it has
     if isinstance(head, BERTClassifier) and labels is not None:
@@ -179,11 +188,11 @@ def _mistakes(examples: Any, rows: list[tuple[float, str, str]], how: str, most:
         return []
     sides = [side for side in (examples.first, examples.second) if side is not None]
     titles = ["text"] if len(sides) == 1 else ["premise", "hypothesis"]
-    table = _table(
+    shown = table(
         [how, "label", "prediction", *titles],
         [[rows[i][0], rows[i][1], rows[i][2], *(side[i] for side in sides)] for i in worst],
     )
-    return [Section("The most confident mistakes" if how == "confidence" else "The largest errors", table)]
+    return [Section("The most confident mistakes" if how == "confidence" else "The largest errors", shown)]
 
 
 def _lengths(head: Head, encoded: EncodedTexts) -> Section:
@@ -207,25 +216,4 @@ def _machine(settings: Mapping[str, Any]) -> Section:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "peak memory of the process": f"{peak / 2**20:.0f} MiB",
     }
-    return Section("Run", _table(["", "value"], [[name, str(value)] for name, value in facts.items()]))
-
-
-def _figures(figures: Mapping[str, Any]) -> str:
-    cells = (f"<div>{html.escape(name)}<b>{_cell(value)}</b></div>" for name, value in figures.items())
-    return f'<div class="figures">{"".join(cells)}</div>'
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    rows = [list(row) for row in rows]
-    is_text = [any(isinstance(row[i], str) for row in rows) for i in range(len(titles))]
-    marks = [' class="text"' if text else "" for text in is_text]
-    head = "".join(f"<th{mark}>{html.escape(title)}</th>" for mark, title in zip(marks, titles, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{mark}>{_cell(value)}</td>" for mark, value in zip(marks, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else html.escape(str(value))
+    return Section("Run", table(["", "value"], [[name, str(value)] for name, value in facts.items()]))

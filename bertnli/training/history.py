@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from torch import Tensor
+
+from bertnli.data.html import table
 from bertnli.data.progress import Progress
 from bertnli.training.options import TrainingOptions
 from bertnli.training.steps import StepResult
@@ -66,11 +69,14 @@ class History:
     epochs       one Epoch for each pass; the last one is shorter where training stopped early
     losses       mean loss of each optimizer step
     evaluations  one Evaluation for each time that the dev data were evaluated
+    dev          of the weights that the run ended with: figures of merit on the dev data, as `evaluate` gives them, and
+                 the outputs, as `score` does; None without dev data. It is not in `as_dict`
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    dev: tuple[dict[str, Any], Tensor] | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         if not self.epochs:
@@ -85,13 +91,9 @@ class History:
         names = [name for name in Epoch.__dataclass_fields__ if name != "metric"]
         names = [name for name in names if any(getattr(e, name) is not None for e in self.epochs)]
         metric = self.epochs[0].metric if self.epochs else ""
-        titles = (metric if name == "dev_score" else name.replace("_", " ") for name in names)
-        head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{_cell(getattr(e, name))}</td>" for name in names) + "</tr>" for e in self.epochs
-        )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        return f"<p>{html.escape(repr(self))}</p>{table}"
+        titles = [metric if name == "dev_score" else name.replace("_", " ") for name in names]
+        rows = [[getattr(e, name) for name in names] for e in self.epochs]
+        return f"<p>{html.escape(repr(self))}</p>{table(titles, rows)}"
 
     def to_pandas(self) -> Any:
         """The epochs as a pandas DataFrame with the index `epoch`. Raises ImportError without pandas."""
@@ -139,17 +141,15 @@ class History:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(replace(self, dev=None))
+        del values["dev"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> History:
         """The history whose `as_dict` this is."""
         epochs, evaluations = values["epochs"], values["evaluations"]
         return cls([Epoch(**e) for e in epochs], values["losses"], [Evaluation(**e) for e in evaluations])
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class EpochProgress(Progress):

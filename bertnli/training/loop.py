@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bertnli.data.arguments import nearest
-from bertnli.inference.predict import NotFiniteError, check_labels, evaluate, score
+from bertnli.inference.predict import NotFiniteError, check_labels, evaluate_outputs
 from bertnli.runtime.cuda_graphs import use_cuda_graphs
 from bertnli.runtime.distributed import all_gather, all_reduce_sum, broadcast_from_rank_0, rank_and_size
 from bertnli.runtime.memory import flush_denormals, reuse_memory
@@ -101,6 +101,7 @@ class _Run:
     history   figures of whole epochs, and all evaluations
     results   of the steps of an epoch that is not over
     best      the weights of the best evaluation
+    last_dev, best_dev    what `evaluate_outputs` gave in the last and the best evaluation of this process
     """
 
     random: RandomNumbers
@@ -135,6 +136,8 @@ class _Run:
         self.interruption, self.timer = Interruption(), SaveTimer(options)
         self.history, self.results, self.frozen = History(), list[StepResult](), list[nn.Module]()
         self.best: dict[str, Tensor] | None = None
+        self.last_dev: tuple[dict[str, Any], Tensor] | None = None
+        self.best_dev: tuple[dict[str, Any], Tensor] | None = None
         self.random_state: list[Tensor] | None = None  # of the step at which a run is continued
         self.started = 0.0  # on the clock of time.perf_counter, as if the epoch had not been paused since
 
@@ -290,6 +293,8 @@ class _Run:
         score = figures.get(self.metric, math.nan)
         evaluation = Evaluation(self.step, len(history.epochs) + 1, figures["loss"], score, self.metric, figures)
         history.evaluations.append(evaluation)
+        if history.best is evaluation:
+            self.best_dev = self.last_dev
         if history.best is evaluation and options.keep_best and (options.epochs > 1 or options.eval_steps is not None):
             self.keep_weights()
         for callback in self.callbacks:
@@ -298,17 +303,19 @@ class _Run:
 
     def dev_figures(self) -> dict[str, float]:
         """The numbers of `evaluate`, the same in all processes."""
-        assert self.dev_data is not None
-        options = self.options
-        try:
-            found = evaluate(self.model, self.dev_data, precision=options.precision, cuda_graphs=options.cuda_graphs)
-        except NotFiniteError:
-            found = {"loss": math.nan}
+        found: dict[str, Any] = {"loss": math.nan}
+        with suppress(NotFiniteError):
+            found, _ = self.last_dev = self.evaluate_dev()
         figures = {name: float(value) for name, value in found.items() if isinstance(value, Real)}
         figures = broadcast_from_rank_0(lambda: figures)
         if not math.isfinite(figures["loss"]):
-            raise ValueError(self.diverged(f"the dev data after epoch {len(self.history.epochs) + 1}"))
+            raise NotFiniteError(self.diverged(f"the dev data after epoch {len(self.history.epochs) + 1}"))
         return figures
+
+    def evaluate_dev(self) -> tuple[dict[str, Any], Tensor]:
+        options = self.options
+        assert self.dev_data is not None
+        return evaluate_outputs(self.model, self.dev_data, precision=options.precision, cuda_graphs=options.cuda_graphs)
 
     def check_metric(self) -> None:
         """Raise ValueError if there is no figure named `metric`, before training; a custom one takes an evaluation."""
@@ -366,7 +373,7 @@ class _Run:
         """Raise ValueError if one of an epoch's losses is not finite; `first` is the number of the first one's step."""
         for step, loss in enumerate(losses, first):
             if not math.isfinite(loss):
-                raise ValueError(self.diverged(f"epoch {len(self.history.epochs) + 1}, step {step}"))
+                raise NotFiniteError(self.diverged(f"epoch {len(self.history.epochs) + 1}, step {step}"))
 
     def diverged(self, where: str) -> str:
         file, lr = self.state_file, self.options.lr
@@ -377,12 +384,16 @@ class _Run:
 
     def finish(self) -> None:
         """Load the best weights, let the head choose its decisions, and record the run in the model."""
-        model, history = self.model, self.history
+        model, history, dev = self.model, self.history, self.last_dev
         if self.best is not None and history.best is not history.evaluations[-1]:
             model.load_state_dict(self.best)
-        if self.dev_data is not None and type(model).tune is not Head.tune:
-            outputs = score(model, self.dev_data, precision=self.options.precision)
-            model.tune(outputs, self.dev_data)
+            dev = self.best_dev
+        if self.dev_data is not None:
+            figures, outputs = dev or self.evaluate_dev()
+            if type(model).tune is not Head.tune:
+                model.tune(outputs, self.dev_data)
+                figures |= model.metrics(outputs, self.dev_data)
+            history.dev = figures, outputs
         dev_sequences = None if self.dev_texts is None else len(self.dev_texts)
         model.provenance["run"] = history.describe(self.options, len(self.train_data), dev_sequences)
         for name in ("train", "dev"):  # files of an earlier run; the caller knows this run's

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.commands import run, tiny_bert
+from helpers.evaluations import accuracies, pretend
 
 from bertnli import BERTClassifier, WordPieceTokenizer, ops, save_pretrained
 from bertnli.training import loop
@@ -106,8 +107,7 @@ def test_the_kept_epoch_is_said(
         ("last", [0.25, 0.5, 0.75], (), False),
         ("none", [0.5, 0.75, 0.5], ("--no-keep-best",), False),
     ):
-        left = iter(scores)
-        monkeypatch.setattr(loop, "evaluate", lambda *_, left=left, **__: {"loss": 1.0, "accuracy": next(left)})
+        pretend(monkeypatch, accuracies(scores))
         train = ["train", "--model", model, *data, "--epochs", 3, "--output", tmp_path / name, "--quiet", *more]
         status, out, err = run(*train, capsys=capsys)
         assert status == 0, err

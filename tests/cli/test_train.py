@@ -23,7 +23,7 @@ from bertnli.cli.config import read_toml
 def test_train_writes_its_files(trained: Path) -> None:
     assert {p.name for p in trained.iterdir()} == {
         "config.json", "model.safetensors", "vocab.json", "README.md", "metrics.jsonl", "report.html",
-        "run.toml",
+        "run.toml", "training_state.pt",
     }  # fmt: skip
     epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [e["epoch"] for e in epochs] == [1, 2]
@@ -202,13 +202,62 @@ def test_an_interrupted_training_is_resumed(
     status, _, err = run(*arguments(tmp_path / "cut"), capsys=capsys)
     assert status == 2
     assert "continue it with --resume" in err
-    assert run(*arguments(tmp_path / "cut", "--resume"), capsys=capsys)[0] == 0
+    assert run(*arguments(tmp_path / "cut", "--resume", "--discard-state"), capsys=capsys)[0] == 0
     # Not the weights' bytes: the metadata in the file have no fixed order.
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
     assert len({(tmp_path / name / "config.json").read_bytes() for name in ("whole", "cut")}) == 1
+    assert (tmp_path / "whole" / "training_state.pt").exists()
     assert not (tmp_path / "cut" / "training_state.pt").exists()
+    status, _, err = run(*arguments(tmp_path / "cut", "--resume"), capsys=capsys)
+    assert (status, "to resume: the run is done, with --discard-state" in err) == (2, True)
+
+
+def test_a_run_that_is_done_goes_on_for_more_epochs(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a constant learning rate it ends as a longer run does."""
+
+    def arguments(output: Path, epochs: int, *more: str) -> list[object]:
+        return ["train", "--scratch", "bert.small", "--train", corpus, "--output", output, "--epochs", epochs,
+                "--limit", 64, "--schedule", "constant", "--warmup", 0, "--quiet", *more]  # fmt: skip
+
+    assert run(*arguments(tmp_path / "whole", 3), capsys=capsys)[0] == 0
+    assert run(*arguments(tmp_path / "more", 1), capsys=capsys)[0] == 0
+    status, _, err = run(*arguments(tmp_path / "more", 3), capsys=capsys)
+    assert (status, "or give it more --epochs with --resume" in err) == (2, True)
+    config = ["--config", str(tmp_path / "more" / "run.toml")]
+    status, out, err = run("train", *config, "--resume", "--epochs", 3, capsys=capsys)
+    assert status == 0, err
+    assert "continuing after step 2, in epoch 2" in err
+    assert "epoch 1:" not in out
+    assert_equal_weights(tmp_path / "more", tmp_path / "whole")
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("more", "whole")]
+    shown = [[{**json.loads(line), "seconds": 0, "pairs_per_second": 0} for line in each] for each in lines]
+    assert shown[0] == shown[1]
+    assert len(shown[0]) == 3
+
+
+def test_folds_are_measured_before_the_model_is_trained(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They change nothing of it, and are in the report."""
+
+    def arguments(output: Path, *more: object) -> list[object]:
+        return ["train", "--model", trained, "--train", corpus, "--output", output, "--epochs", 1, "--limit", 48,
+                "--quiet", *more]  # fmt: skip
+
+    assert run(*arguments(tmp_path / "plain"), capsys=capsys)[0] == 0
+    status, out, err = run(*arguments(tmp_path / "folds", "--folds", 3, "--json"), capsys=capsys)
+    assert status == 0, err
+    folds = [line for line in map(json.loads, out.splitlines()) if "fold" in line]
+    assert [line["fold"] for line in folds] == [1, 2, 3]
+    mean = sum(line["accuracy"] for line in folds) / 3
+    assert f"3 folds: loss {sum(line['loss'] for line in folds) / 3:.4f} ± " in err
+    assert f"accuracy {mean:.4f} ± " in err
+    assert "Cross-validation in 3 folds" in (tmp_path / "folds" / "report.html").read_text()
+    assert_equal_weights(tmp_path / "folds", tmp_path / "plain")
 
 
 def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
     output = in_two_processes(tmp_path, *arguments, program=("-m", "bertnli"))
     assert output.count("epoch 1:") == 1
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"config.json", "model.safetensors", "metrics.jsonl"}
-    assert not (tmp_path / "out" / "training_state.pt").exists()
+    assert (tmp_path / "out" / "training_state.pt").exists()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])

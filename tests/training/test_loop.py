@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.evaluations import accuracies, pretend
 from helpers.oracles import PlainD2LClassifier
 from helpers.tiny_models import SIZES, VOCAB, classifier, pairs
 from torch import Tensor
@@ -27,7 +28,6 @@ from bertnli import (
     score,
 )
 from bertnli.text.batch import split_batches
-from bertnli.training import loop
 from bertnli.training.adam import Adam
 
 
@@ -187,11 +187,11 @@ def test_keeping_the_best_epoch_means_its_weights(monkeypatch: pytest.MonkeyPatc
     accuracies = iter([0.5, 0.9, 0.7])
     states: list[dict[str, torch.Tensor]] = []
 
-    def pretend(model: BERTClassifier, *_: object, **__: object) -> dict[str, float]:
+    def figures(model: BERTClassifier) -> dict[str, float]:
         states.append(copy.deepcopy(model.state_dict()))
         return {"loss": 1.0, "accuracy": next(accuracies)}
 
-    monkeypatch.setattr(loop, "evaluate", pretend)
+    pretend(monkeypatch, figures)
     net = classifier()
     history = fit(net, pairs(), pairs(9), epochs=3, progress=False)
     assert history.best_epoch == 2
@@ -200,8 +200,7 @@ def test_keeping_the_best_epoch_means_its_weights(monkeypatch: pytest.MonkeyPatc
 
 def test_a_score_that_is_undefined_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     for scores, best in (([math.nan, -0.5, math.nan], 2), ([math.nan, math.nan, math.nan], None)):
-        left = iter(scores)
-        monkeypatch.setattr(loop, "evaluate", lambda *_, left=left, **__: {"loss": 1.0, "accuracy": next(left)})
+        pretend(monkeypatch, accuracies(scores))
         assert fit(classifier(), pairs(), pairs(9), epochs=3, progress=False).best_epoch == best
 
 

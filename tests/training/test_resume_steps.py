@@ -15,7 +15,8 @@ import pytest
 import torch
 from helpers.tiny_models import classifier, pairs
 
-from bertnli import BERTClassifier, Callback, History, evaluate, fit
+from bertnli import BERTClassifier, Callback, History, fit
+from bertnli.inference.predict import evaluate_outputs
 from bertnli.training import loop
 from bertnli.training.callbacks import Step
 from bertnli.training.resume import write_state
@@ -127,10 +128,10 @@ def test_a_signal_during_evaluation_acts_at_once(
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("the evaluation went on")
 
-    monkeypatch.setattr(loop, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "evaluate_outputs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(file, **options)
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate_outputs", evaluate_outputs)
     taken: list[Step] = []
     assert_same(run(file, callbacks=[Callback(on_step=taken.append)], **options), wanted)
     assert len(taken) == (16 if options else 10)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.evaluations import accuracies, pretend
 from helpers.tiny_models import classifier, pairs
 from helpers.tiny_tasks import PIECES, teacher, words
 from torch import nn
@@ -19,7 +20,6 @@ from transformers import (
 )
 
 from bertnli import Callback, Evaluation, History, WordPieceTokenizer, evaluate, fit
-from bertnli.training import loop
 from bertnli.training.callbacks import Step
 from bertnli.training.optimizer import make_optimizer
 from bertnli.training.options import TrainingOptions
@@ -134,11 +134,11 @@ def test_evaluation_by_steps_finds_the_best_weights(monkeypatch: pytest.MonkeyPa
     scores = iter([0.1, 0.2, 0.3, 0.9, 0.5, 0.4])
     states, seen = [], list[Evaluation]()
 
-    def pretend(model: Any, *_: object, **__: object) -> dict[str, float]:
+    def figures(model: Any) -> dict[str, float]:
         states.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"loss": 1.0, "accuracy": next(scores)}
 
-    monkeypatch.setattr(loop, "evaluate", pretend)
+    pretend(monkeypatch, figures)
     net = classifier(dropout=0.1)
     options: dict[str, Any] = dict(epochs=2, batch_size=9, lr=1e-3, progress=False)
     history = fit(net, pairs(), pairs(9), eval_steps=4, callbacks=[Callback(on_eval=seen.append)], **options)
@@ -180,7 +180,7 @@ def test_early_stopping(
 ) -> None:
     left = iter(scores if metric in (None, "loss") else [0.0, *scores])  # a named figure is looked up before training
     name = metric or "accuracy"
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: {"loss": 1.0, "accuracy": 0.0} | {name: next(left)})
+    pretend(monkeypatch, lambda _: {"loss": 1.0, "accuracy": 0.0} | {name: next(left)})
     options: dict[str, Any] = dict(epochs=5, batch_size=30, patience=2, min_delta=min_delta, progress=False)
     history = fit(classifier(), pairs(), pairs(9), metric=metric, **options)
     assert len(history.epochs) == epochs
@@ -190,8 +190,7 @@ def test_early_stopping(
 
 
 def test_early_stopping_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.5, 0.4, 0.3])
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: {"loss": 1.0, "accuracy": next(scores)})
+    pretend(monkeypatch, accuracies([0.5, 0.4, 0.3]))
     options: dict[str, Any] = dict(epochs=5, batch_size=9, eval_steps=4, patience=1, progress=False)
     history = fit(classifier(), pairs(), pairs(9), **options)
     assert (len(history.losses), len(history.epochs)) == (8, 1)
@@ -223,6 +222,6 @@ def test_a_history_is_shown_and_tabulated() -> None:
     assert frame["dev_score"].tolist() == [e.dev_score for e in history.epochs]
     shown = history._repr_html_()
     assert shown.count("<tr>") == 3
-    assert f"<td>{history.epochs[1].dev_loss:.4g}</td>" in shown
+    assert f"<td>{history.epochs[1].dev_loss:.4f}</td>" in shown
     assert "no epochs" in History()._repr_html_()
     assert "dev" not in fit(classifier(), pairs(), epochs=1, progress=False)._repr_html_()
