@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from bertnli.integrations.cross_encoder import CrossEncoder as CrossEncoder
     from bertnli.model import Model as Model
     from bertnli.ops import varlen_attention as varlen_attention
+    from bertnli.report.explain import Explanation as Explanation
+    from bertnli.report.explain import explain as explain
     from bertnli.tasks.base import Head as Head
     from bertnli.tasks.classification import BERTClassifier as BERTClassifier
     from bertnli.tasks.classification import Prediction as Prediction
@@ -64,8 +66,6 @@ if TYPE_CHECKING:
     from bertnli.text.vocab import Vocab as Vocab
     from bertnli.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
     from bertnli.training.callbacks import Callback as Callback
-    from bertnli.training.history import Epoch as Epoch
-    from bertnli.training.history import Evaluation as Evaluation
     from bertnli.training.folds import CrossValidation as CrossValidation
     from bertnli.training.folds import cross_validate as cross_validate
     from bertnli.training.history import History as History

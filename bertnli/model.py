@@ -17,9 +17,11 @@ from torch.utils.data import Subset
 from bertnli import checkpoint
 from bertnli.checkpoint import hub
 from bertnli.data.columns import as_list
+from bertnli.data.html import table
 from bertnli.data.source import Source
 from bertnli.data.texts import TextData
 from bertnli.inference import predict as inference
+from bertnli.report.explain import Explanation, explain
 from bertnli.tasks.base import Head, check_head
 from bertnli.tasks.classification import BERTClassifier, Prediction
 from bertnli.tasks.convert import parts_of, texts_in, texts_of, to_examples
@@ -80,6 +82,22 @@ class Model:
     def __repr__(self) -> str:
         classes = "" if self.head.label_names is None else f", classes {', '.join(self.head.label_names)}"
         return f"Model({type(self.head).__name__}{classes}, {self.tokenizer!r}, precision={self.precision!r})"
+
+    def _repr_html_(self) -> str:
+        """What the model is and what it was trained on, for notebooks."""
+        head, config, run = self.head, self.head.config, self.head.provenance.get("run")
+        facts: dict[str, Any] = {
+            "head": type(head).__name__,
+            "classes": ", ".join(head.label_names or ()),
+            "encoder": f"{config.num_layers} layers, width {config.num_hiddens}, at most {config.max_len} tokens",
+            "parameters": f"{sum(p.numel() for p in head.parameters()):,}",
+            "tokenizer": repr(self.tokenizer),
+            "runs on": f"{head.encoder.pos_embedding.device}, {self.precision}",
+        }
+        if run is not None:
+            score = "" if run["score"] is None else f", dev {run['metric']} {run['score']:.4f}"
+            facts["trained"] = f"{run['train_sequences']:,} sequences, epoch {run['epoch']}{score}"
+        return table(["Model", ""], [(name, value) for name, value in facts.items() if value])
 
     def predict(
         self,
@@ -185,6 +203,20 @@ class Model:
         each = labels_of_texts(labels if isinstance(labels, str) else as_list(labels), len(given))
         pairs = make_pairs(given, each, template)
         return zero_shot_predictions(self._outputs(pairs, batch_size, "only_first"), each, columns, multi_label)
+
+    def explain(self, example: Any, target: str | int | None = None) -> Explanation:
+        """Which words carried the prediction of one text or pair; a notebook shows them coloured.
+
+            model.explain(("A man is asleep.", "He sleeps."), target="entailment").words
+
+        example    a text, a pair as a tuple, or a dict
+        target     class to explain, by name or index (default: the predicted one)
+
+        A classifier's or regressor's output is explained in float32: see `bertnli.explain`, and its errors. Needs the
+        extra `explain`.
+        """
+        parts = parts_of([example], self.head)
+        return explain(self.head, self.tokenizer, *(part[0] for part in parts), target=target)
 
     def encode(
         self,

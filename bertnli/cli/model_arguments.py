@@ -22,6 +22,7 @@ from bertnli.cli.options import (
     json_switch,
     lines_option,
     model_option,
+    machine_options,
     option,
     reading_options,
     switch,
@@ -109,6 +110,26 @@ add(
 )
 
 add(
+add(
+    "explain.explain",
+    "Show which words carried each prediction: one JSON object a line, and an HTML page.",
+    [
+        "bertnli explain --model runs/tuned --input pairs.tsv --html explained.html",
+        r"printf 'A man is asleep.\tHe sleeps.\n' | bertnli explain --model runs/tuned --target entailment",
+    ],
+    [
+        model_option(),
+        option("--target", MODEL, help="class to explain (default: the predicted one)"),
+        lines_option("file of examples as `bertnli predict` takes them (default: -, standard input)"),
+        text_columns_option(),
+        *table_options(),
+        option("--html", OUTPUT, type=OUTPUT_PATH, help="HTML file to write: the texts with their words coloured"),
+        *encoding_options(),
+        *machine_options(),
+    ],
+    USING_COMMANDS,
+)
+
     "ranking.rank",
     "Rank documents for a query by a cross-encoder: one JSON object a line, the best first.",
     [

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bertnli.data.html import bars
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.base import Head, class_label_error
 from bertnli.tasks.calibration import fit_temperature
@@ -30,6 +31,10 @@ class Prediction:
     label: str
     label_id: int
     probabilities: dict[str, float]
+
+    def _repr_html_(self) -> str:
+        """A bar for each class, for notebooks."""
+        return bars(self.probabilities, [self.label])
 
 
 class BERTClassifier(Head):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertnli.data.html import bars
 from bertnli.tasks.classification import BERTClassifier
 from bertnli.text.batch import PackedBatch
 from bertnli.text.encoded import EncodedTexts
@@ -28,6 +29,10 @@ class MultiLabelPrediction:
     labels: list[str]
     label_ids: list[int]
     probabilities: dict[str, float]
+
+    def _repr_html_(self) -> str:
+        """A bar for each class, for notebooks."""
+        return bars(self.probabilities, self.labels)
 
 
 class BERTMultiLabelClassifier(BERTClassifier):
