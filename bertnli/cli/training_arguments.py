@@ -121,6 +121,36 @@ add(
 )  # fmt: skip
 
 add(
+    "tune.tune",
+    "Search for the training options of the best dev score, with Optuna; the best run is written as `train` does.",
+    [
+        "bertnli tune --model runs/demo --train runs/demo/corpus --search ranges.toml --trials 20 --output runs/best",
+        "bertnli train --config runs/best/run.toml --output runs/again",
+    ],
+    [
+        *task_options(),
+        option(
+            "--search",
+            TRAINING,
+            type=InputPath(),
+            required=True,
+            help="TOML file of ranges by option: a table [search] with lines such as "
+            "lr = {low = 1e-5, high = 1e-3, log = true} or batch_size = [16, 32]",
+        ),
+        option("--trials", TRAINING, type=POSITIVE, default=20, help="runs in all, those before --resume included"),
+        option("--timeout", TRAINING, type=float, help="minutes after which no further trial begins (default: none)"),
+        option("--output", OUTPUT, type=OUTPUT_PATH, required=True, help="folder to write"),
+        switch("--resume", OUTPUT, help="continue the search of --output"),
+        switch("--overwrite", OUTPUT, help="replace the model or the search that --output holds"),
+        json_switch("each trial as a JSON line; what is for people goes to standard error"),
+        switch("--quiet", OUTPUT, help="no progress"),
+        config_option(),
+        *machine_options(),
+    ],
+    TRAINING_COMMANDS,
+)  # fmt: skip
+
+add(
     "pretrain.pretrain",
     "Pretrain an encoder on plain text, by masked words and next sentences.",
     [
