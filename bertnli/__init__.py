@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from bertnli.training.callbacks import Callback as Callback
     from bertnli.training.folds import CrossValidation as CrossValidation
     from bertnli.training.folds import cross_validate as cross_validate
+    from bertnli.training.history import Epoch as Epoch
+    from bertnli.training.history import Evaluation as Evaluation
     from bertnli.training.history import History as History
     from bertnli.training.loop import fit as fit
     from bertnli.training.options import TrainingOptions as TrainingOptions
@@ -111,6 +113,7 @@ _NAMES = {
     "integrations.cross_encoder": ("CrossEncoder",),
     "model": ("Model",),
     "ops": ("varlen_attention",),
+    "report.explain": ("Explanation", "explain"),
     "tasks.base": ("Head",),
     "tasks.classification": ("BERTClassifier", "Prediction"),
     "tasks.embedding": ("BERTEmbedder",),
@@ -125,10 +128,10 @@ _NAMES = {
     "text.vocab": ("Vocab",),
     "text.wordpiece": ("WordPieceTokenizer",),
     "training.callbacks": ("Callback",),
+    "training.folds": ("CrossValidation", "cross_validate"),
     "training.history": ("Epoch", "Evaluation", "History"),
     "training.loop": ("fit",),
     "training.options": ("TrainingOptions",),
-    "training.folds": ("CrossValidation", "cross_validate"),
     "training.pretrain": ("pretrain", "read_paragraphs"),
 }
 _MODULES = {name: f"bertnli.{module}" for module, names in _NAMES.items() for name in names}

@@ -13,6 +13,7 @@ from bertnli.cli.options import (
     OUTPUT_PATH,
     POOLINGS,
     POSITIVE,
+    RUNNING,
     Choice,
     InputPath,
     Names,
@@ -21,8 +22,8 @@ from bertnli.cli.options import (
     inference_options,
     json_switch,
     lines_option,
-    model_option,
     machine_options,
+    model_option,
     option,
     reading_options,
     switch,
@@ -110,7 +111,6 @@ add(
 )
 
 add(
-add(
     "explain.explain",
     "Show which words carried each prediction: one JSON object a line, and an HTML page.",
     [
@@ -130,6 +130,7 @@ add(
     USING_COMMANDS,
 )
 
+add(
     "ranking.rank",
     "Rank documents for a query by a cross-encoder: one JSON object a line, the best first.",
     [
@@ -212,6 +213,51 @@ add(
         json_switch("what was written as one JSON object"),
         switch("--quiet", OUTPUT, help="no progress"),
         *inference_options(),
+    ],
+    USING_COMMANDS,
+)
+
+add(
+    "serve.serve",
+    "Serve a checkpoint over HTTP: JSON in and out, concurrent requests computed in common batches.",
+    [
+        "bertnli serve --model runs/tuned --port 8000",
+        "bertnli serve --model cross-encoder/ms-marco-MiniLM-L6-v2 --precision int8 --host 0.0.0.0",
+    ],
+    [
+        model_option(),
+        switch(
+            "--split-special-tokens",
+            DATA,
+            help="read a literal [SEP] or [CLS] in a text as ordinary text (default: the checkpoint's setting)",
+        ),
+        option("--host", RUNNING, default="127.0.0.1", help="address to listen on; 0.0.0.0 for all"),
+        option("--port", RUNNING, type=click.IntRange(1, 65535), metavar="INTEGER", default=8000, help="port"),
+        option(
+            "--window",
+            RUNNING,
+            type=click.FloatRange(min=0),
+            metavar="FLOAT",
+            default=2.0,
+            help="milliseconds that an example waits for those of other requests, while some are being read",
+        ),
+        option("--max-examples", RUNNING, type=POSITIVE, default=1024, help="examples of a request at most"),
+        option(
+            "--max-megabytes",
+            RUNNING,
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="FLOAT",
+            default=4.0,
+            help="size of a request at most",
+        ),
+        option(
+            "--grace",
+            RUNNING,
+            type=POSITIVE,
+            default=30,
+            help="seconds that requests have to end after Ctrl-C or SIGTERM",
+        ),
+        *inference_options(batch_size=64),
     ],
     USING_COMMANDS,
 )

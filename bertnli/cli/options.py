@@ -331,9 +331,9 @@ def machine_options() -> list[click.Parameter]:
     ]
 
 
-def inference_options() -> list[click.Parameter]:
+def inference_options(batch_size: int = 256) -> list[click.Parameter]:
     return [
-        option("--batch-size", RUNNING, type=POSITIVE, default=256, help="examples per batch"),
+        option("--batch-size", RUNNING, type=POSITIVE, default=batch_size, help="examples per batch"),
         option(
             "--precision", RUNNING, type=Choice(PRECISIONS), default="fp32", help="precision of the matrix products"
         ),
