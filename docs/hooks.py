@@ -20,6 +20,8 @@ from mkdocs.structure.pages import Page
 
 DOCS = Path(__file__).parent
 PUBLIC = set(re.findall(r" as (\w+)$", (DOCS.parent / "bertnli" / "__init__.py").read_text("utf-8"), re.MULTILINE))
+# Their classes as prose names them, of those whose name is no plain word.
+CLASS = re.compile("|".join(rf"\b{name}\b(?![`'])" for name in sorted(PUBLIC) if re.match(r"[A-Z]+[a-z]*[A-Z]", name)))
 
 
 class Notebook(File):
@@ -142,12 +144,12 @@ def list_item(name: str, text: list[str]) -> list[str]:
 
 
 def prose(text: str) -> str:
-    """Text whose `<` outside code is no HTML, and whose public names in code are links to their reference."""
+    """Text whose `<` outside code is no HTML, and whose public names are links to their reference."""
     parts = re.split(r"(`[^`]*`)", text)
     for i, part in enumerate(parts):
-        name = part.strip("`")
-        if i % 2 and name in PUBLIC:
-            parts[i] = f"[{part}][bertnli.{name}]"
+        if i % 2 and part.strip("`") in PUBLIC:
+            parts[i] = f"[{part}][bertnli.{part.strip('`')}]"
         elif not i % 2:
-            parts[i] = part.replace("<", "&lt;").replace("[", r"\[").replace("*", r"\*").replace("_", r"\_")
+            escaped = re.sub(r"[\[*_]", r"\\\g<0>", part.replace("<", "&lt;"))
+            parts[i] = CLASS.sub(lambda found: f"[{found[0]}][bertnli.{found[0]}]", escaped)
     return "".join(parts)
