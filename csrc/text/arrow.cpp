@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <string>
 
@@ -19,6 +20,9 @@ T load(const void* buffer, size_t i) {
 }
 
 bool bit(const void* buffer, size_t i) { return (load<uint8_t>(buffer, i / 8) >> (i % 8) & 1) != 0; }
+
+__extension__ using Int128 = __int128;
+__extension__ using Uint128 = unsigned __int128;
 
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
@@ -84,14 +88,32 @@ class ViewReader final : public ArrowReader {
   }
 };
 
+struct Half {
+  uint16_t bits;
+};
+
+double number_of(Half half) {
+  const int exponent = half.bits >> 10 & 31, fraction = half.bits & 1023;
+  const double infinite = fraction == 0 ? HUGE_VAL : std::nan("");
+  const double value = exponent == 31  ? infinite
+                       : exponent == 0 ? std::ldexp(fraction, -24)
+                                       : std::ldexp(fraction + 1024, exponent - 25);
+  return half.bits >> 15 != 0 ? -value : value;
+}
+
+template <class T>
+T number_of(T value) {
+  return value;
+}
+
 template <class T>
 class NumberReader final : public ArrowReader {
   int64_t least_buffers() const override { return 2; }
   Value kind() const override { return Value::kOther; }
   void add_values(const ArrowArray& array, size_t begin, size_t end) override {
     for (size_t i = begin; i < end; ++i) {
-      const T value = load<T>(array.buffers[1], i);
-      if constexpr (std::is_floating_point_v<T>) {
+      const auto value = number_of(load<T>(array.buffers[1], i));
+      if constexpr (std::is_floating_point_v<decltype(value + 0)>) {
         if (std::isnan(value)) {
           values_.kinds[values_.size()] = Value::kNull;
         } else if (std::isinf(value)) {
@@ -112,6 +134,49 @@ class NumberReader final : public ArrowReader {
     values_.arena.advance(static_cast<size_t>(std::to_chars(to, to + kMost, value).ptr - to));
   }
 };
+
+// Decimals of so many bits: an integer, of whose digits `scale` are behind the point.
+template <class T>
+class DecimalReader final : public ArrowReader {
+ public:
+  explicit DecimalReader(size_t scale) : scale_(scale) {}
+
+ private:
+  int64_t least_buffers() const override { return 2; }
+  Value kind() const override { return Value::kOther; }
+  void add_values(const ArrowArray& array, size_t begin, size_t end) override {
+    for (size_t i = begin; i < end; ++i) {
+      const T value = load<T>(array.buffers[1], i);
+      Uint128 rest = value < 0 ? -static_cast<Uint128>(value) : static_cast<Uint128>(value);
+      std::string digits;  // the last one first
+      while (rest != 0 || digits.size() <= scale_) {
+        if (digits.size() == scale_ && scale_ != 0 && digits.find('.') == digits.npos) digits += '.';
+        digits += static_cast<char>('0' + static_cast<int>(rest % 10));
+        rest /= 10;
+      }
+      if (value < 0) digits += '-';
+      std::reverse(digits.begin(), digits.end());
+      values_.arena.append(digits);
+      values_.end_value();
+    }
+  }
+
+  const size_t scale_;
+};
+
+// A format is "d:precision,scale" or "d:precision,scale,bits". Null for negative scales and for 256 bits.
+std::unique_ptr<ArrowReader> decimals(const std::string& format) {
+  unsigned precision = 0, bits = 128;
+  int scale = -1;
+  if (std::sscanf(format.c_str(), "d:%u,%d,%u", &precision, &scale, &bits) < 2 || scale < 0 || scale > 38) {
+    return nullptr;
+  }
+  const auto places = static_cast<size_t>(scale);
+  if (bits == 32) return std::make_unique<DecimalReader<int32_t>>(places);
+  if (bits == 64) return std::make_unique<DecimalReader<int64_t>>(places);
+  if (bits == 128) return std::make_unique<DecimalReader<Int128>>(places);
+  return nullptr;
+}
 
 class BooleanReader final : public ArrowReader {
   int64_t least_buffers() const override { return 2; }
@@ -194,6 +259,7 @@ std::unique_ptr<ArrowReader> ArrowReader::of(const ArrowSchema& schema) {
     if (format.size() != 1 || schema.dictionary->dictionary != nullptr || !of(*schema.dictionary)) return nullptr;
     return integers<DictionaryReader>(format[0], *schema.dictionary);
   }
+  if (format.starts_with("d:")) return decimals(std::string(format));
   if (format == "vu") return std::make_unique<ViewReader>();
   if (format.size() != 1) return nullptr;
   switch (format[0]) {
@@ -205,6 +271,8 @@ std::unique_ptr<ArrowReader> ArrowReader::of(const ArrowSchema& schema) {
       return std::make_unique<NullReader>();
     case 'b':
       return std::make_unique<BooleanReader>();
+    case 'e':
+      return std::make_unique<NumberReader<Half>>();
     case 'f':
       return std::make_unique<NumberReader<float>>();
     case 'g':

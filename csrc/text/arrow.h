@@ -47,8 +47,8 @@ struct ArrowError : std::runtime_error {
 // afterwards: who reads it must not rely on that.
 class ArrowReader {
  public:
-  // Null for a type that is neither text (utf8, large_utf8, utf8_view, dictionaries of these), number, boolean nor
-  // null.
+  // Null for a type that is neither text (utf8, large_utf8, utf8_view, dictionaries of these), number, decimal,
+  // boolean nor null.
   static std::unique_ptr<ArrowReader> of(const ArrowSchema& schema);
   virtual ~ArrowReader() = default;
   // Adds the values of an array. Numbers and booleans are Value::kOther, as JSON writes them; NaN is null. Throws

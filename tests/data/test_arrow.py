@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,12 @@ def test_texts(first: list[str | None], second: list[str | None], kind: Any, dat
         pa.array([2**64 - 1, 0], pa.uint64()),
         pa.array([0.1, float("nan"), 1.0, float("-inf"), None], pa.float64()),
         pa.array([0.1, 2.0], pa.float32()),
+        pa.array([np.float16(x) for x in (0.1, -0.0, 6e-8, 65504, float("inf"), float("nan"))] + [None], pa.float16()),
+        pa.array([Decimal(x) for x in ("0.05", "-1.50", "0", "99999.99")] + [None], pa.decimal128(7, 2)),
+        pa.array([Decimal(10**38 - 1), Decimal(1 - 10**38)], pa.decimal128(38, 0)),
+        pa.array([Decimal("-0.0001"), Decimal("0.1")], pa.decimal32(5, 4)),
+        pa.array([Decimal("-12.5"), Decimal("10")], pa.decimal64(18, 1)),
+        pa.array([Decimal("1e-38"), None], pa.decimal128(38, 38)),
         pa.array([True, False, None]),
         pa.array([None, None], pa.null()),
         pa.array([3, 3, None]).dictionary_encode(),
@@ -80,6 +87,8 @@ def test_other_types_are_left_to_python() -> None:
         pa.array([{"a": 1}]),
         pa.array([b"a"]),
         pa.array([1], pa.timestamp("s")),
+        pa.array([Decimal(1)], pa.decimal256(50, 0)),
+        pa.array([Decimal(100)], pa.decimal128(5, -2)),
         [1],
         "a",
     ):
