@@ -104,8 +104,11 @@ class Source:
         else:
             yield decoded_lines(self.lines(), self.path)
 
-    def first_line(self) -> tuple[int, bytes]:
-        """The first line that is not blank, stripped, and its number; (1, b"") if there is none."""
+    def first_line(self, most: int | None = None) -> tuple[int, bytes]:
+        """The first line that is not blank, stripped, and its number; (1, b"") if there is none.
+
+        most    bytes that are enough of it, about (default: all)
+        """
         number = 1
         parts: list[bytes] = []
         with self.blocks() as blocks:
@@ -117,7 +120,7 @@ class Source:
                     text = line
                 end = _LINE_END.search(text)
                 parts += [text[: end.start()]] if end else [text] if text else []
-                if end:
+                if end or (most is not None and sum(map(len, parts)) >= most):
                     break
         return (number, b"".join(parts).rstrip()) if parts else (1, b"")
 

@@ -77,13 +77,10 @@ def read_whole(source: Source) -> Any:
 
 def is_squad(source: Source) -> bool:
     """Whether a file is in SQuAD's layout, not JSON lines, an array, or of another kind."""
-    if source.suffix != ".json":
-        return False
-    line = source.first_line()[1]
-    if not line.startswith(b"{"):
+    if source.suffix != ".json" or not source.first_line(most=1)[1].startswith(b"{"):
         return False
     try:
-        return "data" in json.loads(line)
+        return "data" in json.loads(source.first_line()[1])
     except ValueError:
         return True  # an object of several lines
 

@@ -279,12 +279,12 @@ def json_format(source: Source) -> str:
 
 
 def _json_format(source: Source) -> str:
-    number, start = source.first_line()
+    number, start = source.first_line(most=1)  # an array may be one line
     if start.startswith(b"["):
         if source.suffix == ".json":
             return "array"
         kind, convert = "a JSON array", "jq -c '.[]'"
-    elif start.startswith(b"{") and start.endswith((b"{", b"[", b",")):
+    elif (start := source.first_line()[1]).startswith(b"{") and start.endswith((b"{", b"[", b",")):
         kind, convert = "indented JSON", "jq -c ."
     else:
         return "lines"

@@ -108,8 +108,9 @@ TableReader::Problem TableReader::problem_of(const ErrorAt& e, std::string_view 
   const size_t end = text.substr(0, at).find_last_of("\r\n");
   const char* from = text.data() + (end == text.npos ? 0 : end + 1);
   const bool syntax = e.kind == ErrorAt::Kind::kSyntax;
-  return {line, (syntax ? "not JSON: " : "") + e.message + " at column " +
-                    std::to_string(count_characters(from, e.where) + 1) + (syntax ? "; expected " + expected : "")};
+  const size_t column = (end == text.npos ? column_ : 0) + count_characters(from, e.where) + 1;
+  return {line, (syntax ? "not JSON: " : "") + e.message + " at column " + std::to_string(column) +
+                    (syntax ? "; expected " + expected : "")};
 }
 
 // ---- delimited text -------------------------------------------------------------------------------------------------
@@ -326,42 +327,52 @@ const char* TableReader::parse_json_lines(const char* p, const char* end, bool l
 }
 
 const char* TableReader::parse_json_array(const char* p, const char* end, bool last) {
-  if (!last) return p;
-  const std::string_view whole(p, static_cast<size_t>(end - p));
-  const char* counted = p;
+  const std::string_view block(p, static_cast<size_t>(end - p));
+  const size_t lines = lines_;
+  const char *read = p, *counted = p;
   const auto line_of = [&](const char* at) {
     lines_ += count_line_ends(counted, at);
     counted = at;
     return lines_ + 1;
   };
   try {
-    check_utf8(whole);
-    json_.reset(whole);
-    json_.expect('[', "an array of objects");
-    json_.space();
-    bool more = !json_.at(']');
-    if (!more) ++json_.p;
-    while (more) {
+    if (last) check_utf8(block);
+    json_.reset(block);
+    for (;; read = json_.p) {
       json_.space();
-      const char* from = json_.p;
-      read_object();
-      const std::string_view text(from, static_cast<size_t>(json_.p - from));
-      const char* behind = json_.p;
-      guarded(text, [&] { add_object(text, line_of(from)); });
-      json_.reset({behind, static_cast<size_t>(end - behind)});
-      json_.space();
-      more = !json_.at(']');
-      json_.expect(more ? ',' : ']', "',' or ']'");
+      if (json_.done() && (!last || array_ == Array::kEnd)) break;
+      if (array_ == Array::kBegin) {
+        json_.expect('[', "an array of objects");
+        array_ = Array::kFirst;
+      } else if (array_ == Array::kEnd) {
+        json_.fail("expected the file's end behind the array");
+      } else if (array_ == Array::kBehind || (array_ == Array::kFirst && json_.at(']'))) {
+        const bool more = !json_.at(']');
+        json_.expect(more ? ',' : ']', "',' or ']'");
+        array_ = more ? Array::kObject : Array::kEnd;
+      } else {
+        const char* from = json_.p;
+        read_object();
+        const char* behind = json_.p;
+        const std::string_view text(from, static_cast<size_t>(behind - from));
+        if (!last) check_utf8(text);
+        guarded(text, [&] { add_object(text, line_of(from)); });
+        json_.reset({behind, static_cast<size_t>(end - behind)});
+        array_ = Array::kBehind;
+      }
     }
-    json_.space();
-    if (!json_.done()) json_.fail("expected the file's end behind the array");
   } catch (const ErrorAt& e) {
-    lines_ = 0;
-    fail(problem_of(e, whole, "an array of objects"));
+    if (last) {  // else the object may go on
+      lines_ = lines;
+      fail(problem_of(e, block, "an array of objects"));
+    }
   } catch (const Problem& problem) {
     fail(problem);
   }
-  return end;
+  lines_ += count_line_ends(counted, read);
+  const size_t line = block.substr(0, static_cast<size_t>(read - p)).find_last_of("\r\n");
+  column_ = line == block.npos ? column_ + count_characters(p, read) : count_characters(p + line + 1, read);
+  return read;
 }
 
 // ---- quotes ---------------------------------------------------------------------------------------------------------

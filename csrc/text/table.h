@@ -109,6 +109,9 @@ class TableReader {
   std::string pending_;  // bytes that were not read yet
   size_t retry_ = 0;     // with so many of them
   size_t offset_ = 0;    // of these in the file
+  // Where in a JSON array the bytes were read to, and how many characters of its line are before that.
+  enum class Array : uint8_t { kBegin, kFirst, kObject, kBehind, kEnd } array_ = Array::kBegin;
+  size_t column_ = 0;
   size_t lines_ = 0, width_ = 0, empty_line_ = 0, inner_lines_ = 0;
   std::vector<Field> fields_;
   Json json_;

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import feather, parquet
 
 from bertnli import QuestionData, TextData, WordData, WordPieceTokenizer, _text, load_examples, read_pairs, read_table
+from bertnli.data import source as source_module
 from bertnli.data.source import Source
 from bertnli.data.tables import column_names, read_columns, read_tables
 
@@ -156,15 +157,16 @@ def outcome(read: Callable[[], TextData]) -> object:
     st.data(),
 )
 def test_blocks_of_any_length(rows: list[tuple[str, str]], where: int, more: str, data: st.DataObject) -> None:
-    """Delimited text and JSON lines, broken too, in blocks that are cut anywhere: equal rows, lines and errors."""
+    """Delimited text, JSON lines and arrays, broken too, in blocks that are cut anywhere: equal rows, lines, errors."""
     csv = pandas.DataFrame(rows, columns=["a", "b"]).to_csv(index=False)
     lines = "".join(json.dumps({"a": a, "b": b}, ensure_ascii=False) + "\n" for a, b in rows)
-    for format, content in (("delimited", csv), ("lines", lines)):
+    array = "[" + data.draw(st.sampled_from([",", ",\n ", " \r\n,"])).join(lines.splitlines()) + " ]\n"
+    for format, content in (("delimited", csv), ("lines", lines), ("array", array)):
         whole = (content[:where] + more + content[where:]).encode()
         cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
 
         def read(parts: list[bytes], format: str = format) -> object:
-            keys = ["a", "b"] if format == "lines" else []
+            keys = [] if format == "delimited" else ["a", "b"]
             reader = _text.TableReader("x", format, ",", True, True, keys, False, 0, True)
             try:
                 for part, last in [*((part, False) for part in parts), (b"", True)]:
@@ -182,10 +184,25 @@ def test_blocks_of_any_length(rows: list[tuple[str, str]], where: int, more: str
         assert read([whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]) == read([whole])
 
 
-def test_tables_by_parts_are_the_whole(tmp_path: Path) -> None:
+def test_tables_by_parts_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of text are read as its rows are asked for, so that memory does not depend on the number of rows."""
+    blocks: list[int] = []
+
+    def counted(readinto: Callable[[memoryview], int]) -> Iterator[memoryview]:
+        block = memoryview(bytearray(1 << 16))
+        while size := readinto(block):
+            blocks.append(size)
+            yield block[:size]
+
+    monkeypatch.setattr(source_module, "_read_blocks", counted)
     frame = pandas.DataFrame({"a": [f"text {i}" for i in range(30_000)], "b": ["x"] * 30_000})
-    for suffix in (".csv", ".jsonl", ".parquet", ".arrow"):
+    for suffix in (".csv", ".jsonl", ".json", ".csv.gz", ".parquet", ".arrow"):
         source = Source(write(tmp_path / f"x{suffix}", frame))
+        blocks.clear()
+        assert column_names(source) == ["a", "b"]
+        if not source.is_arrow:
+            assert len(next(read_tables(source, ["a"], 1000))) < 8000
+            assert len(blocks) < 6
         parts = list(read_tables(source, ["a"], 1000))
         assert len(parts) > 1
         assert [text for part in parts for text in part.columns[0].texts] == frame["a"].tolist()
