@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -102,7 +101,7 @@ def cross_validate(
         copied = copy.deepcopy(model)
         fit(copied, train_data, dev, options, **training)
         found = evaluate(copied, test_data)
-        figures.append({name: float(value) for name, value in found.items() if isinstance(value, Real)})
+        figures.append({name: value for name, value in found.items() if isinstance(value, int | float)})
     return CrossValidation(figures)
 
 

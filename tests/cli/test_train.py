@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -283,3 +284,21 @@ def test_a_report_without_matplotlib_says_so(
     assert status == 0, err
     assert f"checkpoint, metrics.jsonl, run.toml and report.html: {tmp_path}" in out
     assert "Not drawn: matplotlib is missing" in (tmp_path / "report.html").read_text()
+
+
+def test_a_calibrated_run_shows_its_own_figures(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those in the report are of the saved model."""
+    train = ["train", "--model", trained, "--train", corpus, "--output", tmp_path / "x", "--epochs", 2, "--lr", "1e-3"]
+    status, out, err = run(*train, "--calibrate", "--quiet", capsys=capsys)
+    assert status == 0, err
+    assert re.search(r"calibrated: outputs divided by \d", out)
+    dev = corpus / "snli_1.0_dev.txt"
+    out = run("evaluate", "--model", tmp_path / "x", "--data", dev, "--json", capsys=capsys)[1]
+    figures = json.loads(out)
+    page = (tmp_path / "x" / "report.html").read_text()
+    shown = dict(re.findall(r"<div>(\w+)<b>([\d.]+)</b></div>", page[page.index("Evaluation on the dev data") :]))
+    assert shown["loss"] == f"{figures['loss']:.4f}"
+    assert shown["accuracy"] == f"{figures['accuracy']:.4f}"
+    assert "at temperature 1.00, the best here" in page
