@@ -205,6 +205,8 @@ class BERTQuestionAnswering(Head):
         max_len: int | None = None,
         truncation: Truncation = "longest_first",
     ) -> EncodedQuestions:
+        """Encode questions and contexts: see `encode_questions`. `truncation` has no effect, since long contexts are
+        split into windows."""
         return encode_questions(tokenizer, data, self.sequence_len(max_len), self.settings["stride"])
 
     def inputs(self, *texts: Any) -> QuestionData:

@@ -159,6 +159,8 @@ class BERTTagger(Head):
         max_len: int | None = None,
         truncation: Truncation = "longest_first",
     ) -> EncodedWords:
+        """Encode sentences of words: see `encode_words`. `truncation` has no effect, since long sentences continue in
+        another sequence."""
         return encode_words(tokenizer, data, self.sequence_len(max_len))
 
     def inputs(self, *texts: Any) -> WordData:
