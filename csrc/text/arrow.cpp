@@ -40,12 +40,16 @@ class Utf8Reader final : public ArrowReader {
     const auto shift = static_cast<int64_t>(values_.arena.size()) - first;
     Offset last = first;
     if (first < 0) throw ArrowError("an offset is negative");
+    int64_t* bound = values_.bounds.room(end - begin);
+    bool rise = true;
     for (size_t i = begin; i < end; ++i) {
       const Offset next = load<Offset>(offsets, i + 1);
-      if (next < last) throw ArrowError("the offsets do not rise");
+      rise &= next >= last;
       last = next;
-      values_.bounds.push(next + shift);
+      *bound++ = static_cast<int64_t>(static_cast<uint64_t>(next) + static_cast<uint64_t>(shift));  // may wrap
     }
+    if (!rise) throw ArrowError("the offsets do not rise");
+    values_.bounds.advance(end - begin);
     if (last == first) return;
     if (array.buffers[2] == nullptr) throw ArrowError("the texts are missing");
     const std::string_view texts(static_cast<const char*>(array.buffers[2]) + first, static_cast<size_t>(last - first));

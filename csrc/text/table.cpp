@@ -370,8 +370,9 @@ const char* TableReader::parse_json_array(const char* p, const char* end, bool l
     fail(problem);
   }
   lines_ += count_line_ends(counted, read);
-  const size_t line = block.substr(0, static_cast<size_t>(read - p)).find_last_of("\r\n");
-  column_ = line == block.npos ? column_ + count_characters(p, read) : count_characters(p + line + 1, read);
+  const char* line = lines_ == lines ? p : read;
+  while (line > p && line[-1] != '\n' && line[-1] != '\r') --line;
+  column_ = (lines_ == lines ? column_ : 0) + count_characters(line, read);
   return read;
 }
 
