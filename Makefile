@@ -28,8 +28,7 @@ test: .venv/tested
 test-fast: .venv/tested
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
-docs: .venv/built
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
+docs: .venv/tested
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open build/site/index.html, or run: $(BIN)/mkdocs serve"
 

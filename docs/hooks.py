@@ -19,9 +19,21 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 DOCS = Path(__file__).parent
-PUBLIC = set(re.findall(r" as (\w+)$", (DOCS.parent / "bertnli" / "__init__.py").read_text("utf-8"), re.MULTILINE))
+PUBLIC = set(
+    re.findall(
+        r" as (\w+)$",
+        (DOCS.parent / "bertnli" / "__init__.py").read_text("utf-8"),
+        re.MULTILINE,
+    )
+)
 # Their classes as prose names them, of those whose name is no plain word.
-CLASS = re.compile("|".join(rf"\b{name}\b(?![`'])" for name in sorted(PUBLIC) if re.match(r"[A-Z]+[a-z]*[A-Z]", name)))
+CLASS = re.compile(
+    "|".join(
+        rf"\b{name}\b(?![`'])"
+        for name in sorted(PUBLIC)
+        if re.match(r"[A-Z]+[a-z]*[A-Z]", name)
+    )
+)
 
 
 class Notebook(File):
@@ -35,11 +47,22 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             files.remove(file)
-            files.append(Notebook(file.src_uri, config.docs_dir, config.site_dir, config.use_directory_urls))
+            files.append(
+                Notebook(
+                    file.src_uri,
+                    config.docs_dir,
+                    config.site_dir,
+                    config.use_directory_urls,
+                )
+            )
 
 
 def on_page_read_source(page: Page, config: MkDocsConfig) -> str | None:
-    return notebook_page(Path(config.docs_dir, page.file.src_uri)) if isinstance(page.file, Notebook) else None
+    return (
+        notebook_page(Path(config.docs_dir, page.file.src_uri))
+        if isinstance(page.file, Notebook)
+        else None
+    )
 
 
 def on_post_build(config: MkDocsConfig) -> None:
@@ -56,8 +79,16 @@ def notebook_page(path: Path) -> str:
             parts.append(source)
         elif cell["cell_type"] == "code":
             parts.append(f"```python\n{source}\n```")
-            parts += [shown for output in cell["outputs"] if (shown := notebook_output(output))]
-    download = "下载本页的笔记本" if "zh" in path.parts else "Download this page as a notebook"
+            parts += [
+                shown
+                for output in cell["outputs"]
+                if (shown := notebook_output(output))
+            ]
+    download = (
+        "下载本页的笔记本"
+        if "zh" in path.parts
+        else "Download this page as a notebook"
+    )
     parts.insert(1, f'<a href="{path.name}" download>{download}</a>')
     return "\n\n".join(parts)
 
@@ -131,10 +162,22 @@ def read_entries(lines: list[str]) -> list[str] | None:
 
 def list_item(name: str, text: list[str]) -> list[str]:
     """The item of one name. `settings` has a list of its own. A second column ("ids   int32 [N]   ...") is a type."""
-    title = ", ".join(part if " " in part else f"`{part}`" for part in name.split(", "))
+    title = ", ".join(
+        part if " " in part else f"`{part}`" for part in name.split(", ")
+    )
     if name == "settings":
-        width = min(len(line) - len(line.lstrip()) for line in text[1:]) if len(text) > 1 else 0
-        inner = read_entries([text[0], *(line[4 + len("settings") :] for line in text[1:])]) if width else None
+        width = (
+            min(len(line) - len(line.lstrip()) for line in text[1:])
+            if len(text) > 1
+            else 0
+        )
+        inner = (
+            read_entries(
+                [text[0], *(line[4 + len("settings") :] for line in text[1:])]
+            )
+            if width
+            else None
+        )
         if inner is not None:
             return [f"- {title}", *(f"    {item}" for item in inner)]
     columns = re.split(r" {2,}", text[0])
@@ -151,5 +194,7 @@ def prose(text: str) -> str:
             parts[i] = f"[{part}][bertnli.{part.strip('`')}]"
         elif not i % 2:
             escaped = re.sub(r"[\[*_]", r"\\\g<0>", part.replace("<", "&lt;"))
-            parts[i] = CLASS.sub(lambda found: f"[{found[0]}][bertnli.{found[0]}]", escaped)
+            parts[i] = CLASS.sub(
+                lambda found: f"[{found[0]}][bertnli.{found[0]}]", escaped
+            )
     return "".join(parts)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from helpers import ROOT
 
 import bertnli
 from bertnli.cli import main
+from bertnli.data.demo import write_demo_corpus
 from bertnli.tasks.base import HEADS
 
 DOCS = ROOT / "docs"
@@ -43,11 +44,19 @@ PAGES = [path for path in sorted(DOCS.rglob("*.md")) if any(kind in ("python", "
 ENGLISH = [path for path in PAGES if path.parent.name != "zh"]
 
 
+def leave_out_plots(patch: pytest.MonkeyPatch) -> None:
+    """Make reports without plots, as without matplotlib: they take most of the time, and other tests draw them."""
+    patch.setattr("bertnli.report.plots.new_figure", lambda **_: None)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small `bertnli demo`."""
     folder = tmp_path_factory.mktemp("docs") / "demo"
-    assert main(["demo", "--output", str(folder), "--pairs", "300", "--epochs", "1", "--quiet"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_plots(patch)
+        patch.setattr("bertnli.cli.demo.write_demo_corpus", partial(write_demo_corpus, dev=200, test=200))
+        assert main(["demo", "--output", str(folder), "--pairs", "300", "--epochs", "1", "--quiet"]) == 0
     return folder
 
 
@@ -57,6 +66,7 @@ def place(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(demo)
     monkeypatch.chdir(tmp_path)
+    leave_out_plots(monkeypatch)
     yield tmp_path
     HEADS.pop("relation", None)
 
@@ -77,7 +87,7 @@ def test_page(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     for kind, text in blocks(page):
         if kind == "python":
             exec(compile(text, str(page), "exec"), {"__name__": "snippet"})
-        for line in text.splitlines() if kind == "sh" else ():
+        for line in text.replace("\\\n", "").splitlines() if kind == "sh" else ():
             run_command(line, monkeypatch)
     if page.name == "custom-task.md":
         figures, prediction = capsys.readouterr().out.splitlines()[-2:]
