@@ -46,11 +46,11 @@ def open_input(path: Path, encoding: str = "utf-8") -> Iterator[Lines]:
         return
     if sys.stdin.isatty():
         print("bertnli: reading standard input, a line at a time; Ctrl-D ends it", file=sys.stderr)
-    arriving = _Arriving(sys.stdin.fileno(), source.encoding)
+    arriving = Arriving(sys.stdin.fileno(), source.encoding)
     yield Lines(decoded_lines(arriving, "standard input"), "standard input", arriving.is_waiting)
 
 
-class _Arriving:
+class Arriving:
     """The lines of a pipe or a terminal in UTF-8, each as soon as it is there."""
 
     def __init__(self, handle: int, encoding: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from helpers.commands import run, task_jobs, tiny_bert
 
 from bertnli import Model, WordPieceTokenizer, read_conll, save_pretrained
+from bertnli.cli.texts import Arriving, chunks
 from bertnli.tasks.base import HEADS
 from bertnli.tasks.question_answering import normalized
 
@@ -140,23 +142,58 @@ def test_predictions_of_snli(trained: Path, corpus: Path, tmp_path: Path, capsys
     assert (status, "--probabilities goes with --predictions" in err) == (2, True)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_pipe_is_answered_line_by_line(encoding: str, trained: Path) -> None:
-    """Whatever the batch size: what is there is computed, without waiting for more."""
-    command = [sys.executable, "-m", "bertnli", "predict", "--model", str(trained), "--encoding", encoding]
+def test_a_pipe_is_answered_line_by_line(trained: Path) -> None:
+    """Whatever the batch size: what is there is computed, without waiting for more. A byte order mark is not text."""
+    command = [sys.executable, "-m", "bertnli", "predict", "--model", str(trained)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        text = "a\tb\n", "A man .\tA café .\n"
-        encoded = "".join(text).encode(encoding)
-        cut = len(text[0].encode(encoding))
-        for part in (encoded[:cut], encoded[cut:]):
-            process.stdin.write(part)
+        for text in (
+            '\ufeff{"premise": "a", "hypothesis": "b"}\n',
+            '{"premise": "A man", "hypothesis": "A café"}\n',
+        ):
+            process.stdin.write(text.encode())
             process.stdin.flush()
             assert "label" in json.loads(process.stdout.readline())
-        process.stdin.write("no\tnew line".encode(encoding.replace("16", "16-le")))
+        process.stdin.write(b'{"premise": "no", "hypothesis": "line end"}')
         process.stdin.close()
         assert "label" in json.loads(process.stdout.read())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_lines_of_a_pipe(encoding: str) -> None:
+    """In parts that end anywhere: a line is there as soon as it is whole, or the input ends."""
+    reader, writer = os.pipe()
+    arriving = Arriving(reader, encoding)
+    content = "é\n\nab".encode(encoding)
+    first_line = len("é\n".encode(encoding))
+    for i in range(first_line):
+        assert not arriving.is_waiting()
+        os.write(writer, content[i : i + 1])
+    assert arriving.is_waiting()
+    assert next(arriving) == "é\n".encode()
+    assert not arriving.is_waiting()
+    os.write(writer, content[first_line:])
+    assert (next(arriving), arriving.is_waiting()) == (b"\n", False)
+    os.close(writer)
+    assert arriving.is_waiting()
+    assert list(arriving) == [b"ab"]
+    os.close(reader)
+
+
+def test_what_is_there_is_taken_together() -> None:
+    """And what comes before an error."""
+    waiting = iter([True, False, True, True, True])
+    items = (int(text) for text in ["1", "2", "3", "4", "5", "6", "x"])
+    found = []
+
+    def collect() -> None:
+        for chunk in chunks(items, 3, lambda: next(waiting)):
+            found.append(chunk)
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        collect()
+    assert found == [[1, 2], [3, 4, 5], [6]]
 
 
 def test_encodings_and_delimiters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

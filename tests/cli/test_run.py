@@ -114,28 +114,10 @@ def test_predict_reads_standard_input(trained: Path) -> None:
     assert len(result.stdout.splitlines()) == 2
 
 
-def test_standard_input_is_answered_batch_by_batch(trained: Path) -> None:
-    """A reader at the other end of a pipe is not kept waiting; a byte order mark is not text."""
-    command = [sys.executable, "-m", "bertnli", "predict", "--model", str(trained), "--batch-size", "1"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b'\xef\xbb\xbf{"premise": "A man is sleeping.", "hypothesis": "A man isn\'t."}\n')
-        process.stdin.write(b'{"premise": "x", "hypothesis": "y"}\n')
-        process.stdin.flush()
-        first = json.loads(process.stdout.readline())
-        process.stdin.close()
-        rest = process.stdout.read()
-    assert first["label"] in LABELS
-    assert rest.count(b"\n") == 1
-    assert process.returncode == 0
-
-
-@pytest.mark.parametrize("command", ["predict", "zero-shot --labels red,green"])
-def test_somebody_who_types_is_answered_line_by_line(command: str, trained: Path) -> None:
+def test_somebody_who_types_is_answered_line_by_line(trained: Path) -> None:
     """Not only at the end of the input."""
     controller, terminal = os.openpty()
-    arguments = [*command.split(), "--model", str(trained)]
+    arguments = ["zero-shot", "--labels", "red,green", "--model", str(trained)]
     with subprocess.Popen(
         [sys.executable, "-m", "bertnli", *arguments], stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
