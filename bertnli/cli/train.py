@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,17 +19,21 @@ from torch import Tensor
 from bertnli.cli.loading import find_device, load, load_checkpoint, with_switches
 from bertnli.cli.reports import print_json
 from bertnli.cli.runs import Run, dev_file, make_bert, make_tokenizer, print_unused_precision, run_arguments
+from bertnli.data.files import atomic_path
 from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTModel
 from bertnli.report.page import Section
+from bertnli.runtime import distributed
 from bertnli.tasks.base import HEADS, Head
 from bertnli.tasks.classification import BERTClassifier
 from bertnli.tasks.embedding import BERTEmbedder
 from bertnli.tasks.load import Examples, texts_of
 from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer
-from bertnli.training.folds import cross_validate
+from bertnli.training.folds import CrossValidation, cross_validate
 from bertnli.training.loop import fit
+
+FOLDS_FILE = "folds.jsonl"  # in --output, of --folds
 
 
 @dataclass
@@ -86,11 +92,21 @@ def prepare(args: SimpleNamespace) -> Job:
 
 def _cross_validate(args: SimpleNamespace, job: Job) -> Section:
     """Print the figures of --folds, and give them for the report. The job's model stays as it is."""
-    found = cross_validate(
-        job.model, job.tokenizer, job.train, job.dev_data, args.options, folds=args.folds,
-        max_len=job.model.sequence_len(args.max_len), truncation=args.truncation, device=find_device(args.device),
-        progress=not args.quiet,
-    )  # fmt: skip
+    file: Path = args.output / FOLDS_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if args.resume and file.exists() else []
+    key = {"folds": args.folds, "epochs": args.epochs}
+    stored = [json.loads(line) for line in lines]
+    if stored and stored[0] == key:  # of the run that is continued
+        found = CrossValidation(stored[1:])
+    else:
+        found = cross_validate(
+            job.model, job.tokenizer, job.train, job.dev_data, args.options, folds=args.folds,
+            max_len=job.model.sequence_len(args.max_len), truncation=args.truncation, device=find_device(args.device),
+            progress=not args.quiet,
+        )  # fmt: skip
+        if distributed.rank_and_size()[0] == 0:
+            with atomic_path(file) as path:
+                path.write_text("".join(f"{json.dumps(line)}\n" for line in [key, *found.figures]), encoding="utf-8")
     for number, figures in enumerate(found.figures, 1):
         print_json(args, {"fold": number, **figures})
     shown = (f"{name} {found.mean[name]:.4f} ± {deviation:.4f}" for name, deviation in found.deviation.items())

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bertnli
-from bertnli.data.arguments import strings
+from bertnli.data.arguments import positive, strings
 from bertnli.data.extras import from_extra
 from bertnli.model import Model
 from bertnli.tasks.classification import BERTClassifier
@@ -222,11 +222,13 @@ class _Service:
 
     async def rank(self, values: dict[str, Any]) -> Any:
         query, documents = _take(values, "query", str), strings(_take(values, "documents", list), "documents")
-        top_k, label = _take(values, "top_k", int, 10), _take(values, "label", str, None)
+        top_k, label = positive(_take(values, "top_k", int, 10), "top_k"), _take(values, "label", str, None)
         _check_rest(values)
         head, names = self.model.head, self.model.head.label_names or ()
         if isinstance(head, BERTClassifier) and label not in names:
             raise ValueError(f"a classifier ranks by the probability of a class: give label, one of {', '.join(names)}")
+        if not documents:
+            return {"ranking": []}
         scores = np.asarray(await self._pairs(self._scores, query, documents), np.float32)
         return {"ranking": _ranking(scores[:, names.index(label)] if label in names else scores)[:top_k]}
 

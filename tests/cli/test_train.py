@@ -18,6 +18,7 @@ from bertnli import (
     save_pretrained,
 )
 from bertnli.cli import runs
+from bertnli.cli import train as train_command
 from bertnli.cli.config import read_toml
 
 
@@ -241,7 +242,7 @@ def test_a_run_that_is_done_goes_on_for_more_epochs(
 
 
 def test_folds_are_measured_before_the_model_is_trained(
-    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They change nothing of it, and are in the report."""
 
@@ -257,7 +258,14 @@ def test_folds_are_measured_before_the_model_is_trained(
     mean = sum(line["accuracy"] for line in folds) / 3
     assert f"3 folds: loss {sum(line['loss'] for line in folds) / 3:.4f} ± " in err
     assert f"accuracy {mean:.4f} ± " in err
-    assert "Cross-validation in 3 folds" in (tmp_path / "folds" / "report.html").read_text()
+    page = tmp_path / "folds" / "report.html"
+    assert "Cross-validation in 3 folds" in page.read_text()
+    with monkeypatch.context() as patch:  # a continued run knows them
+        patch.setattr(train_command, "cross_validate", lambda *_, **__: pytest.fail("the folds were trained again"))
+        status, out, err = run(*arguments(tmp_path / "folds", "--folds", 3, "--json", "--resume"), capsys=capsys)
+        assert status == 0, err
+        assert [line for line in map(json.loads, out.splitlines()) if "fold" in line] == folds
+        assert f"<td>{mean:.4f}</td>" in page.read_text()
     assert_equal_weights(tmp_path / "folds", tmp_path / "plain")
 
 

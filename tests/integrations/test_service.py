@@ -85,6 +85,7 @@ def test_ranking_is_the_models() -> None:
         asked = {"query": "red one", "documents": documents, "top_k": 4, "label": "some"}
         wanted = model.rank("red one", documents, 4, label="some")
         assert_same(web.post("/rank", json=asked).json()["ranking"], [{"index": i, "score": s} for i, s in wanted])
+        assert web.post("/rank", json={"query": "red", "documents": [], "label": "some"}).json() == {"ranking": []}
         assert "give label, one of none, some" in web.post("/rank", json={"query": "red", "documents": ["one"]}).text
         assert "one output" in web.post("/rerank", json={"query": "red", "texts": ["one"]}).json()["error"]
     for web, model in client("regression"):
@@ -132,6 +133,7 @@ def test_vectors_are_the_models() -> None:
         ("/predict", {"examples": ["red " * 2000]}, "more than 4000 bytes"),
         ("/rank", {"query": "red", "documents": ["a", 1], "label": "some"}, "documents[1] must be a str"),
         ("/rank", {"query": "red", "documents": [], "label": "some", "top_k": True}, "top_k must be an integer"),
+        ("/rank", {"query": "red", "documents": ["a"], "label": "some", "top_k": 0}, "top_k must be at least 1"),
     ],
 )
 def test_a_wrong_request_is_said_what_is_wrong_with_it(path: str, body: Any, message: str) -> None:
