@@ -73,7 +73,7 @@ class Explanation:
             for part, text in enumerate(self.texts)
             for words in [[word for word in self.words if word.part == part]]
         ]
-        return f"<p>{title}</p>{''.join(parts)}"
+        return f"<p>{title} (blue words spoke for it, red ones against it)</p>{''.join(parts)}"
 
 
 def _coloured(text: str, words: Sequence[Word], largest: float) -> str:
