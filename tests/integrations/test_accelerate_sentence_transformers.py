@@ -65,6 +65,19 @@ def test_cross_encoder(labels: int, tmp_path: Path) -> None:
     assert np.array_equal(model.predict(PAIRS), plain.predict(PAIRS))
 
 
+def test_other_inputs_and_a_model_loaded_in_bfloat16(tmp_path: Path) -> None:
+    folder = saved(tmp_path, BertForSequenceClassification, num_labels=1, initializer_range=0.05)
+    plain = CrossEncoder(folder, device="cpu")
+    half = bertnli.accelerate(CrossEncoder(folder, device="cpu", model_kwargs={"dtype": torch.bfloat16}))
+    model = bertnli.accelerate(copy.deepcopy(plain))
+    wanted = plain.predict(PAIRS)
+    np.testing.assert_allclose(model.predict(np.array(PAIRS)), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.predict(PAIRS, batch_size=1), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(half.predict(PAIRS), wanted, atol=3e-2)
+    assert isinstance(model.predict(np.array(PAIRS[0])), np.float32)
+    assert model.predict([]).shape == model.predict(np.array([], dtype=str)).shape == (0,)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_sentence_transformer(pooling: str, tmp_path: Path) -> None:
     module = Transformer(saved(tmp_path, BertModel))
