@@ -74,7 +74,7 @@ class Lines {
 };
 
 // For messages: in quotes, and shortened.
-inline std::string quoted(std::string_view s) {
+inline std::string shortened(std::string_view s) {
   constexpr size_t kMost = 40;
   size_t n = s.size();
   if (n > kMost) {
@@ -109,7 +109,7 @@ class Json {
   void expect(char c, const char* what) {
     space();
     if (!at(c))
-      fail(std::string("expected ") + what + (p < end_ ? ", found " + quoted(here()) : ", found the line's end"));
+      fail(std::string("expected ") + what + (p < end_ ? ", found " + shortened(here()) : ", found the line's end"));
     ++p;
   }
   // Decodes to *out unless it is null. Lone surrogates are an error, unless nobody reads the string.
@@ -221,7 +221,7 @@ class Json {
     return {p, n};
   }
   [[noreturn]] void unexpected() const {
-    fail(p < end_ ? "expected a value, found " + quoted(here()) : "expected a value, found the line's end");
+    fail(p < end_ ? "expected a value, found " + shortened(here()) : "expected a value, found the line's end");
   }
   char32_t hex4() {
     char32_t v = 0;
@@ -248,7 +248,7 @@ class Json {
         string(&keys[i], true);
       }
       p = later->second;
-      if (keys[0] == keys[1]) fail("the key " + quoted(keys[0]) + " is repeated", ErrorAt::Kind::kValue);
+      if (keys[0] == keys[1]) fail("the key " + shortened(keys[0]) + " is repeated", ErrorAt::Kind::kValue);
     }
     keys_.erase(begin, keys_.end());
   }

@@ -54,7 +54,7 @@ class PairParser {
       }
       std::string wanted, found;
       for (const auto name : names) wanted += (wanted.empty() ? "'" : " or '") + std::string(name) + "'";
-      for (const auto f : fields) found += (found.empty() ? "" : ", ") + quoted(f);
+      for (const auto f : fields) found += (found.empty() ? "" : ", ") + shortened(f);
       const std::string hint =
           options_.parse && wanted.find("parse") != wanted.npos
               ? "; use columns=\"text\" for a file without parses"

@@ -309,7 +309,7 @@ const char* TableReader::parse_json_lines(const char* p, const char* end, bool l
         const char* from = json_.p;
         if (!json_.at('{')) {
           json_.skip_value();
-          throw ErrorAt{from, "expected a JSON object, as JSON lines have one a line; found " + quoted(line)};
+          throw ErrorAt{from, "expected a JSON object, as JSON lines have one a line; found " + shortened(line)};
         }
         read_object();
         const std::string_view object(from, static_cast<size_t>(json_.p - from));

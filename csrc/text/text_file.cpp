@@ -1,8 +1,5 @@
 #include "text_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -13,24 +10,24 @@ namespace bertnli {
 [[noreturn]] static void fail(const std::string& path) { throw FileError(errno, path); }
 
 TextFile::TextFile(const std::string& path) : path_(path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) fail(path);
+  const int file = open_to_read(path.c_str());
+  if (file < 0) fail(path);
   struct Close {
-    int fd;
+    int file;
     ~Close() {
-      if (fd >= 0) close(fd);
+      if (file >= 0) close_file(file);
     }
-  } guard{fd};
-  if (fstat(fd, &opened_) != 0) fail(path);
-  if (S_ISREG(opened_.st_mode) && opened_.st_size > 0) {
-    size_ = static_cast<size_t>(opened_.st_size);
-    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-    fd_ = std::exchange(guard.fd, -1);
+  } guard{file};
+  if (!get_state(file, opened_)) fail(path);
+  if (opened_.is_regular && opened_.size > 0) {
+    size_ = static_cast<size_t>(opened_.size);
+    will_read_in_order(file);
+    file_ = std::exchange(guard.file, -1);
     return;
   }
   char block[1 << 16];
   for (;;) {
-    const ssize_t n = ::read(fd, block, sizeof block);
+    const int64_t n = read_next(file, block, sizeof block);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail(path);
     if (n == 0) break;
@@ -40,16 +37,16 @@ TextFile::TextFile(const std::string& path) : path_(path) {
 }
 
 TextFile::~TextFile() {
-  if (fd_ >= 0) close(fd_);
+  if (file_ >= 0) close_file(file_);
 }
 
 void TextFile::read(size_t at, char* to, size_t n) const {
-  if (fd_ < 0) {
+  if (file_ < 0) {
     std::memcpy(to, content_.data() + at, n);
     return;
   }
   while (n > 0) {
-    const ssize_t got = pread(fd_, to, n, static_cast<off_t>(at));
+    const int64_t got = read_at(file_, to, n, at);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail(path_);
     if (got == 0) changed();
@@ -60,13 +57,10 @@ void TextFile::read(size_t at, char* to, size_t n) const {
 }
 
 void TextFile::check_unchanged() const {
-  if (fd_ < 0) return;
-  struct stat now;
-  if (fstat(fd_, &now) != 0) fail(path_);
-  if (now.st_size != opened_.st_size || now.st_mtim.tv_sec != opened_.st_mtim.tv_sec ||
-      now.st_mtim.tv_nsec != opened_.st_mtim.tv_nsec) {
-    changed();
-  }
+  if (file_ < 0) return;
+  FileState now;
+  if (!get_state(file_, now)) fail(path_);
+  if (now != opened_) changed();
 }
 
 void TextFile::changed() const {
@@ -143,11 +137,10 @@ Windows::~Windows() {
 }
 
 size_t last_line_end(const char* text, size_t size) {
-  if (const void* newline = memrchr(text, '\n', size)) {
-    return static_cast<size_t>(static_cast<const char*>(newline) - text) + 1;
-  }
-  const void* cr = size > 1 ? memrchr(text, '\r', size - 1) : nullptr;
-  return cr == nullptr ? 0 : static_cast<size_t>(static_cast<const char*>(cr) - text) + 1;
+  const std::string_view all(text, size);
+  if (const size_t newline = all.rfind('\n'); newline != all.npos) return newline + 1;
+  const size_t cr = all.substr(0, size - std::min<size_t>(size, 1)).rfind('\r');
+  return cr == all.npos ? 0 : cr + 1;
 }
 
 bool Windows::next(std::string_view& lines) {

@@ -2,8 +2,6 @@
 // SIGBUS when another one shortens the file.
 #pragma once
 
-#include <sys/stat.h>
-
 #include <cstddef>
 #include <stdexcept>
 #include <string>
@@ -11,6 +9,7 @@
 #include <system_error>
 
 #include "buffers.h"
+#include "system.h"
 
 namespace bertnli {
 
@@ -59,8 +58,8 @@ class TextFile {
   void blocks(size_t at, const Each& each) const;
 
   const std::string path_;
-  int fd_ = -1;  // of a regular file
-  struct stat opened_;
+  int file_ = -1;  // a regular one
+  FileState opened_;
   size_t size_ = 0;
   std::string content_;  // of anything else
 };

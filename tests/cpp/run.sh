@@ -5,6 +5,7 @@
 #                                    the fuzzers' corpus under the first two
 #   tests/cpp/run.sh plain           tests without a sanitizer
 #   tests/cpp/run.sh fuzz 600        the libFuzzer targets, 200 seconds each; 77 where clang has no libFuzzer
+#   tests/cpp/run.sh cross           compile it for Windows by MinGW; compile it for aarch64 and run its tests by qemu-user
 #   tests/cpp/run.sh bindings 100    both extensions under AddressSanitizer + UndefinedBehaviorSanitizer, compiled by g++,
 #                                    and 100 mutated calls of each function and operator (tests/fuzz/bindings.py)
 #
@@ -55,6 +56,13 @@ fuzz)
             -artifact_prefix="$BUILD/" "-dict=tests/cpp/$dictionary.dict" "$BUILD/corpus/$target"
     done
     ;;
+cross)
+    # MinGW's libraries of threads are POSIX's; programs for it are linked, and run where Wine is.
+    x86_64-w64-mingw32-g++-posix $FLAGS -O1 -static tests/cpp/test_*.cpp $SOURCES -o "$BUILD/test_text.exe"
+    if command -v wine64 >/dev/null; then wine64 "$BUILD/test_text.exe"; else echo "linked for Windows, not run: no Wine"; fi
+    aarch64-linux-gnu-g++ $FLAGS -O1 -static tests/cpp/test_*.cpp $SOURCES -o "$BUILD/test_text_aarch64"
+    qemu-aarch64 "$BUILD/test_text_aarch64"
+    ;;
 bindings)
     checks="-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
     CFLAGS=$checks LDFLAGS="-fsanitize=address,undefined" BERTNLI_OPTIMIZATION=-O1 ${PYTHON:-python3} setup.py -q build_ext \
@@ -70,7 +78,7 @@ bindings)
         ${PYTHON:-python3} tests/fuzz/bindings.py "${2:-100}" "${3:-0}"
     ;;
 *)
-    sed -n '2,12p' "$0"
+    sed -n '2,13p' "$0"
     exit 2
     ;;
 esac

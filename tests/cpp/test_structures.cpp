@@ -168,7 +168,7 @@ void buffers_are_reused() {
     Buffer *a = take_buffer(bytes), *b = take_buffer(bytes);
     CHECK(a->bytes >= bytes && a->data != b->data);
     for (Buffer* buffer : {a, b}) std::memset(buffer->data, 1, buffer->bytes);
-    void* const of[] = {a->data, b->data};
+    [[maybe_unused]] void* const of[] = {a->data, b->data};
     give_buffer(a);
     give_buffer(b);
     Buffer* large = take_buffer(10 * bytes);  // fits into neither, and leaves them where they are

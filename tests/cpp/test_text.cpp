@@ -1,7 +1,8 @@
 // Tests of the text stage; tests/cpp/run.sh builds and runs them. Here: files, truncation, rows and batches.
-#include <sys/mman.h>
-#include <unistd.h>
-
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <random>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -50,7 +51,7 @@ void padded_equals_ragged() {
   }
   std::vector<std::string_view> views[2];
   for (int k = 0; k < 2; ++k) views[k].assign(texts[k].begin(), texts[k].end());
-  for (const size_t max_len : {13, 16}) {
+  for (const size_t max_len : {13, 14, 16}) {
     for (const auto& [n, threads] : {std::pair(kMost, 1), {kMost, 4}, {kMost / 5, 1}}) {
       const Texts first{n, views[0].data(), nullptr, nullptr, nullptr, nullptr};
       const Texts second{n, views[1].data(), nullptr, nullptr, nullptr, nullptr};
@@ -147,11 +148,12 @@ void lines_equal_splitting() {
 }
 
 void windows_are_the_file() {
-  const std::string path = "/proc/self/fd/" + std::to_string(memfd_create("windows", 0));
-  const int fd = std::stoi(path.substr(path.rfind('/') + 1));
+  const auto place = std::filesystem::temp_directory_path() / ("windows." + std::to_string(std::random_device{}()));
+  const std::string path = place.string();
+  const auto write = [&](std::string_view text) { CHECK(std::ofstream(place, std::ios::binary) << text); };
   for (int round = 0; round < 4000; ++round) {
     const std::string text = random_text(round % 2 == 0 ? "ab\n\r" : "abcdefgh\n\r", 60);
-    CHECK(ftruncate(fd, 0) == 0 && pwrite(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
+    write(text);
     const TextFile file(path);
     CHECK(file.size() == text.size());
     Windows windows(file, 0, file.size(), 1 + below(9));
@@ -177,9 +179,10 @@ void windows_are_the_file() {
     CHECK(file.behind_newline(begin) == (newline == text.npos ? text.size() : newline + 1));
     CHECK(file.has_only_line_ends(begin) == (text.find_first_not_of("\r\n", begin) == text.npos));
   }
-  CHECK(pwrite(fd, "abc", 3, 0) == 3);
-  const TextFile file(path);
-  CHECK(ftruncate(fd, 1) == 0);
+  write("abc");
+  std::optional<TextFile> opened(path);
+  const TextFile& file = *opened;
+  write("a");
   for (const bool reads : {true, false}) {
     try {
       char to[3];
@@ -189,7 +192,8 @@ void windows_are_the_file() {
       CHECK(std::string_view(e.what()).find("the file changed while it was read") != std::string_view::npos);
     }
   }
-  close(fd);
+  opened.reset();  // Windows removes no open file
+  std::filesystem::remove(place);
 }
 
 void threads_share_a_tokenizer() {
