@@ -4,6 +4,7 @@
 # make docs    the site of docs/, with the API reference, into build/site; a warning is an error
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
 #                 extensions under the first two
+# make cross   the text stage compiled for Windows and aarch64, with its tests by qemu-user (needs both compilers)
 # make fuzz    the text stage's three libFuzzer targets (needs clang), and all files that are read by Atheris, for FUZZ_SECONDS
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ INSTALL = mkdir -p build && $(BIN)/pip install -v --no-build-isolation --editabl
 	| awk '/^ *\[[0-9]+\/[0-9]+\]/ {print "compiled " $$1; fflush()}' || { tail -n 40 build/install.log; exit 1; }
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test test-fast docs sanitize fuzz format clean
+.PHONY: demo test test-fast docs sanitize cross fuzz format clean
 
 demo: .venv/built
 	$(BIN)/python -m bertnli demo
@@ -35,6 +36,9 @@ docs: .venv/tested
 sanitize: .venv/tested
 	tests/cpp/run.sh
 	PYTHON=$(BIN)/python tests/cpp/run.sh bindings 100
+
+cross:
+	tests/cpp/run.sh cross
 
 FUZZ_SECONDS ?= 600
 fuzz: .venv/tested
