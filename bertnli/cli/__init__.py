@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(argv)
         if args is None:
             return 0
-        from bertnli.cli.running import run  # with torch
+        from bertnli.cli.dispatch import run  # with torch
 
         run(args)
         sys.stdout.flush()

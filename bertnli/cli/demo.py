@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from bertnli.cli.reports import print_epoch, print_json, print_kept_epoch
-from bertnli.cli.runs import Run, num_parameters
+from bertnli.cli.training_run import Run, num_parameters
 from bertnli.data.demo import write_demo_corpus
 from bertnli.data.snli import SNLI_LABELS
 from bertnli.encoder.bert import BERTModel

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bertnli.cli.loading import load, load_head, name_classes
-from bertnli.cli.runs import Run, dev_file, num_parameters, print_unused_precision, run_arguments
+from bertnli.cli.training_run import Run, dev_file, num_parameters, print_unused_precision, run_arguments
 from bertnli.data.source import Source
 from bertnli.data.texts import TextData
 from bertnli.distillation.distill import distill as run_distillation

@@ -12,8 +12,8 @@ from typing import Any
 from bertnli.cli.loading import load, load_head, name_classes, open_session
 from bertnli.cli.options import STDIN
 from bertnli.cli.reports import print_figures, print_json
-from bertnli.cli.runs import evaluation
 from bertnli.cli.texts import chunks, open_input
+from bertnli.cli.training_run import evaluation
 from bertnli.data.headers import is_by_number
 from bertnli.data.snli import snli_file
 from bertnli.data.source import Source

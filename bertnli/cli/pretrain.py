@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from bertnli.cli.loading import load_checkpoint
-from bertnli.cli.runs import Run, make_bert, make_tokenizer, print_unused_precision, run_arguments
+from bertnli.cli.training_run import Run, make_bert, make_tokenizer, print_unused_precision, run_arguments
 from bertnli.encoder.bert import BERTModel
 from bertnli.tasks.pretraining import BERTPretrainer, encode_paragraphs
 from bertnli.text.tokenizer import Tokenizer

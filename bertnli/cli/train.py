@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bertnli.cli.loading import find_device, load, load_checkpoint, with_switches
 from bertnli.cli.reports import print_json
-from bertnli.cli.runs import Run, dev_file, make_bert, make_tokenizer, print_unused_precision, run_arguments
+from bertnli.cli.training_run import Run, dev_file, make_bert, make_tokenizer, print_unused_precision, run_arguments
 from bertnli.data.files import atomic_path
 from bertnli.data.texts import TextData
 from bertnli.encoder.bert import BERTModel

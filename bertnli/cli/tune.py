@@ -15,8 +15,8 @@ from bertnli.cli.config import read_toml, run_toml
 from bertnli.cli.loading import find_device
 from bertnli.cli.output import state_file
 from bertnli.cli.reports import print_json
-from bertnli.cli.runs import Run
 from bertnli.cli.train import Job, prepare
+from bertnli.cli.training_run import Run
 from bertnli.data.arguments import nearest
 from bertnli.data.extras import from_extra
 from bertnli.data.html import table
