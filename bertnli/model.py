@@ -300,13 +300,16 @@ class Model:
         truncation: Truncation = "longest_first",
         separator: str = ",",
         batch_size: int = 256,
+        progress: bool = True,
     ) -> dict[str, Any]:
         """The head's figures of merit on labelled data, its mean loss, and the number of examples.
 
         Of a folder in SNLI's layout it takes the test file. Arguments: see `fit`.
         """
         encoded = self._encode(data, "test", text_columns, label_column, truncation, separator)
-        return inference.evaluate(self.head, encoded, batch_size=batch_size, precision=self.precision)
+        return inference.evaluate(
+            self.head, encoded, batch_size=batch_size, precision=self.precision, progress=progress
+        )
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, format: str = "bertnli") -> None:
         """Write a checkpoint: see `bertnli.save_pretrained`."""

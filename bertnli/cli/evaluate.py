@@ -79,7 +79,7 @@ def predict(args: SimpleNamespace) -> None:
         how: dict[str, Any] = dict(max_len=args.max_len, truncation=args.truncation, batch_size=args.batch_size)
         written, aside = predict_file(
             session, tokenizer, args.input, args.output, text_columns=args.text_columns,
-            probabilities=args.probabilities, bad_rows=args.bad_rows, **table, **how,
+            probabilities=args.probabilities, bad_rows=args.bad_rows, progress=not args.quiet, **table, **how,
         )  # fmt: skip
         print(f"{written} rows: {args.output}" + (f"; {aside} rows set aside: {args.bad_rows}" if aside else ""))
         return

@@ -104,6 +104,7 @@ add(
             type=OUTPUT_PATH,
             help="JSON lines to write the rows to that cannot be read (default: such a row is an error)",
         ),
+        switch("--quiet", OUTPUT, help="no progress"),
         *encoding_options(),
         *inference_options(),
     ],

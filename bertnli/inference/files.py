@@ -16,6 +16,7 @@ from bertnli.data.columns import TEXT, Column, Table
 from bertnli.data.conll import open_conll
 from bertnli.data.files import atomic_path
 from bertnli.data.headers import check_columns, is_by_number
+from bertnli.data.progress import Progress
 from bertnli.data.source import Source
 from bertnli.data.squad import is_squad, questions_of, read_whole, with_predictions
 from bertnli.data.tables import BadRow, arrow_schema, check_texts, column_names, filtered, labelled_rows, read_tables
@@ -42,6 +43,7 @@ def predict_file(
     bad_rows: str | os.PathLike[str] | None = None,
     encoding: str = "utf-8",
     delimiter: str | None = None,
+    progress: bool = False,
     **predicting: Any,
 ) -> tuple[int, int]:
     """Predict every row of a file, and write its columns with the predictions, in order.
@@ -58,6 +60,7 @@ def predict_file(
     bad_rows         JSON lines of the rows of a table that cannot be read: `line`, `error`, `row` (default: the first
                      such row is an error)
     encoding, delimiter    of `path`, as in `read_table`
+    progress         show how many rows are written on standard error
     predicting       other arguments of `predict`
 
     A classifier adds the columns `label` and `score`, its probability; a regressor `score`; other tasks the fields of
@@ -81,12 +84,14 @@ def predict_file(
         return predict(model, tokenizer, *parts, **predicting) if len(parts[0]) else []
 
     written = aside = 0
-    with table.writer(output) as write, _bad_writer(bad_rows) as write_bad:
+    shown = Progress(0, "predict", "rows", progress)
+    with table.writer(output) as write, _bad_writer(bad_rows) as write_bad, shown:
         for rows, texts, bad in table.chunks(bad_rows is not None):
             pairs = zip(rows, predicted(texts), strict=True)
             write([_with_prediction(row, _record(found, probabilities)) for row, found in pairs])
             write_bad(bad)
             written, aside = written + len(texts[0]), aside + len(bad)
+            shown.update(len(texts[0]) + len(bad))
         if not written + aside:
             raise ValueError(f"{path} has no rows")
     return written, aside

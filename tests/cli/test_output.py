@@ -18,7 +18,7 @@ from helpers import ROOT
 from helpers.commands import run, tiny_bert
 
 from bertnli import BERTClassifier, WordPieceTokenizer, save_pretrained
-from bertnli.cli import main, runs
+from bertnli.cli import main, training_run
 from bertnli.data.locks import lock
 
 WORDS = ["red", "green", "blue", "one"]
@@ -115,7 +115,7 @@ def test_an_interrupted_run_is_continued_or_replaced(
     for more in ([], ["--overwrite"]):
         shutil.rmtree(output, ignore_errors=True)
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "print_epoch", interrupt)
+            patch.setattr(training_run, "print_epoch", interrupt)
             status, _, err = run(*train(start, table, output), capsys=capsys)
         assert (status, err.count("\n")) == (130, 1)
         assert "out/training_state.pt: continue with --resume" in err
@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_line_and_loses_no_epoch(
             limit.__enter__()
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "print_epoch", fill_disk)
+        patch.setattr(training_run, "print_epoch", fill_disk)
         status = main([str(a) for a in command])
     limit.__exit__(None, None, None)
     err = capsys.readouterr().err
@@ -180,7 +180,7 @@ def test_that_output_can_be_written_is_tried_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     output = tmp_path / "out"
-    monkeypatch.setattr(runs, "print_epoch", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr(training_run, "print_epoch", lambda *_: pytest.fail("it trained"))
     if error == "read-only":
         output = Path("/proc/out")
     elif error == "too small":
@@ -199,7 +199,7 @@ def test_a_folder_that_vanishes_is_made_again(
     start: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
-    monkeypatch.setattr(runs, "print_epoch", lambda *_: shutil.rmtree(output))
+    monkeypatch.setattr(training_run, "print_epoch", lambda *_: shutil.rmtree(output))
     status, _, err = run(*train(start, table, output), capsys=capsys)
     assert status == 0, err
     assert (output / "model.safetensors").exists()

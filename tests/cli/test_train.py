@@ -17,8 +17,8 @@ from bertnli import (
     WordPieceTokenizer,
     save_pretrained,
 )
-from bertnli.cli import runs
 from bertnli.cli import train as train_command
+from bertnli.cli import training_run
 from bertnli.cli.config import read_toml
 
 
@@ -199,7 +199,7 @@ def test_an_interrupted_training_is_resumed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "print_epoch", interrupt)
+        patch.setattr(training_run, "print_epoch", interrupt)
         assert run(*arguments(tmp_path / "cut"), capsys=capsys)[0] == 130
     status, _, err = run(*arguments(tmp_path / "cut"), capsys=capsys)
     assert status == 2

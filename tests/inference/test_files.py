@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def read(path: Path) -> pandas.DataFrame:
     if path.suffix == ".parquet":
         return pandas.read_parquet(path)
     return pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype={"id": str})
+
+
+def test_progress_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("bertnli.data.progress._LINE_SECONDS", 0.0)
+    source, model = write(tmp_path / "in.csv", FRAME), BERTClassifier(bert(), 2, NAMES).eval()
+    predict_file(model, TOKENIZER, source, tmp_path / "out.csv")
+    assert capsys.readouterr().err == ""
+    predict_file(model, TOKENIZER, source, tmp_path / "out.csv", progress=True)
+    assert re.search(r"^predict: 9,000 rows, [0-9,]+ rows/s\n$", capsys.readouterr().err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ import torch
 from helpers.commands import tiny_bert
 
 from bertnli import BERTClassifier, WordPieceTokenizer, save_pretrained
-from bertnli.cli import main
-from bertnli.cli import runs as training_runs
+from bertnli.cli import main, training_run
 
 WORDS = ["red", "green", "blue", "one"]
 KILLS = 50
@@ -39,7 +38,7 @@ def child(arguments: list[str]) -> int:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking a process with threads
 def test_fifty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_runs, "write_report", lambda *_, **__: None)  # drawing takes longer than the training
+    monkeypatch.setattr(training_run, "write_report", lambda *_, **__: None)  # drawing takes longer than the training
     torch.manual_seed(0)
     tokenizer = WordPieceTokenizer([*WordPieceTokenizer.SPECIAL, *WORDS])
     save_pretrained(BERTClassifier(tiny_bert(len(tokenizer)), 2, ("x", "y")), tmp_path / "start", tokenizer)
