@@ -216,6 +216,11 @@ def _read(
         checkpoint = own.read(folder) if is_own else huggingface.read(folder)
     elif (folder / "pretrained.params").exists():
         checkpoint = d2l.read(folder, num_heads)
+    elif (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{folder} holds a PEFT adapter and no model; load it onto its model in transformers, and save what "
+            "merge_and_unload() returns"
+        )
     else:
         raise FileNotFoundError(f"{folder} holds neither config.json nor D2L's pretrained.params")
     if len(modules) > 1 and not encoder_only and "output.weight" not in checkpoint.state:

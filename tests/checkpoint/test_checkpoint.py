@@ -350,3 +350,9 @@ def test_a_foreign_config_is_refused(tmp_path: Path) -> None:
     save_file(lacking, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="lacks encoder"):
         load_pretrained_model(tmp_path)
+
+
+def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds a PEFT adapter and no model; .* merge_and_unload"):
+        from_pretrained(tmp_path)
