@@ -106,6 +106,7 @@ Tensor embed(const Tensor& token, const Tensor& segment, const Tensor& position,
 Tensor summed_by(const std::vector<int32_t>& key, int64_t keys, const Tensor& x, Type type) {
   const int64_t rows = x.size(0), width = x.size(1);
   const Tensor sums = fresh_zeros(keys, width, computed(type));
+  if (width == 0) return sums;  // else the counts of the keys are no larger than the sums
   std::vector<int32_t> at(keys + 1), order(rows), group(rows);  // a counting sort
   for (const int32_t k : key) at[k + 1]++;
   for (int64_t k = 0; k < keys; k++) at[k + 1] += at[k];

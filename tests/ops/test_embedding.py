@@ -147,3 +147,6 @@ def test_too_many_pairs_of_segment_and_position() -> None:
     one = torch.ones(1, dtype=torch.int32)
     with pytest.raises(RuntimeError, match="segment rows times positions must be below 2"):
         torch.ops.bertnli.embed_backward(torch.zeros(1, 2), one, one, one, 2, 2**30, 2, False, True, True)
+    # A table of many rows without columns takes no memory, not even for counts of its rows.
+    found, *_ = torch.ops.bertnli.embed_backward(torch.zeros(1, 0), one, one, one, 2**40, 2, 2, True, False, False)
+    assert found.shape == (2**40, 0)
