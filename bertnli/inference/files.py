@@ -78,16 +78,13 @@ def predict_file(
         _write_whole(whole, predict(model, tokenizer, *whole.parts, **predicting), output, probabilities)
         return len(whole.parts[0]), 0
     table = _RowsOf(source, *_columns(source, head, text_columns))
-
-    def predicted(texts: Sequence[Column]) -> list[Any]:
-        parts: list[Any] = [list(map(str.split, c.texts)) if head.task == "tagging" else c.texts for c in texts]
-        return predict(model, tokenizer, *parts, **predicting) if len(parts[0]) else []
-
     written = aside = 0
     shown = Progress(0, "predict", "rows", progress)
     with table.writer(output) as write, _bad_writer(bad_rows) as write_bad, shown:
         for rows, texts, bad in table.chunks(bad_rows is not None):
-            pairs = zip(rows, predicted(texts), strict=True)
+            parts: list[Any] = [list(map(str.split, c.texts)) if head.task == "tagging" else c.texts for c in texts]
+            predictions = predict(model, tokenizer, *parts, **predicting) if len(parts[0]) else []
+            pairs = zip(rows, predictions, strict=True)
             write([_with_prediction(row, _record(found, probabilities)) for row, found in pairs])
             write_bad(bad)
             written, aside = written + len(texts[0]), aside + len(bad)

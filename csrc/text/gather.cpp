@@ -42,25 +42,14 @@ __attribute__((target("avx512f,avx512vl"))) void write_padded_avx512(const Seque
   }
 }
 
-// Copies a row of an even width past the caches. Both places are multiples of 16.
-void stream_row(const int64_t* from, size_t width, int64_t* to) {
-  for (size_t k = 0; k < width; k += 2) {
-    _mm_stream_si128(reinterpret_cast<__m128i*>(to + k), _mm_load_si128(reinterpret_cast<const __m128i*>(from + k)));
-  }
-}
-
 void finish_streams() { _mm_sfence(); }
-
-constexpr bool kHasStreams = true;
 
 #else
 
 bool has_avx512() { return false; }
 template <bool>
 void write_padded_avx512(const Sequence&, size_t, int64_t, int64_t*, int64_t*) {}
-void stream_row(const int64_t*, size_t, int64_t*) {}
 void finish_streams() {}
-constexpr bool kHasStreams = false;
 
 #endif
 
@@ -121,27 +110,11 @@ void gather_padded(const std::vector<Sequence>& sequences, size_t max_len, int64
   const size_t n = sequences.size();
   const bool eights = max_len % 8 == 0 && has_avx512();
   const auto places = reinterpret_cast<uintptr_t>(ids) | reinterpret_cast<uintptr_t>(segments);
-  const bool streams = kHasStreams && max_len % 2 == 0 && places % 64 == 0 &&  // whole lines for AVX-512
-                       n * max_len > kMostCached / (2 * sizeof(int64_t));
-  std::vector<int64_t> row(streams && !eights ? 2 * max_len : 0);
-  const auto write_by_row = [&](const Sequence& s, size_t width, int64_t padding, int64_t* to_ids,
-                                int64_t* to_segments) {
-    write_padded(s, width, padding, row.data(), row.data() + width);
-    stream_row(row.data(), width, to_ids);
-    stream_row(row.data() + width, width, to_segments);
-  };
-  const auto write_all = [&](const auto& write) {
-    for (size_t i = 0; i < n; ++i) {
-      write(sequences[i], max_len, pad, ids + i * max_len, segments + i * max_len);
-      lens[i] = static_cast<int64_t>(sequences[i].length);
-    }
-  };
-  if (eights) {
-    write_all(streams ? write_padded_avx512<true> : write_padded_avx512<false>);
-  } else if (streams) {
-    write_all(write_by_row);
-  } else {
-    write_all(write_padded);
+  const bool streams = eights && places % 64 == 0 && n * max_len > kMostCached / (2 * sizeof(int64_t));
+  const auto write = streams ? write_padded_avx512<true> : eights ? write_padded_avx512<false> : write_padded;
+  for (size_t i = 0; i < n; ++i) {
+    write(sequences[i], max_len, pad, ids + i * max_len, segments + i * max_len);
+    lens[i] = static_cast<int64_t>(sequences[i].length);
   }
   if (streams) finish_streams();
 }

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ DATA, DEV = pairs(seed=7), pairs(20, seed=5)  # ten steps of nine pairs an epoch
 
 class Stop(Exception):
     pass
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard() -> Iterator[None]:
+    """Python's own handling of SIGINT, which a process that a shell started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def at_step(number: int, act: Callable[[], object]) -> list[Callback]:
