@@ -106,12 +106,14 @@ Tensor embed(const Tensor& token, const Tensor& segment, const Tensor& position,
 Tensor summed_by(const std::vector<int32_t>& key, int64_t keys, const Tensor& x, Type type) {
   const int64_t rows = x.size(0), width = x.size(1);
   const Tensor sums = fresh_zeros(keys, width, computed(type));
-  if (width == 0) return sums;  // else the counts of the keys are no larger than the sums
-  std::vector<int32_t> at(keys + 1), order(rows), group(rows);  // a counting sort
-  for (const int32_t k : key) at[k + 1]++;
-  for (int64_t k = 0; k < keys; k++) at[k + 1] += at[k];
+  if (width == 0) return sums;                            // else the counts of the keys are no larger than the sums
+  const Tensor counts = at::zeros({keys + 1}, at::kInt);  // too many are PyTorch's error of memory
+  int32_t* const places = counts.mutable_data_ptr<int32_t>();
+  std::vector<int32_t> order(rows), group(rows);  // a counting sort
+  for (const int32_t k : key) places[k + 1]++;
+  for (int64_t k = 0; k < keys; k++) places[k + 1] += places[k];
   for (int64_t i = 0; i < rows; i++) {
-    const int32_t to = at[key[i]]++;
+    const int32_t to = places[key[i]]++;
     order[to] = int32_t(i), group[to] = key[i];
   }
   const RowSums a{x.const_data_ptr(), order.data(), group.data(), rows, width, sums.data_ptr()};
