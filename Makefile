@@ -1,6 +1,6 @@
 # make demo    install into .venv, build the extensions, run the main job on a generated corpus
 # make test    the same, with the test tools, then the whole suite
-# make test-fast   the quick tests alone: under two minutes once everything is built
+# make test-fast   the quick tests alone: about five minutes on two cores
 # make docs    the site of docs/, with the API reference, into build/site; a warning is an error
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
 #                 extensions under the first two
