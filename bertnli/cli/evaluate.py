@@ -14,8 +14,6 @@ from bertnli.cli.options import STDIN
 from bertnli.cli.reports import print_figures, print_json
 from bertnli.cli.texts import chunks, open_input
 from bertnli.cli.training_run import evaluation
-from bertnli.data.headers import is_by_number
-from bertnli.data.snli import snli_file
 from bertnli.data.source import Source
 from bertnli.data.writers import to_json
 from bertnli.inference import predict as inference
@@ -44,15 +42,14 @@ def evaluate(args: SimpleNamespace) -> None:
     if args.report is not None:
         write_report(args.report, f"{args.model} on {args.data.name}", evaluated=[found], settings=args.params)
     if args.predictions is not None:
-        in_snli_layout = not args.text_columns and model.task not in ("qa", "tagging")
         write_evaluated(
             model,
-            snli_file(args.data, "test") if in_snli_layout else args.data,
+            args.data,
             model.predictions(found.outputs, encoded),
             args.predictions,
-            label_column=args.label_column or ("label" if args.text_columns else None),
+            text_columns=args.text_columns,
+            label_column=args.label_column,
             labels=names,
-            by_number=bool(args.text_columns) and is_by_number([*args.text_columns, args.label_column or "label"]),
             probabilities=args.probabilities,
             encoding=args.encoding,
             delimiter=args.delimiter,

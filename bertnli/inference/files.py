@@ -17,6 +17,7 @@ from bertnli.data.conll import open_conll
 from bertnli.data.files import atomic_path
 from bertnli.data.headers import check_columns, is_by_number
 from bertnli.data.progress import Progress
+from bertnli.data.snli import snli_file
 from bertnli.data.source import Source
 from bertnli.data.squad import is_squad, questions_of, read_whole, with_predictions
 from bertnli.data.tables import BadRow, arrow_schema, check_texts, column_names, filtered, labelled_rows, read_tables
@@ -111,9 +112,9 @@ def write_evaluated(
     predictions: Sequence[Any],
     output: str | os.PathLike[str],
     *,
+    text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     labels: Sequence[str] | None = None,
-    by_number: bool = False,
     probabilities: bool = False,
     encoding: str = "utf-8",
     delimiter: str | None = None,
@@ -121,23 +122,21 @@ def write_evaluated(
     """Write a file of labelled examples with their predictions, as `predict_file` does. Rows without a label, which the
     readers drop, are left out.
 
-    path             as in `load_examples`, of one file
+    path, text_columns, label_column, labels    as `load_examples` took them; of a folder its test file
     predictions      of the head, in the order of the examples
-    label_column     of a table (default: "gold_label" or "label", whichever is there)
-    labels           the class names that `path` was read with
-    by_number        whether a table's columns are given by number
 
     In tables a predicted `label` is `predicted_label`. Raises ValueError for another kind of output, and for another
     number of labelled rows.
     """
-    source, output = Source(path, encoding, delimiter), Path(output)
+    source, output = Source(snli_file(path, "test"), encoding, delimiter), Path(output)
     check_output(output, head, source, labelled=True)
     if (whole := _read_whole(source, head, labelled=True, tag_column=label_column)) is not None:
         _write_whole(whole, predictions, output, probabilities)
         return
     names = column_names(source)
-    label = label_column or next((name for name in ("gold_label", "label") if name in names), "label")
-    table = _RowsOf(source, names, [label], by_number)
+    layout = () if text_columns else ("gold_label", "label")  # SNLI's column, where no columns are named
+    label = label_column or next((name for name in layout if name in names), "label")
+    table = _RowsOf(source, names, [label], is_by_number([*(text_columns or ()), label]))
     remaining = iter(predictions)
     real, several = head.task == "regression", head.task == "multilabel"
     with table.writer(output) as write:
