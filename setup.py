@@ -13,7 +13,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_comp
 TORCH_VERSION = torch.__version__.split("+")[0]  # 2.13.0+cpu and 2.13.0+cu130 share one C++ ABI
 OPTIMIZATION = os.environ.get("BERTNLI_OPTIMIZATION", "-O3")  # less for builds that are slow to compile
 FLAGS = [OPTIMIZATION, "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-if os.environ.get("BERTNLI_WERROR"):  # the tests' build: a warning is an error
+if os.environ.get("BERTNLI_WERROR"):  # a warning is an error
     FLAGS.append("-Werror")
 
 
