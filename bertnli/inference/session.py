@@ -31,7 +31,8 @@ class InferenceSession:
     precision  "fp32"; "bf16": weights and inputs of the encoder's products rounded to bfloat16; "int8": each output's
                weights rounded to 8 bits by the largest of them, each token's inputs by their range, attention in
                bfloat16. Sums, statistics and the head are float32, on the CPU the residual stream too. A CPU without
-               bfloat16 instructions rounds only the weights of "bf16".
+               bfloat16 instructions rounds only the weights of "bf16", and one without VNNI those of "int8" to
+               between 7 and 8 bits.
 
     On the CPU, all layers of an unmodified float32 encoder are one fused operator, and so are those of a head whose
     `head` is Head's own. Otherwise (GPU, other dtypes, replaced layers, hooks, a `forward` or `features` of the head's

@@ -71,6 +71,16 @@ def test_layers_of_different_widths(precision: str) -> None:
 
 
 @torch.no_grad()
+def test_int8_sums_do_not_saturate(isa: str) -> None:
+    """Weights that are all as large as the largest give the largest sums."""
+    model, batch = make_head(hidden=64, inner=160), make_batch([27, 9, 60])
+    for p in model.encoder.blks.parameters():
+        if p.dim() == 2:
+            p.copy_(0.05 * torch.randn(len(p), 1).sign().expand_as(p))
+    assert difference(features(model, batch, "int8"), model.encoder(batch)) < TOLERANCE["int8"]
+
+
+@torch.no_grad()
 def test_bf16_without_instructions_for_it_rounds_only_weights(isa: str) -> None:
     if isa in ("avx512_bf16", "amx"):
         pytest.skip("rounds the inputs of products too")
