@@ -137,7 +137,7 @@ _NAMES = {
 _MODULES = {name: f"bertnli.{module}" for module, names in _NAMES.items() for name in names}
 _ROOMS = (
     *("data", "text", "ops", "encoder", "tasks", "runtime", "inference", "training", "distillation"),
-    *("checkpoint", "report", "model", "integrations", "sklearn", "d2l", "cli"),
+    *("checkpoint", "report", "model", "integrations", "sklearn", "d2l", "bench", "cli"),
 )
 
 

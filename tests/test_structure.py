@@ -13,7 +13,7 @@ from helpers import ROOT
 # From the first stage to the last. `bertnli/__init__.py` and `__main__.py` may import from all of them.
 ROOMS = [
     *("data", "text", "ops", "kernels", "encoder", "tasks", "runtime", "inference", "training", "distillation"),
-    *("checkpoint", "report", "model", "integrations", "sklearn", "d2l", "cli"),
+    *("checkpoint", "report", "model", "integrations", "sklearn", "d2l", "bench", "cli"),
 ]
 PACKAGE = sorted(path for path in (ROOT / "bertnli").rglob("*.py") if path.parent != ROOT / "bertnli") + [
     ROOT / "bertnli" / name for name in ("model.py", "sklearn.py")
@@ -90,7 +90,7 @@ def test_tests_do_not_import_tests() -> None:
 def test_the_extra_all_is_every_extra_for_users() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     table = text.split("[project.optional-dependencies]\n")[1].split("\n[")[0]
-    extras = set(re.findall(r"^(\w+) = \[", table, re.MULTILINE)) - {"all", "docs", "test"}
+    extras = set(re.findall(r"^(\w+) = \[", table, re.MULTILINE)) - {"all", "bench", "docs", "test"}
     found = re.search(r'^all = \["bertnli\[(.*?)\]"\]', table, re.MULTILINE)
     assert found is not None
     assert set(found[1].split(",")) == extras

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from bertnli import __version__, ops
+from bertnli.bench.machine import cpu
 from bertnli.cli.reports import print_json
 from bertnli.data.download import cache_dir
 from bertnli.ops.devices import HAS_TRITON
 from bertnli.runtime.precision import uses_bf16
 
-_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 _EXTRAS = {  # of pyproject.toml, and a module of each
     "hub": "huggingface_hub",
     "data": "pyarrow",
@@ -36,7 +35,7 @@ def info(args: SimpleNamespace) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": {name: value for name, value in cpu().items() if name != "family"},
         "kernels": _kernels(),
         "threads": _threads(),
         "gpus": _gpus(),
@@ -48,21 +47,6 @@ def info(args: SimpleNamespace) -> None:
         print_json(args, facts)
     else:
         _print(facts)
-
-
-def _cpu() -> dict[str, Any]:
-    """The CPU's name, and of the features that kernels are chosen by those that it has."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return {"name": platform.processor() or platform.machine(), "cores": os.cpu_count(), "features": []}
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
-    flags = fields.get("flags", "").split()
-    return {
-        "name": fields.get("model name", platform.machine()),
-        "cores": len(os.sched_getaffinity(0)),
-        "features": [flag for flag in _CPU_FLAGS if flag in flags],
-    }
 
 
 def _kernels() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The options of the commands that use a model, and of info and download."""
+"""The options of the commands that use a model, and of info, bench and download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import rich_click as click
 
 from bertnli.cli.group import OTHER_COMMANDS, USING_COMMANDS, add
 from bertnli.cli.options import (
+    BENCH_SIZES,
+    BENCH_WORKS,
     DATA,
     DOWNLOADS,
     MODEL,
@@ -301,6 +303,40 @@ add(
     "Show versions, the CPU's and GPU's features, which kernels run, and which precisions pay here.",
     ["bertnli info", "bertnli info --json"],
     [json_switch("one JSON object")],
+    OTHER_COMMANDS,
+)
+
+add(
+    "bench.bench",
+    "Measure this machine: pairs encoded, scored and trained in a second, beside transformers if it is installed.",
+    ["bertnli bench", "bertnli bench --work inference --size minilm --json", "bertnli bench --full --quick"],
+    [
+        option(
+            "--work",
+            RUNNING,
+            type=Choice(BENCH_WORKS),
+            multiple=True,
+            show_default=False,
+            help="what to measure, which can be given several times (default: all)",
+        ),
+        option(
+            "--size",
+            RUNNING,
+            type=Choice(BENCH_SIZES),
+            multiple=True,
+            default=BENCH_SIZES[:2],
+            show_default=False,
+            help="model with random weights, which can be given several times (default: small and minilm)",
+        ),
+        option("--pairs", RUNNING, type=click.IntRange(min=512), default=20_000, help="pairs of strings to encode"),
+        option("--rounds", RUNNING, type=POSITIVE, default=5, help="timed rounds of each contestant"),
+        option("--threads", RUNNING, type=POSITIVE, help="CPU threads (default: PyTorch's)"),
+        switch(
+            "--full", RUNNING, help="run the suites of a checkout's folder benchmarks instead, and write their page"
+        ),
+        switch("--quick", RUNNING, help="with --full, small sizes: less than ten minutes on two cores"),
+        json_switch("one JSON object for each contestant"),
+    ],
     OTHER_COMMANDS,
 )
 

@@ -24,6 +24,8 @@ SCRATCH_SIZES = ("bert.small", "bert.base")
 TRUNCATIONS = ("longest_first", "longest_first_hf", "ratio", "only_first", "only_second")
 SNLI_COLUMNS = ("parse", "text")
 POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
+BENCH_WORKS = ("text", "inference", "training")
+BENCH_SIZES = ("small", "minilm", "base")
 DOWNLOADS = ("SNLI", "wikitext-2", "bert.base", "bert.small")
 
 MODEL, DATA, TRAINING, OUTPUT, RUNNING = "Model", "Data", "Training", "Output", "Running"

@@ -1,0 +1,1 @@
+"""Benchmarks: contestants that take turns, records of them, and a short measurement of this machine."""
