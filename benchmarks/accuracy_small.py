@@ -67,8 +67,8 @@ def main() -> None:
     add("--skip-d2l", action="store_true", help="train bertnli's model only")
     args = parser.parse_args()
     train, test = (read_pairs(SNLI / f"snli_1.0_{split}.txt")[: args.limit] for split in ("train", "test"))
-    tokenizer = WordTokenizer.from_texts([*train.first, *train.second], 5)
-    data, test_data = (tokenizer.encode_pairs(d.first, d.second, labels=d.labels) for d in (train, test))
+    tokenizer = WordTokenizer.from_texts([*train.first, *(train.second or ())], 5)
+    data, test_data = (tokenizer.encode_pairs(d.first, d.second or (), labels=d.labels) for d in (train, test))
     for seed in args.seeds:
         torch.manual_seed(seed)
         model = BERTClassifier(BERTModel(BERTConfig(len(tokenizer), **MODELS["small"], pretraining_heads=False)))

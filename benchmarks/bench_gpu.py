@@ -95,7 +95,7 @@ def run_text(bench: Bench, tiny: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_demo_corpus(folder, train=200 if tiny else 20_000, dev=10, test=10)
             data = read_pairs(Path(folder, "snli_1.0_train.txt"), columns="text")
-        premises, hypotheses = list(data.first), list(data.second)
+        premises, hypotheses = list(data.first), list(data.second or ())
         words = sorted(set(re.findall(r"\w+|\S", " ".join(premises + hypotheses).lower())))
         tokenizer = WordPieceTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
         tokens = len(tokenizer.encode_pairs(premises, hypotheses, 128).ids)

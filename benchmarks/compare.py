@@ -1,12 +1,14 @@
-"""Two checkouts of this package beside each other: is the newer one as fast?
+"""Two commits or checkouts of this package beside each other: is the newer one as fast?
 
     python benchmarks/compare.py OLD NEW [--processes 3] [--rounds 15] [--work inference training text] [--json FILE]
 
-OLD and NEW are folders of checkouts with built extensions. Each runs in a process of its own, in turns, on the same
-inputs; outputs must agree before anything is timed. The ratio of a pair of processes is the median over the rounds of
-(time of NEW / time of OLD); below 1 the newer one is faster. Two processes of the same code may differ by a tenth, by
-where their memory lies, so several pairs are run one after the other: a figure is the median of the pairs' ratios, with
-the lowest and the highest. Only public names are used, so that the checkouts may differ in everything else.
+OLD and NEW are commits, which are checked out and built in runs/bench/checkouts, or folders of checkouts that are built
+already. Each runs in a process of its own, in turns, on the same inputs; outputs must agree before anything is timed.
+The ratio of a pair of processes is the median over the rounds of (time of NEW / time of OLD); below 1 the newer one is
+faster. Two processes of the same code may differ by a tenth, by where their memory lies, so several pairs are run one
+after the other: a figure is the median of the pairs' ratios, with its 95 % confidence interval by a bootstrap of pairs
+and rounds. The exit status is 1 if an interval lies wholly above 1.05. Only public names are used, so that the
+checkouts may differ in everything else.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import argparse
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ import numpy as np
 # hidden, feed-forward, heads, layers
 SHAPES = {"small": (256, 512, 4, 2), "minilm": (384, 1536, 12, 6)}
 VOCABULARY = 30522
+REGRESSION = 1.05  # a ratio above it is one
 Job = tuple[int, Callable[[], Any]]  # how many runs make one timing, and the run
 
 
@@ -42,8 +47,8 @@ def snli_like(pairs: int, seed: int = 0) -> Any:
     offsets = np.concatenate([[0], lengths.cumsum()])
     first = (lengths // 2 + 1).astype(np.int32)
     labels = torch.from_numpy(rng.integers(0, 3, pairs))
-    arrays = (torch.from_numpy(x) for x in (ids, offsets, first))
-    return bertnli.EncodedPairs(*arrays, labels, pad_id=0, max_len=128)
+    arrays = [torch.from_numpy(x) for x in (ids, offsets, first)]
+    return bertnli.EncodedPairs(arrays[0], arrays[1], arrays[2], labels, pad_id=0, max_len=128)
 
 
 def classifier(shape: str) -> Any:
@@ -64,6 +69,9 @@ def classifier(shape: str) -> Any:
 def inference_jobs() -> dict[str, Job]:
     import bertnli
 
+    def score(model: Any, data: Any, precision: str) -> Any:
+        return bertnli.score(model, data, precision=precision).numpy()
+
     jobs: dict[str, Job] = {}
     for shape, pairs, precision, repeats in (
         ("small", 1, "fp32", 200),
@@ -76,7 +84,7 @@ def inference_jobs() -> dict[str, Job]:
         model, data = classifier(shape), snli_like(pairs)
         jobs[f"score, {shape}, {pairs} pairs, {precision}"] = (
             repeats,
-            lambda model=model, data=data, precision=precision: bertnli.score(model, data, precision=precision).numpy(),
+            partial(score, model, data, precision),
         )
     model, data = classifier("small"), snli_like(1)
 
@@ -188,10 +196,41 @@ def measure(a: argparse.Namespace) -> dict[str, np.ndarray]:
     return found
 
 
+def checkout_of(name: str) -> str:
+    """The folder of a checkout, built in place: `name` itself, or one that is made of the commit `name`."""
+    if Path(name, "bertnli").is_dir():
+        return str(Path(name).resolve())
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "--verify", f"{name}^{{commit}}"], capture_output=True, check=True)
+    except subprocess.CalledProcessError:
+        sys.exit(f"{name}: neither a folder of a checkout nor a commit")
+    commit = found.stdout.decode().strip()
+    folder = root / "runs" / "bench" / "checkouts" / commit[:12]
+    if not folder.exists():
+        subprocess.run([*git, "worktree", "add", "--detach", str(folder), commit], check=True)
+    if not list((folder / "bertnli").glob("_ops*.so")):
+        print(f"building {name} in {folder}", flush=True)
+        subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=folder, check=True)
+    return str(folder)
+
+
+def interval(pairs: list[np.ndarray]) -> tuple[float, float]:
+    """The 95 % confidence interval of the median of the pairs' medians; `pairs` are their rounds' ratios."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        np.median([np.median(rng.choice(pairs[i], len(pairs[i]))) for i in rng.integers(len(pairs), size=len(pairs))])
+        for _ in range(2000)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("old", help="folder of the older checkout, built in place")
-    parser.add_argument("new", help="folder of the newer checkout, built in place")
+    parser.add_argument("old", help="the older commit, or the folder of a checkout that is built in place")
+    parser.add_argument("new", help="the newer one")
     parser.add_argument("--processes", type=int, default=3, help="pairs of processes, one after the other (default: 3)")
     parser.add_argument("--rounds", type=int, default=15, help="timings of a job in each process (default: 15)")
     parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK), help="what to run (default: all)")
@@ -202,18 +241,22 @@ def main() -> int:
     # As bertnli sets it where it is imported before torch. Threads that spin for long take time from the other process:
     # the second of two equal ones was a quarter slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    a.old, a.new = checkout_of(a.old), checkout_of(a.new)
     runs = [measure(a) for _ in range(a.processes)]
-    print(f"{'':46} {'old, ms':>9} {'new, ms':>9} {'new/old':>8}  lowest to highest pair of processes")
+    print(f"{'':46} {'old, ms':>9} {'new, ms':>9} {'new/old':>8}  95 % interval")
+    status = 0
     for name in runs[0]:
         old, new = 1e3 * np.median([np.median(run[name], 0) for run in runs], 0)
-        ratios = [float(np.median(run[name][:, 1] / run[name][:, 0])) for run in runs]
-        ratio = float(np.median(ratios))
-        print(f"{name:46} {old:9.3f} {new:9.3f} {ratio:8.3f}  {min(ratios):.3f} to {max(ratios):.3f}")
+        ratios = [run[name][:, 1] / run[name][:, 0] for run in runs]
+        ratio, (low, high) = float(np.median([np.median(r) for r in ratios])), interval(ratios)
+        slower = low > REGRESSION
+        status |= slower
+        print(f"{name:46} {old:9.3f} {new:9.3f} {ratio:8.3f}  {low:.3f} to {high:.3f}{'  SLOWER' * slower}")
         if a.json is not None:
             with open(a.json, "a", encoding="utf-8") as file:
-                row = {"job": name, "old_ms": old, "new_ms": new, "ratio": ratio, "ratios": ratios}
+                row = {"job": name, "old_ms": old, "new_ms": new, "ratio": ratio, "ratio_low": low, "ratio_high": high}
                 file.write(json.dumps(row) + "\n")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -1,41 +1,37 @@
-"""What the benchmarks of the text stage share: SNLI's pairs, bertnli's tokenizers, and the timing of contestants."""
+"""SNLI's pairs and bertnli's tokenizers, as the peers of the text stage get them."""
 
 from __future__ import annotations
 
-import gc
-import statistics
-import time
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from common import SNLI, minilm_folder
+import numpy as np
+from common import piece, snli
 
-from bertnli.data.snli import read_snli
-from bertnli.text.tokenizer import WordTokenizer
+from bertnli import WordTokenizer
 from bertnli.text.vocab import Vocab
-from bertnli.text.wordpiece import WordPieceTokenizer
 
 MAX_LEN = 128
 FEW = 2000  # pairs for slow peers
-Work = Callable[[], Any]
+Array = np.ndarray[Any, Any]
 Sides = tuple[list[str], list[str]]  # premises, hypotheses
 
 
 @cache
 def pairs(data: str, columns: str, count: int) -> Sides:
     """`count` pairs of "train", or of "dev + test" (whose premises repeat), each string a separate object."""
-    sides: Sides = ([], [])
+    first: list[str] = []
+    second: list[str] = []
     for split in ("train",) if data == "train" else ("dev", "test"):
-        for side, texts in zip(sides, read_snli(SNLI, split=split, columns=columns)[:2], strict=True):
-            side.extend(texts)
-    times = -(-count // len(sides[0]))
-    return tuple([text.encode().decode() for text in (side * times)[:count]] for side in sides)  # type: ignore[return-value]
+        texts = snli(split, columns)
+        first += texts.first
+        second += texts.second or ()
+    times = -(-count // len(first))
+    return separate(first * times, count), separate(second * times, count)
 
 
-@cache
-def piece() -> WordPieceTokenizer:
-    return WordPieceTokenizer.from_file(minilm_folder() / "vocab.txt")
+def separate(texts: list[str], count: int) -> list[str]:
+    return [text.encode().decode() for text in texts[:count]]
 
 
 @cache
@@ -44,27 +40,26 @@ def words() -> WordTokenizer:
     return WordTokenizer(Vocab(lines, min_freq=2, reserved_tokens=["<pad>", "<mask>", "<cls>", "<sep>"]))
 
 
-def measure(contestants: dict[str, tuple[int, Work]], rounds: int = 7) -> dict[str, dict[str, float]]:
-    """{name: nanoseconds a pair, and how many times as long as the first contestant}, medians over the rounds."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    gc.collect()
-    for round_ in range(rounds + 1):  # the first is to warm up
-        for name, (n, work) in contestants.items():
-            begin = time.perf_counter()
-            result = work()
-            seconds = time.perf_counter() - begin
-            del result
-            if round_:
-                times[name].append(seconds / n)
-    reference = next(iter(times.values()))
-    return {
-        name: {
-            "ns_a_pair": statistics.median(t) * 1e9,
-            "ratio": statistics.median(a / b for a, b in zip(t, reference, strict=True)),
-        }
-        for name, t in times.items()
-    }
-
-
-def interleaved(sides: tuple[list[str], list[str]]) -> list[str]:
+def interleaved(sides: Sides) -> list[str]:
     return [text for pair in zip(*sides, strict=True) for text in pair]
+
+
+def rows_of_pairs(ids: Array, offsets: Array) -> tuple[Array, Array, Array]:
+    """(token ids [N, 128], segments [N, 128], valid lengths [N]) from the ids of the texts p0, h0, p1, h1, ...
+
+    Text i has ids[offsets[i] : offsets[i + 1]], without special tokens. No pair may be too long.
+    """
+    lens = np.diff(offsets)
+    p, h = lens[0::2], lens[1::2]
+    total = p + h + 3
+    rows = np.arange(len(p))
+    out = np.zeros((len(p), MAX_LEN), np.int64)
+    flat = out.reshape(-1)
+    within = np.arange(len(ids)) - np.repeat(offsets[0:-1:2], p + h)
+    flat[np.repeat(rows * MAX_LEN + 1, p + h) + within + (within >= np.repeat(p, p + h))] = ids
+    out[:, 0] = piece().cls_id
+    flat[rows * MAX_LEN + 1 + p] = piece().sep_id
+    flat[rows * MAX_LEN + total - 1] = piece().sep_id
+    columns = np.arange(MAX_LEN)
+    segments = ((columns >= (p + 2)[:, None]) & (columns < total[:, None])).astype(np.int64)
+    return out, segments, total

@@ -1,152 +1,84 @@
-"""The pairs and the models of the training benchmarks, and one training step of each contestant."""
+"""The pairs, the models and the loops of bench_training.py.
+
+python benchmarks/training_problem.py NAME MODEL PAIRS PRECISION        bytes that a step of that loop needs
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
 from functools import cache
+from pathlib import Path
 
 import torch
-from common import MODELS, ROOT, SNLI, huggingface_inputs, padded_d2l
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from common import padded_d2l, snli
 
-from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, WordTokenizer, read_pairs
-from bertnli.data.demo import write_demo_corpus
-from bertnli.data.texts import TextData
-from bertnli.training.optimizer import make_optimizer
-from bertnli.training.options import TrainingOptions
-from bertnli.training.steps import EagerStep, Objective
+from bertnli import BERTClassifier, EncodedTexts, WordTokenizer
+from bertnli.bench import transformers
+from bertnli.bench.measure import classifier
+from bertnli.bench.training import BertnliLoop, PlainLoop, shuffled
 
-SHAPES = {**MODELS, "d2l": MODELS["small"]}
-NAMES = [
-    *("bertnli", "bertnli, torch AdamW", "hf buckets", "hf buckets, default AdamW", "hf longest", "hf 128", "d2l 128"),
-]
-BUCKET = 8  # sequences that "hf buckets" pads together
 MAX_LEN = 128
-
-
-@cache
-def texts() -> TextData:
-    """SNLI's training pairs; generated pairs where SNLI is absent."""
-    path = SNLI / "snli_1.0_train.txt"
-    return read_pairs(path if path.exists() else write_demo_corpus(ROOT / "runs" / "bench") / "snli_1.0_train.txt")
+NAMES = ("bertnli", "bertnli, torch AdamW")
+OF_TRANSFORMERS = ("transformers, buckets", "transformers, plain AdamW", "transformers, longest", "transformers, 128")
 
 
 @cache
 def tokenizer() -> WordTokenizer:
-    return WordTokenizer.from_texts([*texts().first, *(texts().second or ())], 1)
+    data = snli("train")
+    return WordTokenizer.from_texts([*data.first, *(data.second or ())], 1)
 
 
 @cache
 def encoded() -> EncodedTexts:
-    data = texts()
+    """SNLI's training pairs."""
+    data = snli("train")
+    assert data.second is not None
     return tokenizer().encode_pairs(data.first, data.second, labels=data.labels)
 
 
-def build_model(shape: str) -> BERTClassifier:
+def model_of(shape: str) -> BERTClassifier:
     """A classifier with the weights of seed 0: D2L's variant for the shape `d2l`, else the original BERT's."""
-    config = BERTConfig if shape == "d2l" else BERTConfig.original
-    torch.manual_seed(0)
-    return BERTClassifier(BERTModel(config(int(encoded().ids.max()) + 1, **SHAPES[shape], pretraining_heads=False)))
+    size = "small" if shape == "d2l" else shape
+    return classifier(size, int(encoded().ids.max()) + 1, d2l=shape == "d2l")
 
 
-class Contestant:
-    """One model with its optimizer. `index` [B] selects examples of `encoded()`.
-
-    `forward(index)` gives logits [B, 3]. With `buckets`, a step accumulates gradients over groups of similar lengths.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        forward: Callable[[Tensor], Tensor],
-        precision: str,
-        optimizer: torch.optim.Optimizer | None = None,
-        buckets: bool = False,
-    ) -> None:
-        self.model, self.forward, self.precision, self.buckets = model, forward, precision, buckets
-        self.optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-
-    def groups(self, index: Tensor) -> list[Tensor]:
-        if not self.buckets:
-            return [index]
-        return list(torch.split(index[torch.argsort(encoded().lengths[index])], BUCKET))
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
-
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """The state in which steps are taken."""
-        yield
-
-    def step(self, index: Tensor) -> None:
-        """One training step, dropout and optimizer included."""
-        self.model.train()
-        labels = encoded().labels
-        assert labels is not None
-        for group in self.groups(index):
-            with self.autocast():
-                logits = self.forward(group)
-            (cross_entropy(logits.float(), labels[group], reduction="sum") / len(index)).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    @torch.no_grad()
-    def logits(self, index: Tensor) -> Tensor:
-        """Logits [B, 3] in eval mode; `index` ascends."""
-        self.model.eval()
-        groups = self.groups(index)
-        return torch.cat([self.forward(group).float() for group in groups])[torch.argsort(torch.cat(groups))]
-
-
-class Bertnli(Contestant):
-    """The step of `bertnli.fit`, without clipping as all contestants."""
-
-    def __init__(self, model: BERTClassifier, precision: str) -> None:
-        options = TrainingOptions(batch_size=1 << 20, lr=1e-6, max_grad_norm=None, precision=precision)
-        objective = Objective()
-        self.training_optimizer = make_optimizer(model, objective, options)
-        super().__init__(
-            model, lambda index: model(encoded().batch(index)), precision, self.training_optimizer.optimizer
-        )
-        self.fit_step = EagerStep(model, objective, encoded(), self.training_optimizer, options)
-
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        with self.training_optimizer.epoch():
-            yield
-
-    def step(self, index: Tensor) -> None:
-        torch.ops.bertnli.keep_memory(True)  # only in this contestant's steps
-        self.model.train()
-        self.fit_step(index)
-        torch.ops.bertnli.keep_memory(False)
-
-
-def contestant(name: str, shape: str, precision: str) -> Contestant:
-    """One of NAMES, with the weights of `build_model`."""
-    data, model = encoded(), build_model(shape)
+def loop_of(name: str, shape: str, precision: str) -> PlainLoop:
+    """The loop of a contestant, with the weights of `model_of`."""
+    data, model = encoded(), model_of(shape)
     if name == "bertnli":
-        return Bertnli(model, precision)
+        return BertnliLoop(model, data, precision)
     if name == "bertnli, torch AdamW":
-        return Contestant(model, lambda index: model(data.batch(index)), precision)
-    token_ids, segments, lens = data.to_padded(MAX_LEN)
-    if name == "d2l 128":
+        return PlainLoop(model, data, lambda index: model(data.batch(index)), precision)
+    if name == "D2L":
+        token_ids, segments, lens = data.to_padded(MAX_LEN)
         padded = padded_d2l(model)
         adam = torch.optim.Adam(padded.parameters(), lr=1e-6)
-        return Contestant(padded, lambda i: padded((token_ids[i], segments[i], lens[i])), "fp32", adam)
+        return PlainLoop(padded, data, lambda i: padded((token_ids[i], segments[i], lens[i])), "fp32", adam)
+    peer = transformers.equal_model(model)
+    forward = transformers.forward_of(peer, data, MAX_LEN if name == "transformers, 128" else None)
+    plain = torch.optim.AdamW(peer.parameters(), lr=1e-6) if name == "transformers, plain AdamW" else None
+    return PlainLoop(peer, data, forward, precision, plain, name in OF_TRANSFORMERS[:2])
 
-    from peers.transformers import equal_model  # transformers is needed by these contestants only
 
-    peer = equal_model(model)
+def memory(name: str, shape: str, batch: int, precision: str) -> int:
+    """Bytes: the growth of this process's peak in a step, less gradients; optimizer state exists before."""
+    loop = loop_of(name, shape, precision)
+    order = torch.cat(shuffled(encoded(), batch + 8, 1))
+    loop.step(order[:8])  # optimizer state, code and small buffers
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = status("VmRSS")
+    loop.step(order[8:])
+    growth = status("VmHWM") - before
+    gradients = sum(p.numel() * p.element_size() for p in loop.model.parameters() if p.requires_grad)
+    return growth - (0 if isinstance(loop, BertnliLoop) else gradients)
 
-    def forward(index: Tensor) -> Tensor:
-        length = MAX_LEN if name == "hf 128" else int(lens[index].max())
-        inputs = huggingface_inputs(token_ids[index, :length], segments[index, :length], lens[index])
-        logits: Tensor = peer(**inputs).logits
-        return logits
 
-    default = torch.optim.AdamW(peer.parameters(), lr=1e-6) if name.endswith("default AdamW") else None
-    return Contestant(peer, forward, precision, default, buckets="buckets" in name)
+def status(name: str) -> int:
+    """Bytes of an entry of this process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)
+    print(memory(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]))

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import huggingface_inputs, padded_d2l, seconds, snli_lengths
+from common import padded_d2l, seconds, snli_lengths
 from torch import Tensor, nn
 
 from bertnli import BERTClassifier, BERTConfig, BERTModel, EncodedTexts, PackedBatch, fit
+from bertnli.bench.transformers import equal_model, inputs_of
 from bertnli.runtime.cuda_graphs import CapturedSteps, pad_to_bucket
 from gpu.bench import Bench, Contestants
 
@@ -103,10 +104,9 @@ class Contestant:
 def peer_of(model: BERTClassifier) -> tuple[str, nn.Module, Callable[[nn.Module, Any], Tensor]]:
     """A peer of equal weights: its name, its model, and its forward of (ids, segments, lengths)."""
     try:
-        from peers.transformers import equal_model
+        return "hf", equal_model(model), lambda peer, inputs: peer(**inputs_of(*inputs)).logits
     except ImportError:
         return "d2l", padded_d2l(model), lambda padded, inputs: padded(inputs)
-    return "hf", equal_model(model), lambda peer, inputs: peer(**huggingface_inputs(*inputs)).logits
 
 
 class Comparison:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnxruntime
-import torch
-from inference_problem import Padded, Peer, Problem
+from problem import Padded, Peer, Problem
 
-from peers.transformers import equal_model
+NAME = "onnxruntime"
+PRECISIONS = ("fp32", "int8")
+REQUIRES = ("onnxruntime", "onnx", "transformers", "torch")
 
 
 def build(problem: Problem, precision: str, threads: int) -> Peer:
+    import onnxruntime
+
     path = _int8_file(problem) if precision == "int8" else _fused_file(problem)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -21,6 +23,7 @@ def build(problem: Problem, precision: str, threads: int) -> Peer:
 
 def _fused_file(problem: Problem) -> Path:
     """The model in ONNX with attention, GELU and LayerNorm fused."""
+    import torch
     from onnxruntime.transformers import optimizer
 
     path, plain = problem.folder / "fused.onnx", problem.folder / "plain.onnx"
@@ -28,13 +31,13 @@ def _fused_file(problem: Problem) -> Path:
         return path
     inputs = problem.calibration()[0].tensors()
     torch.onnx.export(
-        equal_model(problem.model, "eager").eval(), tuple(inputs.values()), plain, opset_version=17,
+        problem.torch_model("eager"), tuple(inputs.values()), plain, opset_version=17,
         dynamo=False,  # ONNX Runtime's optimizer finds the attention in the older exporter's graph only
         input_names=list(inputs), output_names=["logits"],
         dynamic_axes={name: {0: "batch", 1: "length"} for name in inputs},
     )  # fmt: skip
-    heads, hidden = problem.config.num_heads, problem.config.num_hiddens
-    fused = optimizer.optimize_model(str(plain), "bert", num_heads=heads, hidden_size=hidden, opt_level=0)
+    sizes = {"num_heads": problem.config["num_attention_heads"], "hidden_size": problem.config["hidden_size"]}
+    fused = optimizer.optimize_model(str(plain), "bert", opt_level=0, **sizes)
     fused.save_model_to_file(str(path))
     plain.unlink()
     return path

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import openvino
-from inference_problem import Padded, Peer, Problem
+from problem import Padded, Peer, Problem
 
-from peers.transformers import equal_model
+NAME = "openvino"
+PRECISIONS = ("fp32", "bf16", "int8")
+REQUIRES = ("openvino", "nncf", "transformers", "torch")
+BUILT_FOR = {"bf16": ("avx512_bf16",)}
 
 
 def build(problem: Problem, precision: str, threads: int) -> Peer:
+    import openvino
+
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
         "INFERENCE_NUM_THREADS": threads,
@@ -22,10 +26,12 @@ def build(problem: Problem, precision: str, threads: int) -> Peer:
 
 
 def _exported(problem: Problem, int8: bool) -> Path:
+    import openvino
+
     path = problem.folder / ("openvino_int8.xml" if int8 else "openvino.xml")
     if not path.exists():
         buckets = problem.calibration()
-        model = openvino.convert_model(equal_model(problem.model).eval(), example_input=buckets[0].tensors())
+        model = openvino.convert_model(problem.torch_model(), example_input=buckets[0].tensors())
         if int8:
             import nncf
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from inference_problem import Padded, Peer, Problem
-from torch import Tensor
+from problem import Padded, Peer, Problem
 
-from peers.transformers import equal_model
+from peers.transformers import logits_of
+
+NAME = "torch dynamic"
+PRECISIONS = ("int8",)
+REQUIRES = ("transformers", "torch")
 
 
 def build(problem: Problem, precision: str, threads: int) -> Peer:
-    model = equal_model(problem.model).eval()
-    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8)
+    import torch
 
-    def scores(inputs: dict[str, Tensor]) -> np.ndarray:
-        with torch.inference_mode():
-            return quantized(**inputs).logits.numpy()  # type: ignore[no-any-return]
-
-    return Peer(Padded.tensors, scores)
+    quantized = torch.ao.quantization.quantize_dynamic(problem.torch_model(), {torch.nn.Linear}, torch.qint8)
+    return Peer(Padded.tensors, logits_of(quantized, precision))

@@ -1,37 +1,48 @@
-"""transformers in float32 or under bfloat16 autocast, and the model that the other peers export."""
+"""transformers in float32 or under bfloat16 autocast, from padded ids or from texts by its own tokenizer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-import transformers
-from inference_problem import Padded, Peer, Problem
-from torch import Tensor
+from problem import Array, Padded, Peer, Problem
 
-from bertnli import BERTClassifier
-from bertnli.checkpoint.families import to_huggingface
-
-
-def equal_model(model: BERTClassifier, attention: str = "sdpa") -> Any:
-    """A transformers classifier with the sizes and weights of `model`, which has the original BERT's variant."""
-    c = model.encoder.config
-    config = transformers.BertConfig(
-        vocab_size=c.vocab_size, hidden_size=c.num_hiddens, num_hidden_layers=c.num_layers,
-        num_attention_heads=c.num_heads, intermediate_size=c.ffn_num_hiddens, num_labels=3,
-        max_position_embeddings=c.max_len, attn_implementation=attention,
-    )  # fmt: skip
-    equal = transformers.BertForSequenceClassification(config)
-    equal.load_state_dict(to_huggingface(model.state_dict()))
-    return equal
+NAME = "transformers"
+PRECISIONS = ("fp32", "bf16")
+REQUIRES = ("transformers", "torch")
+BUILT_FOR = {"bf16": ("avx512_bf16",)}
 
 
 def build(problem: Problem, precision: str, threads: int) -> Peer:
-    model = equal_model(problem.model).eval()
+    return Peer(Padded.tensors, logits_of(problem.torch_model(), precision))
 
-    def scores(inputs: dict[str, Tensor]) -> np.ndarray:
+
+def logits_of(model: Any, precision: str) -> Callable[[dict[str, Any]], Array]:
+    import torch
+
+    def logits(inputs: dict[str, Any]) -> Array:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return model(**inputs).logits.float().numpy()  # type: ignore[no-any-return]
+            found: Array = model(**inputs).logits.float().numpy()
+        return found
 
-    return Peer(Padded.tensors, scores)
+    return logits
+
+
+def build_text(problem: Problem, precision: str, threads: int) -> Any:
+    import numpy as np
+    from problem import sigmoid
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(problem.folder)
+    logits = logits_of(problem.torch_model(), precision)
+
+    def scores(texts: list[tuple[str, str]]) -> Array:
+        """In batches of 32, the longest first, as sentence-transformers does."""
+        order = np.argsort([-len(a) - len(b) for a, b in texts], kind="stable")
+        found = np.empty(len(texts), np.float32)
+        for index in np.array_split(order, -(-len(texts) // 32)):
+            options: Any = {"padding": True, "truncation": True, "max_length": 128, "return_tensors": "pt"}
+            found[index] = logits(tokenizer([texts[i] for i in index], **options))[:, 0]
+        return sigmoid(found)
+
+    return scores

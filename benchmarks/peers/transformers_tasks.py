@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from common import fused_adamw, huggingface_inputs
+from common import fused_adamw
 from torch import Tensor
 
 from bertnli import EncodedTexts, Head, PackedBatch
+from bertnli.bench.transformers import inputs_of
 from bertnli.text.encoded import encoded_texts
 
 CLASSES = {
@@ -71,7 +72,7 @@ def train_and_evaluate(model: Any, head: Head, train: Any, test: Any, options: d
 def _padded(data: EncodedTexts, index: Tensor) -> tuple[dict[str, Tensor], PackedBatch]:
     """The examples as transformers' arguments, padded to their longest, and packed."""
     batch = data.batch(index)
-    return huggingface_inputs(*data.to_padded(batch.max_seqlen, index)), batch
+    return inputs_of(*data.to_padded(batch.max_seqlen, index)), batch
 
 
 def _labels(task: str, inputs: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:

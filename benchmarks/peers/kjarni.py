@@ -1,0 +1,7 @@
+"""kjarni's Reranker, in Rust."""
+
+from __future__ import annotations
+
+NAME = "kjarni"
+PRECISIONS = ("fp32",)
+REQUIRES = ("kjarni",)
