@@ -237,18 +237,21 @@ def _split(name: str, part: str) -> tuple[str, str | None]:
     return (name, None) if layer is None else (name.replace(layer[0], f".{part}.{{i}}.", 1), layer[1])
 
 
-def from_huggingface(raw: Mapping[str, Tensor], family: Family = BERT) -> dict[str, Tensor]:
-    """The parameters by D2L's names; those that it does not know keep their own.
+def from_huggingface(
+    raw: Mapping[str, Tensor], family: Family = BERT, task: str = "classification"
+) -> dict[str, Tensor]:
+    """The parameters by D2L's names; those that it does not know keep their own. `task` is that of the output layer.
 
     Raises ValueError for a parameter that is there twice and differs.
     """
-    names = {**family.names, **dict.fromkeys(family.outputs.values(), "output")}
+    names = {**family.names, family.outputs[task]: "output"}
     state: dict[str, Tensor] = {}
     for name, value in raw.items():
         name = re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_NORM[m[1]]}", name)
-        name = name.replace("cls.predictions.bias", "cls.predictions.decoder.bias")
-        if name.endswith(".position_ids") or name.startswith(family.unused):
+        decoder_bias = name.replace("cls.predictions.bias", "cls.predictions.decoder.bias")
+        if name.endswith(".position_ids") or name.startswith(family.unused) or (name != decoder_bias in raw):
             continue
+        name = decoder_bias
         pattern, layer = _split(name, "layer")
         candidates = [
             (stem, prefix + pattern)
@@ -262,8 +265,8 @@ def from_huggingface(raw: Mapping[str, Tensor], family: Family = BERT) -> dict[s
         stem, full = candidates[0]
         d2l_name = names[stem] + full[len(stem) :]
         d2l_name = d2l_name if layer is None else d2l_name.replace("{i}", layer)
-        other = state.get(d2l_name, value)
-        if other.dtype != value.dtype or not torch.equal(other, value):
+        other = state.get(d2l_name)
+        if other is not None and (other.dtype != value.dtype or not torch.equal(other, value)):
             raise ValueError(f"{name} is there twice, by names with and without a prefix, and differs")
         state[d2l_name] = value
     if "encoder.pos_embedding" in state:

@@ -178,6 +178,10 @@ def check_sizes(config: BERTConfig, state: dict[str, Tensor], where: Path, keys:
         if name.startswith(_OURS) and not value.is_floating_point():
             raise ValueError(f"{where.parent}: {name} is of {value.dtype}; expected floating-point weights")
     layers = num_layers(state)
+    if not layers:
+        raise ValueError(
+            f"{where.parent} has no encoder layers; its parameters are {', '.join(sorted(state)[:3])}, ..."
+        )
     if config.num_layers != layers:
         raise ValueError(
             f"{where}: {keys.get('num_layers', 'num_layers')} is {config.num_layers}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
 from bertnli.tasks.base import Head
 from bertnli.tasks.embedding import BERTEmbedder
+from bertnli.tasks.question_answering import BERTQuestionAnswering
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.text.vocab import Vocab
-from bertnli.text.wordpiece import WordPieceTokenizer
+from bertnli.text.wordpiece import WordPieceTokenizer, gives_segments
 
 # Hugging Face's names of what bertnli computes; the first of each is the one that is written.
 ACTIVATIONS = {
@@ -54,21 +56,26 @@ def read(folder: Path) -> Checkpoint:
     settings = read_object(where)
     family = check_config(settings, where)
     raw, path, mark = read_weights(folder)
+    output = _output_task(settings, family, raw)
     try:
-        state = from_huggingface(raw, family)
+        state = from_huggingface(raw, family, output)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     config = _read_config(settings, where, family, any(name.startswith(("mlm.", "nsp.")) for name in state))
     check_sizes(config, state, where, family.keys)
     columns = num_columns(state, where)
     activation = sentence_transformers.activation(folder, settings, columns)
-    task = _task(settings, family, columns, activation)
+    task = _task(settings, output, columns, activation)
     key = family.dropout_key(task)
+    tokenizer = _read_tokenizer(folder)
+    if not gives_segments(folder):  # in transformers the model then reads segment 0 only
+        table = state["encoder.segment_embedding.weight"]
+        state["encoder.segment_embedding.weight"] = table[:1].expand_as(table)
     checkpoint = Checkpoint(
         folder,
         state,
         config,
-        _read_tokenizer(folder),
+        tokenizer,
         task=task,
         label_names=_label_names(settings, columns, f"{where}: id2label"),
         head_dropout=check_dropout(settings.get(key, family.defaults.get(key)), f"{where}: {key}"),
@@ -116,11 +123,16 @@ def check_config(settings: dict[str, Any], where: Path) -> Family:
     return family
 
 
-def _task(settings: dict[str, Any], family: Family, columns: int, activation: str | None) -> str:
-    """The task of an output layer of so many columns; 0 columns: there is none."""
-    architectures = settings.get("architectures") or ()
-    tasks = [task for task, name in family.architectures.items() if name in architectures and task]
-    task = tasks[-1] if tasks and "regression" not in tasks else "classification"
+def _output_task(settings: dict[str, Any], family: Family, raw: Mapping[str, Tensor]) -> str:
+    """Which output layer is read, as the task "classification" (which then is any of texts), "tagging" or "qa": that of
+    `architectures`, else the one that is there."""
+    kinds, architectures = ("classification", "tagging", "qa"), settings.get("architectures") or ()
+    named = [task for task in kinds if family.architectures[task] in architectures]
+    return next((task for task in named or kinds if f"{family.outputs[task]}.weight" in raw), (*named, *kinds)[0])
+
+
+def _task(settings: dict[str, Any], task: str, columns: int, activation: str | None) -> str:
+    """The task of an output layer of so many columns; 0 columns: there is none. `task`: see `_output_task`."""
     if task != "classification" or not columns:
         return task
     kind = settings.get("problem_type")
@@ -138,11 +150,13 @@ def _head_settings(
     if task == "regression" and activation is not None:
         settings["activation"] = activation
     path = folder / "tokenizer_config.json"
-    longest = read_object(path).get("model_max_length") if path.exists() else None
-    if longest is not None and is_text:
-        if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
-            raise ValueError(f"{path}: model_max_length must be a positive number; found {longest!r}")
-        settings["max_len"] = int(min(longest, config.max_len))
+    tokenizer = read_object(path) if path.exists() else {}
+    longest = tokenizer.get("model_max_length", tokenizer.get("max_len"))
+    longest = config.max_len if longest is None else longest
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
+        raise ValueError(f"{path}: model_max_length must be a positive number; found {longest!r}")
+    most = min(config.max_len, BERTQuestionAnswering.max_len) if task == "qa" else config.max_len  # as in pipelines
+    settings["max_len"] = int(min(longest, most))
     return settings
 
 

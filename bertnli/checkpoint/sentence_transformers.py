@@ -15,8 +15,13 @@ from bertnli.data.files import read_json
 from bertnli.tasks.embedding import ACTIVATIONS
 
 _MODULES, _SETTINGS = "modules.json", "config_sentence_transformers.json"
-_TEXTS = "sentence_bert_config.json"
-FILES = (_MODULES, _SETTINGS, _TEXTS)
+_TEXTS = tuple(
+    f"sentence_{kind}_config.json"  # in the order in which they are looked for
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+FILES = (_MODULES, _SETTINGS, *_TEXTS)
+# In _TEXTS: arguments of transformers' tokenizer and configuration.
+_KWARGS = ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 _POOLING = {  # keys of older versions
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -66,8 +71,13 @@ def add_embedding(checkpoint: Checkpoint, folder: Path) -> None:
     settings |= {"pooling": _pooling(others[0][1] / "config.json"), "normalize": "Normalize" in kinds}
     if "Dense" in kinds:
         _add_dense(checkpoint, others[1][1])
-    if (path := encoder / _TEXTS).exists():
+    if (path := next((encoder / name for name in _TEXTS if (encoder / name).exists()), None)) is not None:
         texts = read_object(path)
+        for key in _KWARGS:
+            if texts.get(key):
+                raise ValueError(
+                    f"{path} has {key} {texts[key]}, which are not read; change the files that they change"
+                )
         longest = texts.get("max_seq_length")
         if longest is not None:
             if type(longest) is not int or longest < 2:
@@ -83,6 +93,10 @@ def add_embedding(checkpoint: Checkpoint, folder: Path) -> None:
     if name is not None and name not in prompts:
         raise ValueError(f"{path}: default_prompt_name is {name!r}; prompts has {', '.join(prompts) or 'none'}")
     settings |= {"prompts": prompts, "default_prompt_name": name} if prompts else {}
+    if (width := extra.get("truncate_dim")) is not None:
+        if type(width) is not int or width < 1:
+            raise ValueError(f"{path}: truncate_dim must be a positive integer; found {width!r}")
+        settings["truncate_dim"] = width
 
 
 def _pooling(path: Path) -> str:
@@ -186,8 +200,9 @@ def embedding_files(settings: dict[str, Any], width: int, max_len: int) -> dict[
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
             for i, (path, kind) in enumerate(kinds.items())
         ],
-        _SETTINGS: {"prompts": settings.get("prompts", {}), "default_prompt_name": settings.get("default_prompt_name")},
-        _TEXTS: {"max_seq_length": max_len, "do_lower_case": False},
+        _SETTINGS: {"prompts": {}, "default_prompt_name": None}
+        | {key: settings[key] for key in ("prompts", "default_prompt_name", "truncate_dim") if key in settings},
+        _TEXTS[0]: {"max_seq_length": max_len, "do_lower_case": False},
     }
 
 

@@ -48,6 +48,7 @@ class BERTEmbedder(Head):
                 normalize     whether vectors are scaled to length 1
                 prompts       texts to put before texts, by name, as `Model.encode` takes them
                 default_prompt_name    the one that is put before texts if no other is asked for
+                truncate_dim  numbers of a vector that are given (default: all)
 
     Source: sentence-transformers' Pooling, Dense and Normalize.
     """
@@ -97,7 +98,8 @@ class BERTEmbedder(Head):
         if kind not in ACTIVATIONS:
             raise ValueError(f'settings["activation"] must be one of {", ".join(ACTIVATIONS)}; found {kind!r}')
         x = ACTIVATIONS[kind](self.output(features.float()))
-        return F.normalize(x, dim=1) if self.settings["normalize"] else x
+        x = F.normalize(x, dim=1) if self.settings["normalize"] else x
+        return x[:, : self.settings.get("truncate_dim")]
 
     def prompt(self, name: str | None = None) -> str:
         """The prompt of a name (default: the default one, else ""). Raises ValueError for a name that is not there."""

@@ -106,7 +106,7 @@ class WordPieceTokenizer(Tokenizer):
         """Read `vocab.txt` (one token a line) or a Hugging Face `tokenizer.json`.
 
         The files tokenizer_config.json, special_tokens_map.json and added_tokens.json beside it count as they do in
-        `transformers`; truncation and padding in `tokenizer.json` are ignored.
+        `transformers`; so does the direction of the truncation in `tokenizer.json`, whose lengths it ignores.
 
         lowercase              as in the class (default: what the files say, else True)
         split_special_tokens   as in the class; the files can set it too
@@ -211,6 +211,16 @@ _BERT_CLASSES = tuple(f"{name}Tokenizer{fast}" for name in ("Bert", "DistilBert"
 _PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # these use tokenizer.json as it is
 
 
+def gives_segments(folder: Path) -> bool:
+    """Whether transformers' tokenizer of a Hugging Face folder tells the texts of a pair apart by `token_type_ids`."""
+    files = (folder / name for name in ("tokenizer_config.json", "config.json"))
+    own, model = (read_json(path) if path.exists() else {} for path in files)
+    if isinstance(names := own.get("model_input_names"), list):
+        return "token_type_ids" in names
+    kind = own.get("tokenizer_class") or model.get("tokenizer_class") or ""
+    return kind not in _PLAIN_CLASSES and not kind.startswith("DistilBert")
+
+
 def read_vocab_txt(path: Path, lowercase: bool, split_special_tokens: bool) -> WordPieceTokenizer:
     """The tokenizer of a vocab.txt alone, whatever files are beside it. Raises ValueError naming the file."""
     try:
@@ -293,7 +303,8 @@ def _stored_case(path: Path, stored: bool | None, settings: dict[str, Any]) -> b
     if stored is None:
         return None if chosen is None else bool(chosen)
     is_plain = settings.get("tokenizer_class") in _PLAIN_CLASSES
-    if chosen is None and where.exists() and not is_plain and not stored:
+    of_model = where.exists() or path.with_name("config.json").exists()
+    if chosen is None and of_model and not is_plain and not stored:
         raise ValueError(
             f"{where} has no do_lower_case, which then is true for transformers, but {path} has "
             f"normalizer.lowercase=False. Add do_lower_case to {where.name}"
@@ -349,9 +360,14 @@ def _parse_tokenizer_json(path: Path, settings: dict[str, Any]) -> tuple[list[st
                  for which in ("single", "pair")]  # fmt: skip
         single = "S[CLS]0 SA0 S[SEP]0 "
         require("post_processor", shape, [single, single + "SB1 S[SEP]1 "])
+        for token in ("[CLS]", "[SEP]"):
+            require(
+                f"post_processor.special_tokens.{token}.ids", post["special_tokens"][token]["ids"], [vocab.get(token)]
+            )
     else:
-        require("post_processor.cls", post["cls"][0], "[CLS]")
-        require("post_processor.sep", post["sep"][0], "[SEP]")
+        for key, token in (("cls", "[CLS]"), ("sep", "[SEP]")):
+            require(f"post_processor.{key}", post[key], [token, vocab.get(token)])
+    require("truncation.direction", (settings.get("truncation") or {}).get("direction", "Right"), "Right")
     added = {token["content"]: token for token in settings.get("added_tokens", ())}
     require("the set of added tokens", sorted(added), sorted(WordPieceTokenizer.SPECIAL))
     for content, token in added.items():

@@ -80,11 +80,16 @@ def test_a_dense_layer(activation: nn.Module, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / "huggingface", format="huggingface")
 
 
-def test_prompts_and_lengths(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_prompts_and_lengths(tmp_path: Path, kind: str) -> None:
     prompts = {"query": "the dog ", "document": "a "}
-    options: dict[str, Any] = dict(prompts=prompts, default_prompt_name="document")
+    options: dict[str, Any] = dict(prompts=prompts, default_prompt_name="document", truncate_dim=8)
     theirs = sentence_transformer(tmp_path, modules.Pooling(32, "mean"), **options)
-    (tmp_path / "saved" / "sentence_bert_config.json").write_text('{"max_seq_length": 6, "do_lower_case": true}')
+    name = f"sentence_{kind}_config.json"
+    (tmp_path / "saved" / "sentence_bert_config.json").unlink()
+    (tmp_path / "saved" / name).write_text('{"max_seq_length": 6, "do_lower_case": true}')
+    settings = tmp_path / "saved" / "config_sentence_transformers.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "truncate_dim": 8}))
     theirs.max_seq_length = 6
     model = Model.from_pretrained(tmp_path / "saved")
     assert model.head.sequence_len() == 6
@@ -106,6 +111,12 @@ def test_prompts_and_lengths(tmp_path: Path) -> None:
         ("2_Dense/config.json", {"activation_function": "x.Softmax"}, "activation_function is 'x.Softmax'; known"),
         ("2_Dense/config.json", {"use_residual": True}, "has use_residual true"),
         ("sentence_bert_config.json", {"max_seq_length": "9"}, "max_seq_length must be an integer of at least 2"),
+        (
+            "sentence_bert_config.json",
+            {"processor_kwargs": {"a": 1}},
+            r"has processor_kwargs \{'a': 1\}, which are not",
+        ),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim must be a positive integer; found 0"),
         ("config_sentence_transformers.json", {"prompts": [1]}, "prompts must be an object of texts by name"),
         (
             "config_sentence_transformers.json",

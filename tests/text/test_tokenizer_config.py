@@ -108,4 +108,7 @@ def test_two_files_that_contradict_each_other(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"do_lower_case=True, but .*tokenizer\.json has normalizer\.lowercase=False"):
         WordPieceTokenizer.from_file(folder / "tokenizer.json")
     (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=r"has no do_lower_case, which then is true for transformers"):
+        WordPieceTokenizer.from_file(folder / "tokenizer.json")
+    (folder / "config.json").unlink()  # a tokenizer of no model
     assert not WordPieceTokenizer.from_file(folder / "tokenizer.json").lowercase

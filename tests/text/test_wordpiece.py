@@ -180,6 +180,15 @@ def test_files(tmp_path: Path, minilm_dir: Path, minilm_tokens: list[str]) -> No
         (lambda s: s["model"].update(max_input_chars_per_word=50), "max_input_chars_per_word is 50"),
         (lambda s: s["model"].update(type="BPE"), "model.type is 'BPE'"),
         (lambda s: s["post_processor"]["pair"].pop(), "post_processor is"),
+        (
+            lambda s: s["post_processor"]["special_tokens"]["[CLS]"].update(ids=[5]),
+            r"special_tokens.\[CLS\].ids is \[5\]; only \[101\]",
+        ),
+        (
+            lambda s: s.update(post_processor={"type": "BertProcessing", "cls": ["[CLS]", 101], "sep": ["[SEP]", 5]}),
+            r"post_processor.sep is \['\[SEP\]', 5\]",
+        ),
+        (lambda s: s.update(truncation={"direction": "Left", "max_length": 9}), "truncation.direction is 'Left'"),
         (lambda s: s["added_tokens"][3].update(lstrip=True), r"lstrip of the added token \[SEP\] is True"),
         (lambda s: s["added_tokens"].append({"content": "[NEW]"}), "the set of added tokens is"),
         (lambda s: s.pop("model"), "expected a Hugging Face tokenizer.json"),
