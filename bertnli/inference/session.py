@@ -93,6 +93,11 @@ class InferenceSession:
         return self._head is not None
 
     @property
+    def encoder_is_fused(self) -> bool:
+        """True if the encoder's vectors are the fused operator's."""
+        return self._encoder is not None
+
+    @property
     def unused_precision(self) -> str | None:
         """What is computed in place of `precision`, as a sentence; None if the precision is used."""
         return unused_precision(self.device, self.precision, self._encoder is not None)

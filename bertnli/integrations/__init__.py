@@ -29,6 +29,10 @@ def accelerate(model: _Model, precision: str = "fp32") -> _Model:
     Parameters are shared, not copied: `state_dict`, `save_pretrained`, optimizers, `Trainer` and PEFT go on working.
     Inputs and outputs keep their padded shapes, with zeros in the padding. `restore(model)` undoes it.
 
+    `SentenceTransformer.encode` and `CrossEncoder.predict`, and what calls them, also tokenize and pack with bertnli
+    if an unmodified float32 model on the CPU gets texts or pairs; else the library's code runs on the packed encoder.
+    Their default `batch_size`, which is for padded batches, means 256.
+
     A call with `output_hidden_states`, `output_attentions`, `inputs_embeds`, a mask that is not [batch, length], or
     other inputs that only the original modules know, runs these, and so does a model with hooks in its encoder. The log
     says so once.
@@ -37,17 +41,20 @@ def accelerate(model: _Model, precision: str = "fp32") -> _Model:
     compute, and for "int8" where that needs an unmodified float32 encoder on the CPU.
     """
     choice(precision, "precision", PRECISIONS)
-    from bertnli.integrations import transformers
+    from bertnli.integrations import sentence_transformers, transformers
 
-    transformers.accelerate(_torch_model(model), precision)
+    module = _torch_model(model)
+    transformers.accelerate(module, precision)
+    sentence_transformers.accelerate(module)
     return model
 
 
 def restore(model: _Model) -> _Model:
     """Undo `accelerate`: the same object, with the original modules called again. A plain model is left as it is."""
     for module in _torch_model(model).modules():
-        if type(module.__dict__.get("forward")).__module__.startswith("bertnli.integrations"):
-            del module.forward
+        for name in ("forward", "encode", "predict"):
+            if type(module.__dict__.get(name)).__module__.startswith("bertnli.integrations"):
+                delattr(module, name)
     return model
 
 

@@ -16,8 +16,9 @@ from bertnli.checkpoint.sentence_transformers import cross_encoder_activation
 from bertnli.data.arguments import strings
 from bertnli.data.progress import Progress
 from bertnli.inference.predict import run_batches
-from bertnli.inference.session import session_of
+from bertnli.inference.session import InferenceSession, session_of
 from bertnli.model import Model
+from bertnli.text.encoded import EncodedTexts
 
 _log = logging.getLogger("bertnli")
 
@@ -105,17 +106,9 @@ class CrossEncoder:
         encoded = tokenizer.encode_pairs(first, second, self.max_length, "longest_first_hf")
         show = _log.isEnabledFor(logging.INFO) if show_progress_bar is None else show_progress_bar
         session = session_of(self.model.head, self.model.precision)
-        with Progress(len(pairs), "scores", "pairs", show) as progress:
-            scores = run_batches(session, encoded, batch_size, each=lambda _, batch: progress.update(len(batch)))
-        scores = (activation_fn or self.activation_fn)(scores.float().cpu())
-        if self.num_labels == 1 and scores.dim() > 1:
-            scores = scores.squeeze(-1)
-        if apply_softmax and scores.dim() > 1:
-            scores = scores.softmax(1)
-        if not pairs:
-            scores = scores.new_zeros(0)
-        found: Any = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
-        return found[0] if single else found
+        outputs = run_with_progress(session, encoded, batch_size, "pairs", show)
+        scores = scores_of(outputs, activation_fn or self.activation_fn, apply_softmax)
+        return converted(scores if pairs else scores.new_zeros(0), single, convert_to_numpy, convert_to_tensor)
 
     def rank(
         self,
@@ -146,3 +139,29 @@ class CrossEncoder:
         order = sorted(range(len(scores)), key=lambda i: -scores[i])[:top_k]
         texts = [{"text": documents[i]} if return_documents else {} for i in order]
         return [{"corpus_id": i, "score": scores[i], **text} for i, text in zip(order, texts, strict=True)]
+
+
+# What sentence-transformers' own models share with the class above when they are accelerated.
+
+
+def run_with_progress(
+    session: InferenceSession, encoded: EncodedTexts, batch_size: int, unit: str, show: bool
+) -> Tensor:
+    """The session's outputs, float32 [N, columns] on the CPU."""
+    with Progress(len(encoded), "Batches", unit, show) as progress:
+        outputs = run_batches(session, encoded, batch_size, each=lambda _, batch: progress.update(len(batch)))
+    return outputs.float().cpu()
+
+
+def scores_of(outputs: Tensor, activation_fn: Callable[[Tensor], Tensor] | None, apply_softmax: bool | None) -> Tensor:
+    """Scores [N, num_labels] of outputs, or [N] of one output."""
+    scores = outputs if activation_fn is None else activation_fn(outputs)
+    if outputs.shape[1] == 1 and scores.dim() > 1:
+        scores = scores.squeeze(-1)
+    return scores.softmax(1) if apply_softmax and scores.dim() > 1 else scores
+
+
+def converted(results: Tensor, single: bool, to_numpy: bool, to_tensor: bool) -> Any:
+    """The results as one array, one tensor or a list of tensors; of a single input the first of them."""
+    found: Any = results if to_tensor else results.float().numpy() if to_numpy else list(results)
+    return found[0] if single else found

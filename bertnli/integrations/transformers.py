@@ -93,8 +93,11 @@ def _kind(model: nn.Module) -> str:
     return type(model).__name__ + (f" (model_type {', '.join(sorted(map(str, kinds)))})" if kinds else "")
 
 
-class _OtherForward:
-    """A `forward` of one module, kept on it. It does not keep the module alive, and copies of the module copy it."""
+class OtherMethod:
+    """A `forward`, or another `method`, of one module, kept on it. It does not keep the module alive, and copies of the
+    module copy it."""
+
+    method = "forward"
 
     def __init__(self, module: nn.Module) -> None:
         self._module = weakref.ref(module)
@@ -105,11 +108,11 @@ class _OtherForward:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        parameters = list(inspect.signature(type(self.module).forward).parameters.values())
-        return inspect.Signature(parameters[1:])
+        signature = inspect.signature(getattr(type(self.module), self.method))
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
-        return type(self.module).forward(self.module, *args, **kwargs)
+        return getattr(type(self.module), self.method)(self.module, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self.module}
@@ -118,7 +121,7 @@ class _OtherForward:
         self.__init__(**state)  # type: ignore[misc]
 
 
-class PooledHeadForward(_OtherForward):
+class PooledHeadForward(OtherMethod):
     """The `forward` of a head that reads only the pooler's output: its encoder computes `<cls>` only."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -129,13 +132,13 @@ class PooledHeadForward(_OtherForward):
             return self.original(*args, **kwargs)
 
 
-class PackedForward(_OtherForward):
+class PackedForward(OtherMethod):
     """The `forward` of an accelerated BertModel."""
 
     def __init__(self, module: BertModel, precision: str) -> None:
         super().__init__(module)
         self.precision = precision
-        self._shared: _SharedEncoder | None = None
+        self._shared: SharedEncoder | None = None
         self._first = threading.local()
         self._warned = False
 
@@ -154,13 +157,14 @@ class PackedForward(_OtherForward):
 
     def check(self) -> None:
         """Raise CannotPackError, or the session's ValueError for its precision, if the model cannot be packed."""
-        shared = self._current()
+        shared = self.current()
         if self.precision == "int8":
             InferenceSession(shared.head(False), "int8")
 
-    def _current(self) -> _SharedEncoder:
+    def current(self) -> SharedEncoder:
+        """The encoder, of the modules as they are now. Raises CannotPackError."""
         if self._shared is None or not self._shared.is_current(self.module):
-            self._shared = _SharedEncoder(self.module)
+            self._shared = SharedEncoder(self.module)
         return self._shared
 
     # The sizes of packed tensors depend on the mask, and the encoder's operators are fused already.
@@ -168,7 +172,7 @@ class PackedForward(_OtherForward):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             inputs = _packed_inputs(self.module, args, kwargs)
-            shared = self._current()
+            shared = self.current()
             first = getattr(self._first, "only", False) and _only_pools(self.module)
             vectors = self._vectors(shared, *inputs, first)
         except CannotPackError as reason:
@@ -185,7 +189,7 @@ class PackedForward(_OtherForward):
 
     def _vectors(
         self,
-        shared: _SharedEncoder,
+        shared: SharedEncoder,
         input_ids: Tensor,
         mask: Tensor | None,
         segments: Tensor | None,
@@ -200,11 +204,7 @@ class PackedForward(_OtherForward):
         if as_is or shared.needs_modules():
             x = shared.encode(batch, head)
         else:
-            session = session_of(head, self.precision)
-            if not session.is_unmodified():
-                shared.encoder.sessions.clear()
-                session = session_of(head, self.precision)
-            x = session.features(batch)
+            x = shared.session(head, self.precision).features(batch)
         (count, length), width = input_ids.shape, x.shape[1]
         if first or index is None:
             return x.view(count, 1 if first else length, width)
@@ -271,7 +271,7 @@ def _only_pools(bert: BertModel) -> bool:
     return bert.pooler is not None and not hooked and is_plain(bert.pooler, modeling_bert.BertPooler)
 
 
-class _SharedEncoder:
+class SharedEncoder:
     """A BERTEncoder whose modules and parameters are those of a BertModel. Raises CannotPackError if it has others."""
 
     def __init__(self, bert: BertModel) -> None:
@@ -309,7 +309,7 @@ class _SharedEncoder:
         self.places = [(*_place(bert, path), *_place(self.encoder, own)) for path, own in paths.items()]
         for module in model.modules():  # before any is shared
             module.training = False
-        self._model, self._heads = model, dict[bool, Head]()
+        self.model, self._heads = model, dict[bool, Head]()
         self._hooks_seen: int | None = None  # the number of hooks made in all when there were none in the model
         self._seen, self._dropouts = Items(), list[nn.Dropout]()
         self._take()
@@ -357,10 +357,18 @@ class _SharedEncoder:
     def head(self, first: bool) -> Head:
         """A head that gives the encoder's vectors of first tokens, or of all."""
         if first not in self._heads:
-            head = (_FirstTokens if first else _AllTokens)(self._model, 1)
+            head = (_FirstTokens if first else _AllTokens)(self.model, 1)
             head.training = False
             self._heads[first] = head
         return self._heads[first]
+
+    def session(self, head: Head, precision: str) -> InferenceSession:
+        """A session of a head of this encoder, which sees layers that were changed in place too."""
+        session = session_of(head, precision)
+        if not session.is_unmodified():
+            self.encoder.sessions.clear()
+            session = session_of(head, precision)
+        return session
 
     def check_device(self, input_ids: Tensor) -> None:
         """CannotPackError for a device or dtype that the operators do not know, ValueError for inputs elsewhere."""

@@ -126,7 +126,7 @@ def test_what_only_the_modules_know_runs_them(name: str, caplog: pytest.LogCaptu
     assert caplog.text.count(FALLBACK) == 1
     if name != "config":
         assert not torch.equal(model(**INPUTS).logits, wanted.logits)  # packed again
-        assert model.bert.forward._current().is_current(model.bert)
+        assert model.bert.forward.current().is_current(model.bert)
 
 
 @pytest.mark.parametrize(

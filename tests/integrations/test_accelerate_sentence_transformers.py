@@ -49,56 +49,23 @@ def saved(folder: Path, kind: Any, **settings: Any) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("labels", [1, 3])
-def test_cross_encoder(labels: int, tmp_path: Path) -> None:
-    plain = CrossEncoder(saved(tmp_path, BertForSequenceClassification, num_labels=labels), device="cpu")
-    model = bertnli.accelerate(copy.deepcopy(plain))
-    for pairs in (PAIRS[:1], PAIRS, PAIRS[3]):
-        for options in ({}, {"convert_to_tensor": True}, {"convert_to_numpy": False}, {"apply_softmax": True}):
-            found, wanted = model.predict(pairs, **options), plain.predict(pairs, **options)
-            assert type(found) is type(wanted)
-            np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), rtol=1e-4, atol=1e-5)
-    if labels == 1:
-        found, wanted = model.rank("a man", TEXTS, return_documents=True), plain.rank("a man", TEXTS)
-        assert [hit["corpus_id"] for hit in found] == [hit["corpus_id"] for hit in wanted]
-    bertnli.restore(model)
-    assert np.array_equal(model.predict(PAIRS), plain.predict(PAIRS))
-
-
-def test_other_inputs_and_a_model_loaded_in_bfloat16(tmp_path: Path) -> None:
+def test_a_model_loaded_in_bfloat16(tmp_path: Path) -> None:
     folder = saved(tmp_path, BertForSequenceClassification, num_labels=1, initializer_range=0.05)
     plain = CrossEncoder(folder, device="cpu")
     half = bertnli.accelerate(CrossEncoder(folder, device="cpu", model_kwargs={"dtype": torch.bfloat16}))
-    model = bertnli.accelerate(copy.deepcopy(plain))
-    wanted = plain.predict(PAIRS)
-    np.testing.assert_allclose(model.predict(np.array(PAIRS)), wanted, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(model.predict(PAIRS, batch_size=1), wanted, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(half.predict(PAIRS), wanted, atol=3e-2)
-    assert isinstance(model.predict(np.array(PAIRS[0])), np.float32)
-    assert model.predict([]).shape == model.predict(np.array([], dtype=str)).shape == (0,)
+    np.testing.assert_allclose(half.predict(PAIRS), plain.predict(PAIRS), atol=3e-2)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
-def test_sentence_transformer(pooling: str, tmp_path: Path) -> None:
+def test_token_embeddings_and_a_saved_model(tmp_path: Path) -> None:
     module = Transformer(saved(tmp_path, BertModel))
-    plain = SentenceTransformer(modules=[module, Pooling(32, pooling_mode=pooling), Normalize()], device="cpu")
+    plain = SentenceTransformer(modules=[module, Pooling(32), Normalize()], device="cpu")
     model = bertnli.accelerate(copy.deepcopy(plain))
-    for texts in (TEXTS[0], TEXTS[:1], TEXTS * 9):
-        np.testing.assert_allclose(model.encode(texts), plain.encode(texts), rtol=1e-4, atol=1e-5)
     found, wanted = (some.encode(TEXTS, output_value="token_embeddings") for some in (model, plain))
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=3e-5)
     folder = tmp_path / "saved"
     model.save(str(folder))
     np.testing.assert_allclose(SentenceTransformer(str(folder)).encode(TEXTS), plain.encode(TEXTS), atol=1e-6)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_precisions(precision: str, tmp_path: Path) -> None:
-    plain = CrossEncoder(saved(tmp_path, BertForSequenceClassification, initializer_range=0.05), device="cpu")
-    model = bertnli.accelerate(copy.deepcopy(plain), precision)
-    difference = np.abs(model.predict(PAIRS) - plain.predict(PAIRS)).max()
-    assert 0 < difference < 2e-2
 
 
 def test_training_with_fit(tmp_path: Path) -> None:
