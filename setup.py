@@ -34,7 +34,8 @@ def sources(room: str) -> list[str]:
 
 
 def headers(room: str) -> list[str]:
-    return sorted(str(path) for pattern in ("*.h", "*.inc") for path in Path("csrc", room).rglob(pattern))
+    found = (path for pattern in ("*.h", "*.inc") for path in Path("csrc", room).rglob(pattern))
+    return sorted(map(str, [*found, Path("csrc/system.h")]))
 
 
 setup(

@@ -5,18 +5,14 @@
 // operators spend on it.
 #include "memory.h"
 
+#include "../system.h"
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/CPUAllocator.h>
 #pragma GCC diagnostic pop
-
-#if defined(__linux__)
-#include <pthread.h>
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
 
 #include <cstdint>
 #include <map>
@@ -67,19 +63,16 @@ Scratch::~Scratch() {
 // ---- large zeros ----
 
 at::Tensor fresh_zeros(int64_t rows, int64_t width, at::ScalarType type) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr size_t huge = size_t(2) << 20;
   const size_t bytes = (size_t(rows) * width * c10::elementSize(type) + huge - 1) / huge * huge;
   if (bytes > 16 * huge) {
-    void* memory = mmap(nullptr, bytes + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory != MAP_FAILED) {
+    if (char* const memory = map_pages(bytes + huge, Pages::kAtFirstTouch)) {
       char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + huge - 1) / huge * huge);
-      madvise(start, bytes, MADV_HUGEPAGE);
+      prefer_huge_pages(start, bytes);
       return at::from_blob(
-          start, {rows, width}, [memory, bytes](void*) { munmap(memory, bytes + huge); }, at::dtype(type));
+          start, {rows, width}, [memory, bytes](void*) { unmap_pages(memory, bytes + huge); }, at::dtype(type));
     }
   }
-#endif
   return at::zeros({rows, width}, at::dtype(type));
 }
 
@@ -114,13 +107,11 @@ class TrainingAllocator final : public c10::Allocator {
   }
   // Blocks that are in use stay.
   void give_back() {
-#if defined(__linux__)
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& [place, size] : by_place_) {
-      const size_t page = size_t(sysconf(_SC_PAGESIZE)), ahead = size_t(-reinterpret_cast<uintptr_t>(place)) % page;
-      if (size > ahead + page) madvise(place + ahead, (size - ahead) / page * page, MADV_DONTNEED);
+      const size_t page = page_size(), ahead = size_t(-reinterpret_cast<uintptr_t>(place)) % page;
+      if (size > ahead + page) give_back_pages(place + ahead, (size - ahead) / page * page);
     }
-#endif
   }
 
  private:
@@ -130,20 +121,16 @@ class TrainingAllocator final : public c10::Allocator {
   static size_t& size_of(char* block) { return *reinterpret_cast<size_t*>(block); }
 
   bool reserved() {
-#if defined(__linux__)
-    if (begin_) return true;
-    const size_t size = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE));
-    void* range = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (range == MAP_FAILED) return false;
-#if defined(MADV_HUGEPAGE)
-    madvise(range, size, MADV_HUGEPAGE);
-#endif
-    begin_ = static_cast<char*>(range);
+    if (begin_ || !kMapsPages) return begin_;
+    const size_t size = memory_size();
+    char* const range = map_pages(size, Pages::kMoreThanThereAre);
+    if (!range) return false;
+    prefer_huge_pages(range, size);
+    begin_ = range;
     end_ = begin_ + size;
     insert(begin_, size);
-    pthread_atfork(before_fork, after_fork, after_fork);  // a child has no thread that would unlock what is locked
-#endif
-    return begin_;
+    at_fork(before_fork, after_fork);  // a child has no thread that would unlock what is locked
+    return true;
   }
 
   void insert(char* place, size_t size) {

@@ -7,14 +7,10 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
+
+#include "../system.h"
 
 namespace bertnli {
-
-#if defined(__linux__)
 
 namespace {
 
@@ -36,22 +32,28 @@ size_t rounded(size_t bytes) {
   return (bytes + unit - 1) & ~(unit - 1);
 }
 
-Buffer map(size_t bytes) {
+Buffer allocate(size_t bytes) {
+  if (!kMapsPages) {
+    void* p = std::malloc(bytes);
+    if (p == nullptr) throw std::bad_alloc();
+    return {p, bytes};
+  }
   const size_t spare = bytes >= kHugePage ? kHugePage : 0;  // to align the begin to a huge page
-  const int now = spare == 0 ? MAP_POPULATE : 0;            // faster than a page fault for each small page
-  void* p = mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | now, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  char* const begin = static_cast<char*>(p);
-  if (spare == 0) return {begin, bytes};
+  char* p = map_pages(bytes + spare, spare == 0 ? Pages::kAtOnce : Pages::kAtFirstTouch);
+  if (p == nullptr) throw std::bad_alloc();
+  if (spare == 0) return {p, bytes};
   const size_t before = -reinterpret_cast<uintptr_t>(p) & (kHugePage - 1);
-  if (before != 0) munmap(begin, before);
-  if (before != spare) munmap(begin + before + bytes, spare - before);
-  (void)madvise(begin + before, bytes, MADV_HUGEPAGE);  // a page fault costs as much as writing 16 KB
-  return {begin + before, bytes};
+  if (before != 0) unmap_pages(p, before);
+  if (before != spare) unmap_pages(p + before + bytes, spare - before);
+  prefer_huge_pages(p + before, bytes);  // a page fault costs as much as writing 16 KB
+  return {p + before, bytes};
 }
 
-void unmap(Buffer* buffer) noexcept {
-  munmap(buffer->data, buffer->bytes);
+void release(Buffer* buffer) noexcept {
+  if (kMapsPages)
+    unmap_pages(buffer->data, buffer->bytes);
+  else
+    std::free(buffer->data);
   delete buffer;
 }
 
@@ -77,19 +79,25 @@ Buffer* take_buffer(size_t bytes) {
     if (!fits && put_into(slot, buffer)) continue;
     kept.bytes -= buffer->bytes;
     if (fits) return buffer;
-    unmap(buffer);
+    release(buffer);
   }
   auto buffer = std::make_unique<Buffer>();
-  *buffer = map(bytes);
+  *buffer = allocate(bytes);
   return buffer.release();
 }
 
 void grow_buffer(Buffer& buffer, size_t bytes) {
   if (bytes <= buffer.bytes) return;
-  const Buffer larger = map(rounded(bytes));
-  constexpr int kMove = MREMAP_MAYMOVE | MREMAP_FIXED;  // replaces the first pages there
-  if (mremap(buffer.data, buffer.bytes, buffer.bytes, kMove, larger.data) == MAP_FAILED) {
-    munmap(larger.data, larger.bytes);
+  bytes = rounded(bytes);
+  if (!kMapsPages) {
+    void* p = std::realloc(buffer.data, bytes);
+    if (p == nullptr) throw std::bad_alloc();
+    buffer = {p, bytes};
+    return;
+  }
+  const Buffer larger = allocate(bytes);
+  if (!move_pages(buffer.data, buffer.bytes, larger.data)) {
+    unmap_pages(larger.data, larger.bytes);
     throw std::bad_alloc();
   }
   buffer = larger;
@@ -98,19 +106,23 @@ void grow_buffer(Buffer& buffer, size_t bytes) {
 void trim_buffer(Buffer& buffer, size_t bytes) noexcept {
   bytes = rounded(std::max<size_t>(bytes, 1));
   if (bytes >= buffer.bytes / 2) return;
-  munmap(static_cast<char*>(buffer.data) + bytes, buffer.bytes - bytes);
-  buffer.bytes = bytes;
+  if (kMapsPages) {
+    unmap_pages(static_cast<char*>(buffer.data) + bytes, buffer.bytes - bytes);
+    buffer.bytes = bytes;
+  } else if (void* p = std::realloc(buffer.data, bytes)) {
+    buffer = {p, bytes};
+  }
 }
 
 void give_buffer(Buffer* buffer) noexcept {
   Kept& kept = kept_like(buffer->bytes);
-  if (buffer->bytes > kept.most / 2) return unmap(buffer);
-  if (!is_small(buffer->bytes) && madvise(buffer->data, buffer->bytes, MADV_FREE) != 0) return unmap(buffer);
+  if (buffer->bytes > kept.most / 2) return release(buffer);
+  if (!is_small(buffer->bytes) && !offer_pages(buffer->data, buffer->bytes)) return release(buffer);
   size_t all = kept.bytes += buffer->bytes;
   const auto give_up = [&](Buffer* old) {
     if (old == nullptr) return;
     all = kept.bytes -= old->bytes;
-    unmap(old);
+    release(old);
   };
   for (auto& slot : kept.slots) {
     if (all > kept.most) give_up(take_from(slot));
@@ -120,37 +132,7 @@ void give_buffer(Buffer* buffer) noexcept {
 }
 
 void check_memory(size_t count, size_t size) {
-  const size_t memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  if (size != 0 && count > memory / size) throw std::bad_alloc();
+  if (size != 0 && count > memory_size() / size) throw std::bad_alloc();
 }
-
-#else
-
-void check_memory(size_t, size_t) {}
-
-Buffer* take_buffer(size_t bytes) {
-  auto buffer = std::make_unique<Buffer>();
-  *buffer = {std::malloc(bytes), bytes};
-  if (buffer->data == nullptr) throw std::bad_alloc();
-  return buffer.release();
-}
-
-void grow_buffer(Buffer& buffer, size_t bytes) {
-  if (bytes <= buffer.bytes) return;
-  void* p = std::realloc(buffer.data, bytes);
-  if (p == nullptr) throw std::bad_alloc();
-  buffer = {p, bytes};
-}
-
-void trim_buffer(Buffer& buffer, size_t bytes) noexcept {
-  if (void* p = std::realloc(buffer.data, std::max<size_t>(bytes, 1))) buffer = {p, bytes};
-}
-
-void give_buffer(Buffer* buffer) noexcept {
-  std::free(buffer->data);
-  delete buffer;
-}
-
-#endif
 
 }  // namespace bertnli

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <system_error>
 
+#include "../system.h"
 #include "buffers.h"
-#include "system.h"
 
 namespace bertnli {
 

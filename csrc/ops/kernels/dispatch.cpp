@@ -10,8 +10,8 @@
 
 #if BERTNLI_HAS_AMX
 #include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+
+#include "../../system.h"
 #endif
 
 #include <array>
@@ -48,13 +48,11 @@ enum class Isa { plain, avx2, avx512, avx512_bf16, amx };  // each has all of th
 const char* const kIsaNames[] = {"plain", "avx2", "avx512", "avx512_bf16", "amx"};
 
 #if BERTNLI_HAS_AMX
-// By the CPU and the operating system, which keeps the tiles of those processes only that have asked for it.
+// By the CPU and the operating system.
 bool amx_allowed() {
   unsigned a, b, c, d;
-  constexpr unsigned kFeatures = 13u << 22;         // bits 22, 24, 25: bf16, tile, int8
-  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kFeatures) == kFeatures &&
-         syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  constexpr unsigned kFeatures = 13u << 22;  // bits 22, 24, 25: bf16, tile, int8
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kFeatures) == kFeatures && allows_amx();
 }
 #endif
 
