@@ -6,6 +6,8 @@
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
 #                 extensions under the first two
 # make cross   the text stage compiled for Windows and aarch64, with its tests by qemu-user (needs both compilers)
+# make wheels  the source distribution and wheels for the versions TORCH_VERSIONS of torch into dist/, each checked in an
+#                 environment of its own
 # make fuzz    the text stage's three libFuzzer targets (needs clang), and all files that are read by Atheris, for FUZZ_SECONDS
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ INSTALL = mkdir -p build && $(BIN)/pip install -v --no-build-isolation --editabl
 	| awk '/^ *\[[0-9]+\/[0-9]+\]/ {print "compiled " $$1; fflush()}' || { tail -n 40 build/install.log; exit 1; }
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
-.PHONY: demo test test-fast bench docs sanitize cross fuzz format clean
+.PHONY: demo test test-fast bench docs sanitize cross wheels fuzz format clean
 
 demo: .venv/built
 	$(BIN)/python -m bertnli demo
@@ -43,7 +45,12 @@ sanitize: .venv/tested
 	PYTHON=$(BIN)/python tests/cpp/run.sh bindings 100
 
 cross:
-	tests/cpp/run.sh cross
+	tests/cpp/run.sh windows
+	tests/cpp/run.sh aarch64
+
+TORCH_VERSIONS ?= 2.13.0 2.14.1
+wheels:
+	$(PYTHON) tools/wheels.py build $(TORCH_VERSIONS)
 
 FUZZ_SECONDS ?= 600
 fuzz: .venv/tested

@@ -1,6 +1,7 @@
 """Compile the two extensions: `_text` (bytes to ragged ids, free of torch) and `_ops` (operators on packed tensors)."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,15 @@ def headers(room: str) -> list[str]:
     return sorted(map(str, [*found, Path("csrc/system.h")]))
 
 
+def version() -> str:
+    """`__version__`; with BERTNLI_TAG_TORCH set, wheels for different torch versions have versions of their own."""
+    line = re.search(r'^__version__ = "(.+)"$', Path("bertnli/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert line is not None
+    return line[1] + (f"+torch{TORCH_VERSION}" if os.environ.get("BERTNLI_TAG_TORCH") else "")
+
+
 setup(
+    version=version(),
     # The wheel works with the torch it was compiled for and no other, so it says so.
     install_requires=[
         f"torch=={TORCH_VERSION}",

@@ -5,7 +5,8 @@
 #                                    the fuzzers' corpus under the first two
 #   tests/cpp/run.sh plain           tests without a sanitizer
 #   tests/cpp/run.sh fuzz 600        the libFuzzer targets, 200 seconds each; 77 where clang has no libFuzzer
-#   tests/cpp/run.sh cross           compile it for Windows by MinGW; compile it for aarch64 and run its tests by qemu-user
+#   tests/cpp/run.sh windows         compile it for Windows by MinGW; run its tests where Wine is
+#   tests/cpp/run.sh aarch64         compile it for aarch64 and run its tests by qemu-user
 #   tests/cpp/run.sh bindings 100    both extensions under AddressSanitizer + UndefinedBehaviorSanitizer, compiled by g++,
 #                                    and 100 mutated calls of each function and operator (tests/fuzz/bindings.py)
 #
@@ -56,10 +57,12 @@ fuzz)
             -artifact_prefix="$BUILD/" "-dict=tests/cpp/$dictionary.dict" "$BUILD/corpus/$target"
     done
     ;;
-cross)
+windows)
     # MinGW's libraries of threads are POSIX's; programs for it are linked, and run where Wine is.
-    x86_64-w64-mingw32-g++-posix $FLAGS -O1 -static tests/cpp/test_*.cpp $SOURCES -o "$BUILD/test_text.exe"
+    x86_64-w64-mingw32-g++-posix $FLAGS -O0 -static tests/cpp/test_*.cpp $SOURCES -o "$BUILD/test_text.exe"
     if command -v wine64 >/dev/null; then wine64 "$BUILD/test_text.exe"; else echo "linked for Windows, not run: no Wine"; fi
+    ;;
+aarch64)
     aarch64-linux-gnu-g++ $FLAGS -O1 -static tests/cpp/test_*.cpp $SOURCES -o "$BUILD/test_text_aarch64"
     qemu-aarch64 "$BUILD/test_text_aarch64"
     ;;
@@ -78,7 +81,7 @@ bindings)
         ${PYTHON:-python3} tests/fuzz/bindings.py "${2:-100}" "${3:-0}"
     ;;
 *)
-    sed -n '2,13p' "$0"
+    sed -n '2,14p' "$0"
     exit 2
     ;;
 esac
