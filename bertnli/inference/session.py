@@ -30,9 +30,10 @@ class InferenceSession:
     model      a head with its encoder
     precision  "fp32"; "bf16": weights and inputs of the encoder's products rounded to bfloat16; "int8": each output's
                weights rounded to 8 bits by the largest of them, each token's inputs by their range, attention in
-               bfloat16. Sums, statistics and the head are float32, on the CPU the residual stream too. A CPU without
-               bfloat16 instructions rounds only the weights of "bf16", and one without VNNI those of "int8" to
-               between 7 and 8 bits.
+               bfloat16. Sums, statistics and the head are float32, on the CPU the residual stream too. An x86 CPU
+               without instructions for these rounds for "bf16" weights to 12 bits and inputs to 13, which loses no
+               more, and for "int8" weights to between 7 and 8 bits; its attention is float32. Other CPUs round only
+               the weights for "bf16".
 
     On the CPU, all layers of an unmodified float32 encoder are one fused operator, and so are those of a head whose
     `head` is Head's own. Otherwise (GPU, other dtypes, replaced layers, hooks, a `forward` or `features` of the head's

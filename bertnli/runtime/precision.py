@@ -21,10 +21,10 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
 def unused_precision(device: torch.device, precision: str, fused: bool = False) -> str | None:
     """What is computed in place of `precision`, as a sentence; None if the precision is used.
 
-    fused  True for the fused operator of inference, which also rounds weights on CPUs without bfloat16 instructions
+    fused  True for the fused operator of inference, which has a use of "bf16" on every CPU
     """
     if fused:
-        used = precision != "bf16" or ops.cpu_isa() in ("avx512_bf16", "amx")
+        used = precision != "bf16" or ops.cpu_isa() != "plain"
         return None if used else "this CPU has no bfloat16 instructions: bf16 rounds the weights, products run in fp32"
     used = precision != "bf16" or uses_bf16(device, precision)
     return None if used else "this CPU has no fast bfloat16 products: bf16 runs in fp32"

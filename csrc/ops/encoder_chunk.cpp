@@ -29,6 +29,13 @@ struct Team {
 int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }  // buffers begin a line of the cache
 int64_t size_of(Type type) { return type == Type::bf16 ? 2 : 4; }
 
+// The activations from a row on.
+Activations rows_from(Activations a, int64_t row, int64_t stride) {
+  a.data = (char*)a.data + row * stride;
+  a.scale += row, a.zero += row, a.sum += row;
+  return a;
+}
+
 int64_t step_bytes(const LinearKernels& kernels, int64_t width) {
   return (width + kernels.per_step - 1) / kernels.per_step * kernels.row_bytes;
 }
@@ -89,7 +96,10 @@ class ChunkEncoder {
     if (batch_.absorb) {
       take(absorbed_, n_ * heads_ * width_ * bytes_);
       take(context_, n_ * heads_ * width_ * bytes_);
-      take(absorbed_activations_.data, std::max(m_, n_ * heads_) * step_bytes(encoder_.absorbed_kernels, width_));
+      const int64_t rows = std::max(m_, n_ * heads_);
+      Activations& a = absorbed_activations_;
+      take(a.data, rows * step_bytes(encoder_.absorbed_kernels, width_));
+      take(a.scale, rows * 4), take(a.zero, rows * 4), take(a.sum, rows * 4);
     }
   }
   size_t buffer_bytes() {
@@ -108,10 +118,8 @@ class ChunkEncoder {
     if (same) return {const_cast<void*>(x), stride * size_of(type), nullptr, nullptr, nullptr};
     into.stride = step_bytes(kernels, width);
     team(rows, width * 4, [&](int64_t begin, int64_t end) {
-      Activations part = into;
-      part.data = (char*)into.data + begin * into.stride;
-      if (into.scale) part.scale += begin, part.zero += begin, part.sum += begin;
-      kernels.pack_activations((const char*)x + begin * stride * size_of(type), type, stride, end - begin, width, part);
+      kernels.pack_activations((const char*)x + begin * stride * size_of(type), type, stride, end - begin, width,
+                               rows_from(into, begin, into.stride));
     });
     return into;
   }
@@ -237,8 +245,7 @@ class ChunkEncoder {
     const Team alone{false};
     team_(heads_, n_ * in * out * kernels.cost, [&](int64_t begin, int64_t end) {
       for (int64_t h = begin; h < end; h++) {
-        Activations part = absorbed_activations_;
-        part.data = (char*)part.data + h * n_ * step_bytes(kernels, in);
+        const Activations part = rows_from(absorbed_activations_, h * n_, step_bytes(kernels, in));
         const Activations x =
             activations(kernels, (const char*)from + h * in * bytes_, type_, heads_ * in, n_, in, part, alone);
         linear(kernels, w[size_t(h)], x, n_, (char*)to + h * out * bytes_, type_, heads_ * out, Activation::identity,
