@@ -161,14 +161,9 @@ class Model:
 
         The score is that of (query, document): see `score`. A classifier needs `label`, the class to rank by.
         """
-        if isinstance(self.head, BERTClassifier) and label is None:
-            raise ValueError(
-                f"a classifier ranks by the probability of a class: give label, one of {self.head.label_names}"
-            )
+        check_ranking_label(self.head, label)
         texts = self._single_texts(documents)
-        scores = self.score([query] * len(texts), texts, label=label)
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        return [(int(i), float(scores[i])) for i in best]
+        return ranking(self.score([query] * len(texts), texts, label=label), top_k)
 
     def zero_shot(
         self,
@@ -395,3 +390,15 @@ class Model:
         if split == "train":
             head.adapt(data)
         return head.encode(self.tokenizer, data, truncation=truncation)
+
+
+def check_ranking_label(head: Head, label: str | None) -> None:
+    """Raise ValueError where a classifier is to rank without one of its classes."""
+    names = head.label_names or ()
+    if isinstance(head, BERTClassifier) and label not in names:
+        raise ValueError(f"a classifier ranks by the probability of a class: give label, one of {', '.join(names)}")
+
+
+def ranking(scores: npt.NDArray[np.float32], top_k: int | None = None) -> list[tuple[int, float]]:
+    """The (index, score) of the largest scores, largest first, equal ones in their order; at most `top_k`."""
+    return [(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top_k]]

@@ -15,6 +15,7 @@ from bertnli.runtime import distributed
 
 FOLDER_WRITERS = ("train", "pretrain", "distill", "tune", "export", "demo")  # commands whose --output is a folder
 KEPT_FOLDER = "checkpoints"  # in --output, of --keep
+FOLDS_FILE = "folds.jsonl"  # in --output, of --folds
 STATE_FILE = "training_state.pt"  # in --output
 STUDY_FILE = "study.journal"  # the same of `bertnli tune`
 _MODEL_FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "pretrained.params")

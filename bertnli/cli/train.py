@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertnli.cli.loading import find_device, load, load_checkpoint, with_switches
+from bertnli.cli.output import FOLDS_FILE
 from bertnli.cli.reports import print_json
 from bertnli.cli.training_run import Run, dev_file, make_bert, make_tokenizer, print_unused_precision, run_arguments
 from bertnli.data.files import atomic_path
@@ -32,8 +33,6 @@ from bertnli.text.encoded import Encoded, EncodedTexts, encoded_texts
 from bertnli.text.tokenizer import Tokenizer
 from bertnli.training.folds import CrossValidation, cross_validate
 from bertnli.training.loop import fit
-
-FOLDS_FILE = "folds.jsonl"  # in --output, of --folds
 
 
 @dataclass
@@ -57,7 +56,8 @@ def train(args: SimpleNamespace) -> None:
     history = fit(model, job.train_data, dev_data, args.options, **run_arguments(args, model, job.tokenizer))
     if args.calibrate and history.dev is not None and isinstance(model, BERTClassifier):
         history.dev = _calibrate(model, job.dev, *history.dev)
-    Run(args, model, job.tokenizer, history, job.dev, dev_data, sections).finish()
+    files = [] if args.folds is None else [FOLDS_FILE]
+    Run(args, model, job.tokenizer, history, job.dev, dev_data, sections, files).finish()
 
 
 def prepare(args: SimpleNamespace) -> Job:
@@ -100,8 +100,7 @@ def _cross_validate(args: SimpleNamespace, job: Job) -> Section:
         found = CrossValidation(stored[1:])
     else:
         found = cross_validate(
-            job.model, job.tokenizer, job.train, job.dev_data, args.options, folds=args.folds,
-            max_len=job.model.sequence_len(args.max_len), truncation=args.truncation, device=find_device(args.device),
+            job.model, job.train_data, job.dev_data, args.options, folds=args.folds, device=find_device(args.device),
             progress=not args.quiet,
         )  # fmt: skip
         if distributed.rank_and_size()[0] == 0:

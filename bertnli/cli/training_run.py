@@ -85,6 +85,7 @@ class Run:
 
     dev, dev_data    examples, and what the model's `encode` gave for them; None without
     sections         of the report, beside those of the run and of the dev data
+    files            of --output that are written already
     config           the run's configuration, as the text of a file; None writes none
     """
 
@@ -95,6 +96,7 @@ class Run:
     dev: Any = None
     dev_data: Any = None
     sections: Sequence[Section] = ()
+    files: Sequence[str] = ()
     config: str | None = None
 
     def finish(self) -> None:
@@ -111,7 +113,8 @@ class Run:
 
     def save(self) -> str:
         """Write checkpoint, figures, report and the run's configuration to --output; says what was written."""
-        args, history, folder, files = self.args, self.history, self.args.output, ["checkpoint", "metrics.jsonl"]
+        args, history, folder = self.args, self.history, self.args.output
+        files = ["checkpoint", *self.files, "metrics.jsonl"]
         if self.config is not None:  # the data are files
             paths = {"train": args.train, "dev": dev_file(args)}
             self.model.provenance |= {name: path.resolve().name for name, path in paths.items() if path is not None}

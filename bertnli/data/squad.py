@@ -58,8 +58,8 @@ def read_squad(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> Ques
     path        may have .gz or .zst behind its suffix
     encoding    of the text, by Python's name (default: "utf-8")
 
-    Raises FileNotFoundError, and ValueError naming the file and the keys for another layout or an answer that is not at
-    its place in the context.
+    Raises FileNotFoundError, and ValueError naming the file and the keys for another layout, an id that is there twice,
+    or an answer that is not at its place in the context.
     """
     source = Source(path, encoding)
     return questions_of(read_whole(source), source.path)
@@ -88,19 +88,23 @@ def is_squad(source: Source) -> bool:
 def questions_of(whole: Any, path: Path) -> QuestionData:
     """The questions of a file's JSON value: see `read_squad`."""
     questions: list[str] = []
-    contexts, answers, ids, titles = [], [], [], []
+    contexts, answers, titles = [], [], []
+    ids: dict[str, str] = {}  # and their places
     for article, place in _items(whole, f"{path}: ", "data"):
         for paragraph, paragraph_place in _items(article, place, "paragraphs"):
             context = _text(paragraph, paragraph_place, "context")
             for question, question_place in _items(paragraph, paragraph_place, "qas"):
                 questions.append(_text(question, question_place, "question"))
                 contexts.append(context)
-                ids.append(_text(question, question_place, "id"))
+                identity = _text(question, question_place, "id")
+                if identity in ids:
+                    raise ValueError(f"{question_place}id is {identity!r}, as {ids[identity]}id; ids must differ")
+                ids[identity] = question_place.removeprefix(f"{path}: ")
                 titles.append(str(article.get("title") or ""))
                 answers.append(_known_answers(question, question_place, context))
     if not questions:
         raise ValueError(f"{path} has no questions")
-    return QuestionData(questions, contexts, answers, ids, titles)
+    return QuestionData(questions, contexts, answers, list(ids), titles)
 
 
 def with_predictions(whole: Any, predictions: Sequence[Any]) -> Any:

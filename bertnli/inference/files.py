@@ -304,8 +304,6 @@ def _read_whole(source: Source, head: Head, labelled: bool = False, tag_column: 
 def _questions(source: Source) -> _Whole:
     whole = read_whole(source)
     data = questions_of(whole, source.path)
-    if len(set(data.ids)) < len(data):
-        raise ValueError(f"{source.path}: the ids of the questions are not all different")
     columns = zip(data.ids, data.titles, data.questions, data.contexts, data.answers or (), strict=True)
     rows = [
         {"id": i, "title": title, "question": question, "context": context, "answers": [text for _, text in known]}

@@ -17,7 +17,7 @@ from bertnli.data.arguments import strings
 from bertnli.data.progress import Progress
 from bertnli.inference.predict import run_batches
 from bertnli.inference.session import InferenceSession, session_of
-from bertnli.model import Model
+from bertnli.model import Model, ranking
 from bertnli.text.encoded import EncodedTexts
 
 _log = logging.getLogger("bertnli")
@@ -135,10 +135,9 @@ class CrossEncoder:
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             activation_fn=activation_fn,
-        ).tolist()
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])[:top_k]
-        texts = [{"text": documents[i]} if return_documents else {} for i in order]
-        return [{"corpus_id": i, "score": scores[i], **text} for i, text in zip(order, texts, strict=True)]
+        )
+        found: list[dict[str, Any]] = [{"corpus_id": index, "score": score} for index, score in ranking(scores, top_k)]
+        return [row | {"text": documents[row["corpus_id"]]} for row in found] if return_documents else found
 
 
 # What sentence-transformers' own models share with the class above when they are accelerated.

@@ -37,8 +37,7 @@ from torch import Tensor
 import bertnli
 from bertnli.data.arguments import positive, strings
 from bertnli.data.extras import from_extra
-from bertnli.model import Model
-from bertnli.tasks.classification import BERTClassifier
+from bertnli.model import Model, check_ranking_label, ranking
 from bertnli.tasks.convert import parts_of
 from bertnli.tasks.embedding import BERTEmbedder
 
@@ -224,13 +223,12 @@ class _Service:
         query, documents = _take(values, "query", str), strings(_take(values, "documents", list), "documents")
         top_k, label = positive(_take(values, "top_k", int, 10), "top_k"), _take(values, "label", str, None)
         _check_rest(values)
-        head, names = self.model.head, self.model.head.label_names or ()
-        if isinstance(head, BERTClassifier) and label not in names:
-            raise ValueError(f"a classifier ranks by the probability of a class: give label, one of {', '.join(names)}")
+        names = self.model.head.label_names or ()
+        check_ranking_label(self.model.head, label)
         if not documents:
             return {"ranking": []}
         scores = np.asarray(await self._pairs(self._scores, query, documents), np.float32)
-        return {"ranking": _ranking(scores[:, names.index(label)] if label in names else scores)[:top_k]}
+        return {"ranking": _rows(ranking(scores[:, names.index(label)] if label in names else scores, top_k))}
 
     async def encode(self, values: dict[str, Any]) -> Any:
         texts = _take(values, "texts", list)
@@ -246,8 +244,8 @@ class _Service:
             raise ValueError("rerank needs a model of one output; rank by a class with /rank")
         outputs = await self._pairs(self._outputs, query, texts)
         scores = torch.stack([*outputs])[:, 0] if len(outputs) else torch.zeros(0)
-        ranking = _ranking((scores if raw else scores.sigmoid()).numpy())
-        return [row | {"text": texts[row["index"]]} for row in ranking] if with_text else ranking
+        rows = _rows(ranking((scores if raw else scores.sigmoid()).numpy()))
+        return [row | {"text": texts[row["index"]]} for row in rows] if with_text else rows
 
     async def embed(self, values: dict[str, Any]) -> Any:
         inputs = _take(values, "inputs", (str, list))
@@ -309,5 +307,5 @@ def _check_rest(values: dict[str, Any]) -> None:
         raise ValueError(f"the request has {', '.join(map(repr, values))}, which nothing reads")
 
 
-def _ranking(scores: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    return [{"index": int(i), "score": float(scores[i])} for i in np.argsort(-scores, kind="stable")]
+def _rows(ranked: list[tuple[int, float]]) -> list[dict[str, Any]]:
+    return [{"index": index, "score": score} for index, score in ranked]

@@ -16,7 +16,7 @@ from bertnli.data.columns import sequence_of
 from bertnli.data.conll import WordData
 from bertnli.tasks.base import Head, class_label_error
 from bertnli.text.batch import PackedBatch, ragged_index
-from bertnli.text.encoded import EncodedTexts
+from bertnli.text.encoded import EncodedTexts, Index, index_array, sequences_of
 from bertnli.text.tokenizer import Tokenizer, Truncation
 
 NOT_READ = -100  # label of tokens that begin no word
@@ -29,14 +29,22 @@ class EncodedWords:
 
     encoded   sequences `<cls> pieces <sep>`; labels int64 [total]: a word's tag at its first piece, else NOT_READ. A
               long sentence has several sequences. Each word is in one of them, in order
+    begins    int64 [M+1]   sentence i has the sequences begins[i] to begins[i+1]
     words     int64 [M]   number of words of each sentence
     """
 
     encoded: EncodedTexts
+    begins: Tensor
     words: Tensor
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def select(self, index: Index) -> EncodedWords:
+        """A copy of some sentences, in the order given."""
+        chosen = torch.from_numpy(index_array(index))
+        sequences, begins = sequences_of(self.begins, chosen)
+        return EncodedWords(self.encoded.select(sequences), begins, self.words[chosen])
 
 
 def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> EncodedWords:
@@ -52,12 +60,12 @@ def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> En
     whole = tokens.offsets.diff()
     pieces = whole.clamp(1, max_len - 2)  # of each word
     source = torch.cat([tokens.ids, tokens.ids.new_tensor([tokenizer.unk_id])])
-    begins = tokens.offsets[:-1].masked_fill(whole == 0, len(tokens.ids))
-    ids = source[ragged_index(begins, pieces)].numpy()
+    first_pieces = tokens.offsets[:-1].masked_fill(whole == 0, len(tokens.ids))
+    ids = source[ragged_index(first_pieces, pieces)].numpy()
     ends = np.concatenate([[0], pieces.numpy().cumsum()])  # [words + 1]: word w has the pieces ends[w] to ends[w + 1]
 
     words = np.array([len(sentence) for sentence in data.sentences], np.int64)
-    bounds = [0]  # sequence i has the words bounds[i] to bounds[i + 1]
+    bounds, begins = [0], [0]  # sequence i has the words bounds[i] to bounds[i + 1]
     for count in words.tolist():
         begin = bounds[-1]
         while True:
@@ -67,6 +75,7 @@ def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> En
             bounds.append(begin)
             if not count:
                 break
+        begins.append(len(bounds) - 1)
     lengths = np.diff(ends[bounds]) + 2
     offsets = np.concatenate([[0], lengths.cumsum()])
     filled = np.full(offsets[-1], tokenizer.cls_id, np.int32)
@@ -85,7 +94,7 @@ def encode_words(tokenizer: Tokenizer, data: WordData, max_len: int = 128) -> En
         pad_id=tokenizer.pad_id,
         max_len=max_len,
     )
-    return EncodedWords(pairs, torch.from_numpy(words))
+    return EncodedWords(pairs, torch.tensor(begins), torch.from_numpy(words))
 
 
 class BERTTagger(Head):

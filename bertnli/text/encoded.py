@@ -315,4 +315,13 @@ def index_array(index: Index) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
+def sequences_of(begins: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The sequences of some examples, and the begins of these: int64 [N + 1] and [K] to [M] and [K + 1].
+
+    begins    example i has the sequences begins[i] to begins[i + 1]
+    """
+    counts = begins.diff()[chosen]
+    return ragged_index(begins[chosen], counts), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
 EncodedPairs = EncodedTexts  # the same class: it holds single texts too

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bertnli.text.batch import ragged_index
-from bertnli.text.encoded import EncodedTexts, labels_tensor
+from bertnli.text.encoded import EncodedTexts, Index, index_array, labels_tensor, sequences_of
 from bertnli.text.tokenizer import Tokenizer
 
 POOLINGS = ("mean", "max")
@@ -32,6 +32,14 @@ class EncodedWindows:
 
     def __len__(self) -> int:
         return len(self.begins) - 1
+
+    def select(self, index: Index) -> EncodedWindows:
+        """A copy of some examples, in the order given."""
+        chosen = torch.from_numpy(index_array(index))
+        windows, begins = sequences_of(self.begins, chosen)
+        return EncodedWindows(
+            self.encoded.select(windows), begins, None if self.labels is None else self.labels[chosen]
+        )
 
     def pool(self, outputs: Tensor, kind: str) -> Tensor:
         """The "mean" or "max" of each example's rows, of outputs [sequences, C]: [N, C]."""

@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from bertnli.data.arguments import integer
 from bertnli.data.html import table
-from bertnli.data.squad import QuestionData
-from bertnli.data.texts import TextData
 from bertnli.inference.predict import evaluate
 from bertnli.tasks.base import Head
-from bertnli.tasks.load import Examples
-from bertnli.text.encoded import Encoded
-from bertnli.text.tokenizer import Tokenizer, Truncation
+from bertnli.tasks.question_answering import EncodedQuestions
+from bertnli.text.encoded import Encoded, encoded_texts, without_subset
 from bertnli.training.loop import fit
 from bertnli.training.options import TrainingOptions
 
@@ -61,51 +59,49 @@ class CrossValidation:
 
 def cross_validate(
     model: Head,
-    tokenizer: Tokenizer,
-    data: Examples,
+    data: Encoded,
     dev: Encoded | None = None,
     options: TrainingOptions | None = None,
     *,
     folds: int = 5,
-    max_len: int | None = None,
-    truncation: Truncation = "longest_first",
     **training: Any,
 ) -> CrossValidation:
     """Train copies of `model` on all folds but one, and evaluate each on the fold that it did not see.
 
-        data = bertnli.load_examples("reviews.csv", text_columns=["text"])
-        found = bertnli.cross_validate(head, tokenizer, data, folds=5, epochs=3)
+        data = bertnli.load_encoded("reviews.csv", head, tokenizer, text_columns=["text"])
+        found = bertnli.cross_validate(head, data, folds=5, epochs=3)
         print(found.mean["accuracy"], found.deviation["accuracy"])
 
-    data                  labelled examples. The folds of a classifier have equal shares of each class
-    dev                   what `model.encode` gave for other examples, to choose each copy's best weights by (default:
-                          the last weights are taken, so that a fold is measured on data that decided nothing)
-    folds                 number of folds, from 2 to the number of examples
-    max_len, truncation   see `Head.encode`
-    options, training     of `fit`; `seed` also decides which example is in which fold
+    data                what `model.encode` gave for labelled examples: EncodedTexts, or data of a custom head that have
+                        their method `select`. The folds of a classifier have equal shares of each class
+    dev                 the same of other examples, to choose each copy's best weights by (default: the last weights are
+                        taken, so that a fold is measured on data that decided nothing)
+    folds               number of folds, from 2 to the number of examples
+    options, training   of `fit`; `seed` also decides which example is in which fold
 
     `model` stays as it is. Raises ValueError for another number of folds, for question answering, whose folds would
     share contexts, and what `fit` and `evaluate` raise.
     """
-    if isinstance(data, QuestionData):
+    if isinstance(data, EncodedQuestions):
         raise ValueError("questions on one context would be in several folds; split the articles yourself (`where`)")
+    examples: Any = without_subset(data)
+    examples = examples if hasattr(examples, "select") else encoded_texts(examples, "data")
     names = {name for name in training if name in TrainingOptions.__dataclass_fields__}
     options = (options or TrainingOptions()).changed({name: training.pop(name) for name in names})
-    labels = data.labels if isinstance(data, TextData) and model.task == "classification" else None
+    labels = examples.labels if model.task == "classification" else None
     figures = []
-    for held_out in fold_indices(len(data), folds, options.seed, labels):
-        rest = np.delete(np.arange(len(data)), held_out)
-        train_data, test_data = (
-            model.encode(tokenizer, data[part.tolist()], max_len, truncation) for part in (rest, held_out)
-        )
+    for held_out in fold_indices(len(examples), folds, options.seed, labels):
+        rest = np.delete(np.arange(len(examples)), held_out)
         copied = copy.deepcopy(model)
-        fit(copied, train_data, dev, options, **training)
-        found = evaluate(copied, test_data)
+        fit(copied, examples.select(rest), dev, options, **training)
+        found = evaluate(copied, examples.select(held_out))
         figures.append({name: value for name, value in found.items() if isinstance(value, int | float)})
     return CrossValidation(figures)
 
 
-def fold_indices(count: int, folds: int, seed: int, labels: Sequence[int] | None = None) -> list[npt.NDArray[np.int64]]:
+def fold_indices(
+    count: int, folds: int, seed: int, labels: Sequence[int] | Tensor | None = None
+) -> list[npt.NDArray[np.int64]]:
     """The examples of each fold, ascending. With class labels, each class is spread evenly over the folds, which have
     the sizes of scikit-learn's StratifiedKFold."""
     folds = integer(folds, "folds", low=2)

@@ -258,6 +258,7 @@ def test_folds_are_measured_before_the_model_is_trained(
     mean = sum(line["accuracy"] for line in folds) / 3
     assert f"3 folds: loss {sum(line['loss'] for line in folds) / 3:.4f} ± " in err
     assert f"accuracy {mean:.4f} ± " in err
+    assert "checkpoint, folds.jsonl, metrics.jsonl, " in err
     page = tmp_path / "folds" / "report.html"
     assert "Cross-validation in 3 folds" in page.read_text()
     with monkeypatch.context() as patch:  # a continued run knows them

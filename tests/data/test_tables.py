@@ -381,6 +381,10 @@ def test_squad(tmp_path: Path, data_dir: Path) -> None:
     data = read_squad(path)
     assert data.answers == [[(2, "b")], []]
     assert (data.ids, data.titles) == (["1", "2"], ["T", "T"])
+    qas[1]["id"] = 1
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=r"v2\.json: .*qas\[1\]\.id is '1', as data\[0\].*qas\[0\]\.id; ids must"):
+        read_squad(path)
     del qas[1]["id"]
     path.write_text(json.dumps(whole))
     with pytest.raises(

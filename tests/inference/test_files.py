@@ -185,7 +185,7 @@ def test_squad(indent: int | None, tmp_path: Path) -> None:
     )
     repeated = json.dumps(SQUAD).replace('"a"', '"7"')
     (tmp_path / "in.json").write_text(repeated)
-    with pytest.raises(ValueError, match="ids of the questions are not all different"):
+    with pytest.raises(ValueError, match=r"qas\[1\]\.id is '7', as .*; ids must differ"):
         predict_file(model, TOKENIZER, tmp_path / "in.json", tmp_path / "out.json")
     (tmp_path / "x.json").write_text('{"question": "which?", "context": "red"}\n' * 2)  # JSON lines
     assert predict_file(model, TOKENIZER, tmp_path / "x.json", tmp_path / "x.csv") == (2, 0)

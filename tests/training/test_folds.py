@@ -13,8 +13,9 @@ from helpers.tiny_tasks import PIECES, TASKS, teacher, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold, StratifiedKFold
+from torch.utils.data import Subset
 
-from bertnli import WordPieceTokenizer, cross_validate, evaluate, fit
+from bertnli import Head, WordPieceTokenizer, cross_validate, evaluate, fit
 from bertnli.training.folds import fold_indices
 
 TOKENIZER = WordPieceTokenizer(PIECES)
@@ -50,16 +51,24 @@ def test_folds_depend_on_the_seed_alone() -> None:
             fold_indices(50, wrong, 0)
 
 
-@pytest.mark.parametrize("task", ["classification", "regression", "tagging"])
-def test_each_fold_is_measured_by_a_model_of_the_others(task: str) -> None:
-    model, data = teacher(task), TASKS[task][0](30)
+@pytest.mark.parametrize("max_len", [32, 6])
+@pytest.mark.parametrize("task", ["classification", "regression", "tagging", "windows"])
+def test_each_fold_is_measured_by_a_model_of_the_others(task: str, max_len: int) -> None:
+    """Also where an example has several sequences, as in 6 tokens a sentence of a tagger has."""
+
+    def new() -> Head:
+        head = teacher("classification" if task == "windows" else task)
+        head.settings |= {"max_len": max_len} | ({"windows": "mean"} if task == "windows" else {})
+        return head
+
+    model, data = new(), TASKS["classification" if task == "windows" else task][0](30)
     before = copy.deepcopy(model.state_dict())
     options: dict[str, Any] = dict(epochs=1, lr=1e-3, seed=4, progress=False)
-    found = cross_validate(model, TOKENIZER, data, folds=3, **options)
+    found = cross_validate(model, model.encode(TOKENIZER, data), folds=3, **options)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    labels = data.labels if task == "classification" else None
+    labels = data.labels if model.task == "classification" else None
     for figures, test in zip(found.figures, fold_indices(30, 3, 4, labels), strict=True):
-        own, rest = teacher(task), [i for i in range(30) if i not in test]
+        own, rest = new(), [i for i in range(30) if i not in test]
         fit(own, own.encode(TOKENIZER, data[rest]), **options)
         wanted = evaluate(own, own.encode(TOKENIZER, data[test.tolist()]))
         assert figures == {name: wanted[name] for name in figures}
@@ -72,9 +81,11 @@ def test_each_fold_is_measured_by_a_model_of_the_others(task: str) -> None:
 
 
 def test_dev_data_choose_the_weights() -> None:
-    model, data = teacher(), texts(30)
-    dev = model.encode(TOKENIZER, texts(20, seed=1))
+    model = teacher()
+    data, dev = (model.encode(TOKENIZER, texts(n, seed)) for n, seed in ((30, 0), (20, 1)))
     options: dict[str, Any] = dict(folds=2, epochs=3, lr=3e-3, progress=False)
-    assert cross_validate(model, TOKENIZER, data, dev, **options) != cross_validate(model, TOKENIZER, data, **options)
+    found = cross_validate(model, data, **options)
+    assert cross_validate(model, data, dev, **options) != found
+    assert cross_validate(model, Subset(data, range(30)), **options) == found
     with pytest.raises(ValueError, match="several folds"):
-        cross_validate(teacher("qa"), TOKENIZER, TASKS["qa"][0](9), folds=3)
+        cross_validate(qa := teacher("qa"), qa.encode(TOKENIZER, TASKS["qa"][0](9)), folds=3)
