@@ -79,7 +79,7 @@ def test_end_to_end(contest: Any, benchmark: Any, settings: Any, model: str) -> 
         "pairs": settings.pairs, "test_pairs": 300 if settings.quick else None,
     }  # fmt: skip
     taking_part: list[Run] = []
-    for peer in PEERS:
+    for peer in [name for name in PEERS if settings.peers is None or name in (PEERS[0], *settings.peers)]:
         module = load(peer)
         for precision in module.PRECISIONS:
             name = f"{module.NAME} {precision}"

@@ -6,7 +6,7 @@ Every contestant has a process of its own, the same weights (one output, random,
 
 ids     bertnli runs `score` on encoded pairs, batching included. The peers start from tensors that are padded already,
         in their best shape: sorted by length in eight buckets, each padded to its longest.
-text    from pairs of strings to scores between 0 and 1. bertnli runs `CrossEncoder.predict`, libraries that take texts
+text    from pairs of strings to scores. bertnli runs `CrossEncoder.predict`, libraries that take texts
         their own call; an engine gets its ids from `tokenizers`, in buckets of 32 pairs of similar lengths.
 
 One pair has 27 tokens. A contestant must agree with bertnli in float32 before it is timed.
@@ -48,8 +48,14 @@ def field(model: str, names: Sequence[str], settings: Any) -> Iterator[Field]:
     """The model, the contestants in their processes, and why others are missing."""
     if settings.quick and model == "base":
         pytest.skip("left out by --quick")
+    names = [name for name in names if settings.peers is None or name in settings.peers]
     slow = [name for name in names if settings.quick and getattr(load(name), "SLOW_TO_BUILD", False)]
-    wanted = [(name, p) for name in ("bertnli", *names) if name not in slow for p in load(name).PRECISIONS]
+    wanted = [
+        (name, p)
+        for name in ("bertnli", *names)
+        for p in load(name).PRECISIONS
+        if name not in slow and settings.precision in (None, p)
+    ]
     about = {"threads": settings.threads, "folder": str(problem_folder(model))}
     with remotes(wanted, about) as (contestants, missing):
         missing |= {f"{load(name).NAME} {p}": "left out by --quick" for name in slow for p in load(name).PRECISIONS}

@@ -113,7 +113,7 @@ def requests_of(
 def test_requests(contest: Any, at_once: int) -> None:
     folder = problem_folder("minilm")
     texts = Problem(folder).pairs(REQUESTS).texts
-    bodies = [json.dumps({"query": a, "texts": [b]}).encode() for a, b in texts]
+    bodies = [json.dumps({"query": a, "texts": [b], "raw_scores": True}).encode() for a, b in texts]
     apps = {
         "bertnli": make_app(Model.from_pretrained(folder, device="cpu")),
         "bertnli, one by one": make_app(Model.from_pretrained(folder, device="cpu"), batch_size=1),

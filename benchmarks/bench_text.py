@@ -39,16 +39,16 @@ def bertnli(call: Callable[[], Any], result: Callable[[], Any] | None = None) ->
 
 
 def with_peers(
-    own: Callable[[list[str], list[str]], Any], names: Sequence[str], sides: Sides, threads: int
+    own: Callable[[list[str], list[str]], Any], names: Sequence[str], sides: Sides, settings: Any
 ) -> tuple[list[Contestant], dict[str, str]]:
     """bertnli's `own` and the peers on pairs; what must agree is the result on the first pairs."""
     sample = sides[0][:1000], sides[1][:1000]
     contestants, missing = [bertnli(lambda: own(*sides), lambda: own(*sample))], {}
-    for module in map(load, names):
+    for module in (load(name) for name in names if settings.peers is None or name in settings.peers):
         if reason := unavailable(module, "exact"):
             missing[f"{module.NAME} exact"] = reason
             continue
-        encode, few = module.build(threads), [side[: module.PAIRS] for side in sides]
+        encode, few = module.build(settings.threads), [side[: module.PAIRS] for side in sides]
         contestants.append(
             Contestant(
                 module.NAME,
@@ -74,7 +74,7 @@ def test_padded(contest: Any, settings: Any, data: str) -> None:
     def own(premises: list[str], hypotheses: list[str]) -> Any:
         return piece().encode_padded(premises, hypotheses, MAX_LEN, "longest_first_hf", settings.threads)
 
-    contestants, missing = with_peers(own, WORDPIECE, pairs(data, "text", count), settings.threads)
+    contestants, missing = with_peers(own, WORDPIECE, pairs(data, "text", count), settings)
     contest("strings to padded tensors, WordPiece", contestants, missing, data=data, pairs=count)
 
 
@@ -82,7 +82,7 @@ def test_padded_words(contest: Any, settings: Any) -> None:
     """D2L's words of strings to padded tensors."""
     count = size(settings, 100_000)
     own = partial(words().encode_padded, max_len=MAX_LEN, num_threads=settings.threads)
-    contestants, missing = with_peers(own, BY_WORDS, pairs("train", "parse", count), settings.threads)
+    contestants, missing = with_peers(own, BY_WORDS, pairs("train", "parse", count), settings)
     contest("strings to padded tensors, words", contestants, missing, data="train", pairs=count)
 
 

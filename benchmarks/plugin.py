@@ -29,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="small sizes: all suites in less than ten minutes")
     group.addoption("--rounds", type=int, help="timed rounds (default: 9, with --quick 5)")
     group.addoption("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    group.addoption("--peers", help="modules of peers/ to take, separated by commas (default: all of the suite)")
+    group.addoption("--precision", choices=race.PRECISIONS, help="precision of the inference suite (default: all)")
     group.addoption("--results", type=Path, default=RESULTS, help="folder of the records (default: benchmarks/results)")
     group.addoption("--pairs", type=int, help="training pairs of the end-to-end runs (default: all, with --quick 600)")
     group.addoption("--seeds", type=int, default=1, help="seeds of the end-to-end runs (default: 1)")
@@ -50,6 +52,8 @@ class Settings(NamedTuple):
     quick: bool
     rounds: int
     threads: int
+    peers: list[str] | None  # None: all
+    precision: str | None  # None: all
     results: Path
     pairs: int | None
     seeds: int
@@ -64,7 +68,8 @@ def settings(request: pytest.FixtureRequest) -> Settings:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
     rounds = option("--rounds") or (5 if quick else 9)
     pairs = option("--pairs") or (600 if quick else None)
-    return Settings(quick, rounds, threads, option("--results"), pairs, option("--seeds"))
+    peers = option("--peers").split(",") if option("--peers") else None
+    return Settings(quick, rounds, threads, peers, option("--precision"), option("--results"), pairs, option("--seeds"))
 
 
 class Contest:

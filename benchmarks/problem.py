@@ -119,7 +119,7 @@ class Pairs:
         return run
 
     def run_from_text(self, peer: Peer, problem: Problem) -> Run:
-        """The peer's scores [N] between 0 and 1 from strings, by `tokenizers` and buckets of similar lengths."""
+        """The peer's logits [N] from strings, by `tokenizers` and buckets of similar lengths."""
         import tokenizers
 
         tokenizer = tokenizers.Tokenizer.from_file(str(problem.folder / "tokenizer.json"))
@@ -132,10 +132,11 @@ class Pairs:
             logits = np.empty(len(encoded), np.float32)
             for index, bucket in found.buckets(-(-len(encoded) // 32)):
                 logits[index] = peer.logits(peer.prepare(bucket))[:, 0]
-            return sigmoid(logits)
+            return logits
 
         return run
 
 
-def sigmoid(logits: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-logits)))
+def logit(probability: Array) -> Array:
+    """The logits of a library that gives their sigmoids only."""
+    return np.asarray(np.log(probability / (1 - probability)))

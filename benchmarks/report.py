@@ -76,7 +76,7 @@ def is_peer(record: Record) -> bool:
 def bar_chart(title: str, bars: Sequence[Bar], label_width: int = 250, width: int = 720) -> str:
     """Horizontal bars on a logarithmic scale around a line at 1."""
     values = [value for _, value, _, _ in bars]
-    low, high = math.log10(min(0.8, *values)), math.log10(max(2.0, *values) * 1.1)
+    low, high = math.log10(min([0.8, *values])), math.log10(max([2.0, *values]) * 1.1)
     scale = (width - label_width - 150) / (high - low)
 
     def x(value: float) -> float:
@@ -156,7 +156,8 @@ def better(found: Sequence[Record]) -> list[str]:
     for rows in groups(found, "machine", "threads", "suite", "work", "parameters").values():
         own = {r["precision"]: r["seconds"] for r in rows if r["contestant"] == "bertnli" and r["seconds"]}
         for r in filter(is_peer, rows):
-            who, where = f"{r['work']}, {sizes(r)}: {r['contestant']} in {r['precision']}", f"on {r['machine']}"
+            precision = "" if r["precision"] == "exact" else f" in {r['precision']}"
+            who, where = f"{r['work']}, {sizes(r)}: {r['contestant']}{precision}", f"on {r['machine']}"
             if r["ratio"] is not None and r["ratio"] < 1:
                 interval = f" ({r['ratio_low']:.2f} to {r['ratio_high']:.2f})" if r["ratio_low"] is not None else ""
                 lines.append(f"{who} takes {times(r['ratio'])} x{interval} {where}")

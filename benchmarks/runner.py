@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Listener
@@ -20,7 +19,6 @@ import numpy as np
 from common import RUNS
 from peers import environment_of, load, unavailable
 
-from bertnli.bench.machine import versions_of
 from bertnli.bench.race import Contestant
 
 HERE = Path(__file__).resolve().parent
@@ -36,7 +34,7 @@ class Remote(Contestant):
 
     def __init__(self, peer: str, precision: str, settings: dict[str, Any]) -> None:
         module = load(peer)
-        super().__init__(module.NAME, precision, lambda: None, versions=versions_of(module.REQUIRES))
+        super().__init__(module.NAME, precision, lambda: None)
         key = secrets.token_bytes(16)
         threads = str(settings["threads"])
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, "BENCH_KEY": key.hex()}
@@ -103,7 +101,7 @@ def remotes(
             remote = None
             try:
                 remote = Remote(peer, precision, settings)
-                remote.answer()
+                remote.versions = remote.answer()
                 built.append(remote)
             except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
                 missing[name] = first_line(error)
@@ -118,7 +116,3 @@ def remotes(
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
-
-
-def python() -> str:
-    return sys.executable

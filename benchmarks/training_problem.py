@@ -49,7 +49,7 @@ def loop_of(name: str, shape: str, precision: str) -> PlainLoop:
         return BertnliLoop(model, data, precision)
     if name == "bertnli, torch AdamW":
         return PlainLoop(model, data, lambda index: model(data.batch(index)), precision)
-    if name == "D2L":
+    if name == "D2L (float32)":
         token_ids, segments, lens = data.to_padded(MAX_LEN)
         padded = padded_d2l(model)
         adam = torch.optim.Adam(padded.parameters(), lr=1e-6)

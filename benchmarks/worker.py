@@ -3,7 +3,7 @@
 It imports nothing of bertnli or of tests, so that it runs in an environment with another torch. Messages are answered
 by (error, None) or (None, answer):
 
-    {"peer": ..., "precision": ..., "threads": ..., "folder": ...}   builds the peer
+    {"peer": ..., "precision": ..., "threads": ..., "folder": ...}   builds the peer; its versions
     ("work", source, pairs)    what the next messages are about: that many pairs from "ids" or "text"
     ("output",)                the scores
     ("seconds", count)         seconds of each of so many calls
@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def main() -> None:
             try:
                 if make is None:
                     make = builder(**settings)
-                    answer: Any = None
+                    answer: Any = {name: version(name) for name in load(settings["peer"]).REQUIRES}
                 elif message[0] == "work":
                     run, answer = make(*message[1:]), None
                 else:

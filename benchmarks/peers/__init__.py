@@ -53,8 +53,14 @@ def unavailable(module: ModuleType, precision: str) -> str | None:
     return None
 
 
+_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
+
+
 def environment_of(module: Any, runs: Path) -> str:
-    """The Python to run a peer with: this one, or that of an environment made for it."""
+    """The Python to run a peer with: this one, or that of an environment made for it.
+
+    Such an environment has the packages of this one, behind its own.
+    """
     wanted = getattr(module, "ENVIRONMENT", None)
     if wanted is None:
         return sys.executable
@@ -62,6 +68,9 @@ def environment_of(module: Any, runs: Path) -> str:
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        packages = subprocess.run([str(python), "-c", _PACKAGES], check=True, capture_output=True, text=True).stdout
+        inherited = [path for path in sys.path if path.endswith("-packages")]
+        Path(packages.strip(), "inherited.pth").write_text("\n".join(inherited), encoding="utf-8")
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True, timeout=1200)
         (folder / "ready").touch()
     return str(python)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from problem import Array, Problem
+from problem import Array, Problem, logit
 
 NAME = "OpenVINO GenAI"
 PRECISIONS = ("fp32",)
@@ -30,6 +30,6 @@ def build_text(problem: Problem, precision: str, threads: int) -> Any:
     pipeline = openvino_genai.TextRerankPipeline(str(folder), "CPU", top_n=1, **settings)
 
     def scores(texts: list[tuple[str, str]]) -> Array:
-        return np.array([pipeline.rerank(query, [document])[0][1] for query, document in texts])
+        return logit(np.array([pipeline.rerank(query, [document])[0][1] for query, document in texts]))
 
     return scores

@@ -12,6 +12,8 @@ from peers import cpu_flags
 NAME = "CrossEncoder, onnx"
 PRECISIONS = ("fp32", "int8")
 REQUIRES = ("sentence-transformers", "optimum-onnx", "onnxruntime")
+# Versions that fit each other.
+ENVIRONMENT = ("sentence-transformers==5.2.*", "transformers==4.57.*", "datasets==4.*", "optimum-onnx==0.1.*")
 
 
 def build_text(problem: Problem, precision: str, threads: int) -> Any:

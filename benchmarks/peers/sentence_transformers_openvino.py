@@ -10,6 +10,8 @@ from problem import Problem
 NAME = "CrossEncoder, openvino"
 PRECISIONS = ("fp32", "bf16", "int8")
 REQUIRES = ("sentence-transformers", "optimum-intel", "openvino", "nncf", "datasets")
+# Versions that fit each other.
+ENVIRONMENT = ("sentence-transformers==5.2.*", "transformers==4.57.*", "datasets==4.*", "optimum-intel==1.27.*")
 BUILT_FOR = {"bf16": ("avx512_bf16",)}
 
 

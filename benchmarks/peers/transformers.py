@@ -30,7 +30,6 @@ def logits_of(model: Any, precision: str) -> Callable[[dict[str, Any]], Array]:
 
 def build_text(problem: Problem, precision: str, threads: int) -> Any:
     import numpy as np
-    from problem import sigmoid
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(problem.folder)
@@ -43,6 +42,6 @@ def build_text(problem: Problem, precision: str, threads: int) -> Any:
         for index in np.array_split(order, -(-len(texts) // 32)):
             options: Any = {"padding": True, "truncation": True, "max_length": 128, "return_tensors": "pt"}
             found[index] = logits(tokenizer([texts[i] for i in index], **options))[:, 0]
-        return sigmoid(found)
+        return found
 
     return scores

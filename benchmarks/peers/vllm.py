@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from problem import Array, Problem
+from problem import Array, Problem, logit
 
 NAME = "vLLM"
 PRECISIONS = ("fp32",)
@@ -21,6 +21,6 @@ def build_text(problem: Problem, precision: str, threads: int) -> Any:
 
     def scores(texts: list[tuple[str, str]]) -> Array:
         found = model.score([a for a, _ in texts], [b for _, b in texts], use_tqdm=False)
-        return np.array([one.outputs.score for one in found])
+        return logit(np.array([one.outputs.score for one in found]))
 
     return scores

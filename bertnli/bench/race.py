@@ -146,7 +146,7 @@ class Race:
             self.turn(self.contestants[0])
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float]:
+def interval(ratios: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, float]:
     """The 95 % confidence interval of the median, by the bootstrap."""
     drawn = np.random.default_rng(0).choice(np.asarray(ratios), (2000, len(ratios)))
     low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
@@ -231,7 +231,9 @@ def table(found: Sequence[Record]) -> str:
         if r["missing"]:
             lines.append(f"{name} left out: {r['missing']}")
             continue
-        line = f"{name} {duration(r['seconds']):>11}  p95 {duration(r['p95']):>11}"
+        line = name
+        if r["seconds"] is not None:
+            line += f" {duration(r['seconds']):>11}  p95 {duration(r['p95']):>11}"
         if r["ratio"] is not None and r["contestant"] != "bertnli":
             line += f"  x{r['ratio']:.2f} ({r['ratio_low']:.2f} to {r['ratio_high']:.2f})"
         line += "".join(f"  {name} {value:.4g}" for name, value in (r["figures"] or {}).items())
