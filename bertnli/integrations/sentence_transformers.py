@@ -105,7 +105,8 @@ class _Parts:
         """What `make` gives; it is kept while encoder and settings are the same."""
         kept = self._head
         if kept is None or kept[0] is not shared or kept[1] != settings:
-            kept = self._head = shared, settings, make()
+            with torch.random.fork_rng(devices=()):  # layers that are replaced are initialised at random
+                kept = self._head = shared, settings, make()
             kept[2].training = False
         return kept[2]
 

@@ -22,6 +22,7 @@ from transformers import BertModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.models.bert import modeling_bert
+from transformers.utils.generic import TransformersKwargs
 
 from bertnli.checkpoint.families import BERT, EMBEDDINGS, LAYERS
 from bertnli.checkpoint.huggingface import ACTIVATIONS
@@ -43,9 +44,11 @@ _DROPOUTS = {
     "encoder.layer.{i}.output.dropout": "encoder.blks.{i}.addnorm2.dropout",
 }
 _MODULES = {path: own for path, own in {**EMBEDDINGS, **LAYERS, **_DROPOUTS}.items() if own != "encoder.pos_embedding"}
-# Arguments of BertModel.forward that the packed encoder understands or that change nothing.
+# Arguments of BertModel.forward that the packed encoder understands.
 _PACKED = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_IGNORED = ("return_dict", "use_cache", "num_items_in_batch")
+# Others that it reads, also of other versions. It ignores the rest, such as earlier results in the features of a text.
+_READ = {*inspect.signature(BertModel.forward).parameters, *TransformersKwargs.__annotations__, "position_bias"}
+_READ = (_READ | {"head_mask", "past_key_values"}) - {*_PACKED, "return_dict", "use_cache", "num_items_in_batch"}
 # Hooks that transformers registers, which know packed vectors too.
 _HARMLESS_HOOKS = ("output_capturing_hook", "make_inputs_require_grads", "make_inputs_require_grad")
 # Heads that read only the pooler's output.
@@ -164,7 +167,8 @@ class PackedForward(OtherMethod):
     def current(self) -> SharedEncoder:
         """The encoder, of the modules as they are now. Raises CannotPackError."""
         if self._shared is None or not self._shared.is_current(self.module):
-            self._shared = SharedEncoder(self.module)
+            with torch.random.fork_rng(devices=()):  # layers that are replaced are initialised at random
+                self._shared = SharedEncoder(self.module)
         return self._shared
 
     # The sizes of packed tensors depend on the mask, and the encoder's operators are fused already.
@@ -219,7 +223,7 @@ def _packed_inputs(
         raise CannotPackError(f"it has {len(args)} positional arguments")
     given = {**dict(zip(_PACKED, args, strict=False)), **kwargs}
     for name, value in given.items():
-        if value is not None and value is not False and name not in _PACKED and name not in _IGNORED:
+        if value is not None and value is not False and (name in _READ or name.startswith("output_")):
             raise CannotPackError(f"{name} is given")
     config = bert.config
     for name in ("output_hidden_states", "output_attentions"):
@@ -309,7 +313,9 @@ class SharedEncoder:
         self.places = [(*_place(bert, path), *_place(self.encoder, own)) for path, own in paths.items()]
         for module in model.modules():  # before any is shared
             module.training = False
-        self.model, self._heads = model, dict[bool, Head]()
+        self.model, self._heads = model, {kind.pooled: kind(model, 1) for kind in (_FirstTokens, _AllTokens)}
+        for head in self._heads.values():
+            head.training = False
         self._hooks_seen: int | None = None  # the number of hooks made in all when there were none in the model
         self._seen, self._dropouts = Items(), list[nn.Dropout]()
         self._take()
@@ -356,10 +362,6 @@ class SharedEncoder:
 
     def head(self, first: bool) -> Head:
         """A head that gives the encoder's vectors of first tokens, or of all."""
-        if first not in self._heads:
-            head = (_FirstTokens if first else _AllTokens)(self.model, 1)
-            head.training = False
-            self._heads[first] = head
         return self._heads[first]
 
     def session(self, head: Head, precision: str) -> InferenceSession:
@@ -382,8 +384,8 @@ class SharedEncoder:
             )
 
     def needs_modules(self) -> bool:
-        """True if a call needs gradients or drops out: then the modules compute, not the operator of inference."""
-        if any(dropout.training and dropout.p > 0 for dropout in self._dropouts):
+        """True in training mode or for gradients: a loss that embeds without and then with them gets equal vectors."""
+        if any(dropout.training for dropout in self._dropouts):
             return True
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
 

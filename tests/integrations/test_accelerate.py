@@ -85,6 +85,7 @@ def test_other_ways_to_call(kind: Any) -> None:
         {"input_ids": ids, "attention_mask": MASK.float()},
         {**INPUTS, "position_ids": torch.arange(3, 23)[None]},
         {**INPUTS, "return_dict": False},
+        {**INPUTS, "token_embeddings": torch.zeros(5, 20, 32)},  # of sentence-transformers, which no module reads
     ]
     if plain.base_model.pooler is None:
         calls += [left, {"input_ids": ids, "attention_mask": (ids % 3 > 0) | (torch.arange(20) == 0)}]

@@ -89,6 +89,18 @@ def test_dropout_is_active_in_training_mode_only() -> None:
         assert torch.equal(model(**INPUTS).logits, model(**INPUTS).logits)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_a_call_in_training_mode_is_repeated_bit_for_bit(p: float) -> None:
+    """With gradients or without, and be it the first one: losses with cached gradients rely on it."""
+    model = bertnli.accelerate(make_model(BertForSequenceClassification, hidden_dropout_prob=p)).train()
+    found = []
+    for gradients in (False, True, False):
+        torch.manual_seed(3)
+        with torch.set_grad_enabled(gradients):
+            found.append((model(**INPUTS).logits.detach(), torch.rand(1)))
+    assert all(torch.equal(a, b) for call in found for a, b in zip(call, found[0], strict=True))
+
+
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(reentrant: bool) -> None:
