@@ -19,6 +19,7 @@ from bertnli.data.files import atomic_paths, read_json, writing
 from bertnli.data.tensors import read_tensors, write_tensors
 from bertnli.encoder.bert import BERTModel
 from bertnli.encoder.config import BERTConfig
+from bertnli.encoder.shapes import shapes_only
 from bertnli.text.tokenizer import Tokenizer, WordTokenizer, as_tokenizer
 from bertnli.text.vocab import Vocab
 from bertnli.text.wordpiece import WordPieceTokenizer
@@ -198,7 +199,7 @@ def check_sizes(config: BERTConfig, state: dict[str, Tensor], where: Path, keys:
                 f"{where}: {keys.get(field_name, field_name)} is {getattr(config, field_name)}, "
                 f"but {name} in {where.parent} has shape {shape}"
             )
-    with torch.device("meta"):
+    with shapes_only():
         skeleton = BERTModel(config)
     parameters = skeleton.state_dict()
     if lacks := sorted(name for name in parameters.keys() - state.keys() if name.startswith("encoder.")):

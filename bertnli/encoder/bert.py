@@ -18,6 +18,7 @@ from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.layers import EncoderBlock
 from bertnli.encoder.padded import MAX_TOKENS_SEEN
 from bertnli.encoder.plain import CountsReplacements, call, dropout_p, is_plain, is_plain_table
+from bertnli.encoder.shapes import shapes_only
 from bertnli.text.batch import PackedBatch, pad_amount
 
 _MIN_RECURRENCE = 3  # project distinct tokens only if each occurs at least 3 times on average
@@ -67,7 +68,7 @@ class BERTEncoder(CountsReplacements):
         width = config.embedding_size or config.num_hiddens
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.segment_embedding = nn.Embedding(config.num_segments, width)
-        self.pos_embedding = nn.Parameter(torch.randn(1, config.max_len, width))
+        self.pos_embedding = nn.Parameter(nn.init.normal_(torch.empty(1, config.max_len, width)))
         if config.embedding_norm:
             self.embedding_norm = nn.LayerNorm(width, eps=config.norm_eps)
             self.embedding_dropout = nn.Dropout(config.dropout)
@@ -261,7 +262,7 @@ def added_parameter(encoder: nn.Module) -> str | None:
     """The name of a parameter that an encoder of its config does not have, such as an adapter's; None without one."""
     if type(encoder) is not BERTEncoder:
         return None
-    with torch.device("meta"):
+    with shapes_only():
         names = BERTEncoder(encoder.config).state_dict().keys()
     return min(encoder.state_dict().keys() - names, default=None)
 

@@ -29,6 +29,7 @@ from bertnli.checkpoint.huggingface import ACTIVATIONS
 from bertnli.encoder.bert import BERTEncoder, BERTModel, check_length
 from bertnli.encoder.config import BERTConfig
 from bertnli.encoder.plain import is_plain
+from bertnli.encoder.shapes import shapes_only
 from bertnli.inference.fusing import Items
 from bertnli.inference.session import InferenceSession, session_of
 from bertnli.tasks.base import Head
@@ -279,7 +280,7 @@ class SharedEncoder:
     """A BERTEncoder whose modules and parameters are those of a BertModel. Raises CannotPackError if it has others."""
 
     def __init__(self, bert: BertModel) -> None:
-        with torch.device("meta"):
+        with shapes_only():
             model = BERTModel(_config_of(bert))
         self.encoder: BERTEncoder = model.encoder
         self.layers = list(bert.encoder.layer)
