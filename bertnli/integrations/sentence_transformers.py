@@ -161,7 +161,7 @@ def _copied(backend: tokenizers.Tokenizer, split_special_tokens: bool) -> WordPi
 
 
 class _Call(OtherMethod):
-    """A method of an accelerated model, from texts to results."""
+    """A method of an accelerated model, from texts to results. As a bound method it keeps the model alive."""
 
     owner: str  # the class that has it
     output: tuple[str, str]  # what Transformer makes of it: sentence-transformers' name and transformers'
@@ -169,6 +169,7 @@ class _Call(OtherMethod):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
+        self._module = lambda: module
         self._defaults = {name: p.default for name, p in self.__signature__.parameters.items()}
         self._inputs = next(iter(self._defaults))
         self._library = logging.getLogger(type(module).__module__)

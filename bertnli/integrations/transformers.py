@@ -9,7 +9,7 @@ import inspect
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import NoneType
 from typing import Any, cast
@@ -98,13 +98,12 @@ def _kind(model: nn.Module) -> str:
 
 
 class OtherMethod:
-    """A `forward`, or another `method`, of one module, kept on it. It does not keep the module alive, and copies of the
-    module copy it."""
+    """A `forward`, or another `method`, of one module, kept on it: it holds that weakly, and is copied with it."""
 
     method = "forward"
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = weakref.ref(module)
+        self._module: Callable[[], Any] = weakref.ref(module)
 
     @property
     def module(self) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -295,10 +297,6 @@ def lowercase_of_the_library(model: Any) -> None:
     model[0].do_lower_case = True
 
 
-def bfloat16(model: Any) -> None:
-    model.bfloat16()
-
-
 def too_long(model: Any) -> None:
     model.max_seq_length = 1000
 
@@ -426,9 +424,16 @@ def test_copies_pickles_threads_and_restore(folder: Path, left: Left) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(found) == 4
-    for some in found:
-        assert_equal(some, wanted)
+    assert_equal(found, [wanted] * 4)
+    methods = accelerated(plain).encode, accelerated(CrossEncoder(str(folder / "1"), device="cpu")).predict
+    gc.collect()
+    for method, inputs in zip(methods, (TEXTS, PAIRS), strict=True):  # each keeps its model alive
+        with left(0):
+            assert len(method(inputs)) == len(inputs)
+    reference = weakref.ref(methods[0].module)
+    del method, methods
+    gc.collect()
+    assert reference() is None
     bertnli.restore(model)
     assert "encode" not in vars(model)
     with left(0):
