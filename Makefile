@@ -5,7 +5,8 @@
 # make docs    the site of docs/, with the API reference, into build/site; a warning is an error
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
 #                 extensions under the first two
-# make cross   the text stage compiled for Windows and aarch64, with its tests by qemu-user (needs both compilers)
+# make cross   the text stage compiled for Windows; it and both extensions for aarch64, with checks by qemu-user (needs both
+#               compilers)
 # make wheels  the source distribution and wheels for the versions TORCH_VERSIONS of torch into dist/, each checked in an
 #                 environment of its own
 # make fuzz    the text stage's three libFuzzer targets (needs clang), and all files that are read by Atheris, for FUZZ_SECONDS
@@ -47,6 +48,7 @@ sanitize: .venv/tested
 cross:
 	tests/cpp/run.sh windows
 	tests/cpp/run.sh aarch64
+	tests/cpp/aarch64.sh
 
 TORCH_VERSIONS ?= 2.13.0 2.14.1
 wheels:
