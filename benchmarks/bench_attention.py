@@ -82,7 +82,9 @@ class Problem:
 @pytest.mark.parametrize("what", ["inference", "forward", "backward"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_attention(contest: Any, model: str, precision: str, what: str) -> None:
+def test_attention(contest: Any, settings: Any, model: str, precision: str, what: str) -> None:
+    if settings.quick and model != "small":
+        pytest.skip("left out by --quick")
     problem = Problem(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     p = 0.0 if what == "inference" else 0.1
     contestants = []

@@ -88,7 +88,10 @@ def test_end_to_end(contest: Any, benchmark: Any, settings: Any, model: str) -> 
             elif reason := unavailable(module, precision):
                 missing[name] = reason
             else:
-                taking_part.append(Run(peer, precision, task))
+                try:
+                    taking_part.append(Run(peer, precision, task))
+                except subprocess.CalledProcessError as error:  # its environment could not be made
+                    missing[name] = first_line(error)
     race = Race(taking_part, calls=1, warm=False)
 
     def others() -> None:

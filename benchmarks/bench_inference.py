@@ -36,6 +36,7 @@ LIBRARIES = (
     *("bertnli_accelerated", "sentence_transformers", "sentence_transformers_onnx", "sentence_transformers_openvino"),
     *("openvino_genai", "vllm", "kjarni", "embed_anything", "llama_cpp"),
 )
+QUICK = ("transformers", "onnxruntime")  # engines that --quick measures from text
 BATCHES = {"small": 512, "minilm": 128, "base": 64}
 PAUSE = 0.1  # seconds: ONNX Runtime's threads spin for some 30 ms after a call
 
@@ -46,8 +47,6 @@ Field = tuple[str, list[Remote], dict[str, str]]
 @contextmanager
 def field(model: str, names: Sequence[str], settings: Any) -> Iterator[Field]:
     """The model, the contestants in their processes, and why others are missing."""
-    if settings.quick and model == "base":
-        pytest.skip("left out by --quick")
     names = [name for name in names if settings.peers is None or name in settings.peers]
     slow = [name for name in names if settings.quick and getattr(load(name), "SLOW_TO_BUILD", False)]
     wanted = [
@@ -64,13 +63,17 @@ def field(model: str, names: Sequence[str], settings: Any) -> Iterator[Field]:
 
 @pytest.fixture(scope="module", params=BATCHES)
 def engines(request: pytest.FixtureRequest, settings: Any) -> Iterator[Field]:
+    if settings.quick and request.param != "small":
+        pytest.skip("left out by --quick")
     with field(request.param, ENGINES, settings) as found:
         yield found
 
 
 @pytest.fixture(scope="module", params=BATCHES)
 def libraries(request: pytest.FixtureRequest, settings: Any) -> Iterator[Field]:
-    with field(request.param, (*ENGINES, *LIBRARIES), settings) as found:
+    if settings.quick and request.param != "minilm":
+        pytest.skip("left out by --quick")
+    with field(request.param, (*(QUICK if settings.quick else ENGINES), *LIBRARIES), settings) as found:
         yield found
 
 
@@ -85,9 +88,10 @@ def test_scores_of_ids(contest: Any, settings: Any, engines: Field, pairs: str) 
 @pytest.mark.parametrize("pairs", [1, 32, PAIRS])
 def test_scores_of_text(contest: Any, settings: Any, libraries: Field, pairs: int) -> None:
     model, contestants, missing = libraries
-    count = pairs // 8 if settings.quick and pairs == PAIRS else pairs
-    able, unable = set_work(contestants, "text", count)
-    contest("pairs of strings to scores", able, missing | unable, pause=PAUSE, model=model, pairs=count)
+    if settings.quick and pairs == PAIRS:
+        pytest.skip("left out by --quick")
+    able, unable = set_work(contestants, "text", pairs)
+    contest("pairs of strings to scores", able, missing | unable, pause=PAUSE, model=model, pairs=pairs)
 
 
 def set_work(contestants: list[Remote], source: str, count: int) -> tuple[list[Remote], dict[str, str]]:

@@ -27,12 +27,12 @@ _lines: list[str] = []  # the tables, for the end of the run
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bertnli's benchmarks")
     group.addoption("--quick", action="store_true", help="small sizes: all suites in less than ten minutes")
-    group.addoption("--rounds", type=int, help="timed rounds (default: 9, with --quick 5)")
+    group.addoption("--rounds", type=int, help="timed rounds (default: 9, with --quick 3)")
     group.addoption("--threads", type=int, help="CPU threads (default: PyTorch's)")
     group.addoption("--peers", help="modules of peers/ to take, separated by commas (default: all of the suite)")
     group.addoption("--precision", choices=race.PRECISIONS, help="precision of the inference suite (default: all)")
     group.addoption("--results", type=Path, default=RESULTS, help="folder of the records (default: benchmarks/results)")
-    group.addoption("--pairs", type=int, help="training pairs of the end-to-end runs (default: all, with --quick 600)")
+    group.addoption("--pairs", type=int, help="training pairs of the end-to-end runs (default: all, with --quick 300)")
     group.addoption("--seeds", type=int, default=1, help="seeds of the end-to-end runs (default: 1)")
 
 
@@ -66,8 +66,8 @@ def settings(request: pytest.FixtureRequest) -> Settings:
     threads = option("--threads") or torch.get_num_threads()
     torch.set_num_threads(threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
-    rounds = option("--rounds") or (5 if quick else 9)
-    pairs = option("--pairs") or (600 if quick else None)
+    rounds = option("--rounds") or (3 if quick else 9)
+    pairs = option("--pairs") or (300 if quick else None)
     peers = option("--peers").split(",") if option("--peers") else None
     return Settings(quick, rounds, threads, peers, option("--precision"), option("--results"), pairs, option("--seeds"))
 
