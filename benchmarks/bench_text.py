@@ -144,7 +144,7 @@ def test_batch(contest: Any, settings: Any, count: int) -> None:
         return Contestant("", "exact", lambda: encode(*next(turn)), lambda: encode(*batches[0]))
 
     contestants, missing = [], {}
-    for name in ("", *WORDPIECE):
+    for name in ("", *(name for name in WORDPIECE if settings.peers is None or name in settings.peers)):
         module = load(name) if name else None
         if module is not None and (reason := unavailable(module, "exact")):
             missing[f"{module.NAME} exact"] = reason

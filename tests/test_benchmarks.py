@@ -70,12 +70,16 @@ def test_a_contestant_that_differs_is_left_out_with_the_reason() -> None:
         Contestant("far", "fp32", lambda: give(1.03)),
         Contestant("nan", "int8", lambda: give(float("nan"))),
         Contestant("short", "int8", lambda: give(1.0, 2)),
+        Contestant("broken", "fp32", lambda: 1 / 0),
     ]
     left_out = race.agreeing(contestants)
-    assert set(left_out) == {"far fp32", "nan int8", "short int8"}
+    assert set(left_out) == {"far fp32", "nan int8", "short int8", "broken fp32"}
+    assert left_out["broken fp32"] == "ZeroDivisionError: division by zero"
+    with pytest.raises(ZeroDivisionError):
+        race.agreeing([contestants[0], Contestant("bertnli", "int8", lambda: 1 / 0)])
     assert "3.0e-02" in left_out["far fp32"]
     found = race.contest("text", "work", contestants, 2, {"lost one int8": "not installed"}, pairs=3)
-    assert [r["contestant"] for r in found if r["missing"]] == ["lost one", "far", "nan", "short"]
+    assert [r["contestant"] for r in found if r["missing"]] == ["lost one", "far", "nan", "short", "broken"]
 
 
 def test_results_are_flattened_in_their_order() -> None:

@@ -22,8 +22,9 @@ def build(threads: int) -> Callable[[list[str], list[str]], Any]:
     tokenizer = flash_tokenizer.BertTokenizerFlash(str(minilm_folder() / "vocab.txt"), do_lower_case=True)
 
     def encode(premises: list[str], hypotheses: list[str]) -> tuple[Any, ...]:
-        found = tokenizer(interleaved((premises, hypotheses)), padding="longest", max_length=130, truncation=True)
-        texts = [[i for i in row if i][1:-1] for row in found.input_ids]  # without [PAD], [CLS] and [SEP]
+        mixed = interleaved((premises, hypotheses))
+        rows = tokenizer(mixed, padding="longest", max_length=130, do_multiprocess=threads > 1)["input_ids"]
+        texts = [[i for i in row if i][1:-1] for row in rows]  # without [PAD], [CLS] and [SEP]
         offsets = np.cumsum([0, *map(len, texts)])
         return rows_of_pairs(np.concatenate(texts), offsets)
 

@@ -25,6 +25,6 @@ def build(threads: int) -> Callable[[list[str], list[str]], Any]:
 
     def encode(premises: list[str], hypotheses: list[str]) -> tuple[Any, ...]:
         ids, lengths = tokenizer.encode_batch_flat(interleaved((premises, hypotheses)), add_special_tokens=False)
-        return rows_of_pairs(ids, np.concatenate([[0], np.cumsum(lengths)]))
+        return rows_of_pairs(ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
     return encode

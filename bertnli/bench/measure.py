@@ -118,7 +118,9 @@ def _text(tokenizer: WordPieceTokenizer, first: list[str], second: list[str], ro
 
 
 def _inference(model: str, head: BERTClassifier, data: EncodedTexts, rounds: int) -> list[Record]:
-    contestants = [Contestant("bertnli", p, partial(score, head, data, precision=p)) for p in _precisions(int8=True)]
+    contestants = [
+        Contestant("bertnli", p, partial(score, head, data, precision=p)) for p in _precisions(inference=True)
+    ]
     missing = _missing("transformers", ["fp32"])
     if not missing:
         theirs, versions = peer.equal_model(head).eval(), versions_of(("transformers",))
@@ -128,7 +130,7 @@ def _inference(model: str, head: BERTClassifier, data: EncodedTexts, rounds: int
 
 def _training(model: str, data: EncodedTexts, rounds: int, batch: int = 32) -> list[Record]:
     vocab_size, batches = int(data.ids.max()) + 1, training.shuffled(data, batch, 64)
-    loops = [training.BertnliLoop(classifier(model, vocab_size), data, p) for p in _precisions(int8=False)]
+    loops = [training.BertnliLoop(classifier(model, vocab_size), data, p) for p in _precisions(inference=False)]
     contestants = [training.contestant("bertnli", loop, batches) for loop in loops]
     missing = _missing("transformers", ["fp32"])
     if not missing:
@@ -143,6 +145,8 @@ def _training(model: str, data: EncodedTexts, rounds: int, batch: int = 32) -> l
             own.end()
 
 
-def _precisions(int8: bool) -> list[str]:
-    """Those that pay on this CPU."""
-    return ["fp32", *(["bf16"] if ops.cpu_multiplies_bf16() else []), *(["int8"] if int8 else [])]
+def _precisions(inference: bool) -> list[str]:
+    """Those that pay on this CPU, as `bertnli info` says."""
+    if inference:
+        return ["fp32", *(["bf16"] if ops.cpu_isa() != "plain" else []), "int8"]
+    return ["fp32", *(["bf16"] if ops.cpu_multiplies_bf16() else [])]

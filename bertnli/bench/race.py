@@ -92,16 +92,22 @@ def flat(result: Any) -> np.ndarray[Any, Any]:
 
 
 def agreeing(contestants: Sequence[Contestant], tolerance: Mapping[str, float] = TOLERANCE) -> dict[str, str]:
-    """{name and precision: why it is left out} of the contestants whose results differ from the first one's."""
+    """{name and precision: why it is left out} of the contestants that fail or do not give the first one's results."""
     expected, left_out = contestants[0].output(), {}
     for c in contestants[1:]:
-        found = c.output()
+        try:
+            found = c.output()
+        except Exception as error:
+            if c.name.startswith("bertnli"):
+                raise
+            left_out[f"{c.name} {c.precision}"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
+            continue
         if found.shape != expected.shape:
             left_out[f"{c.name} {c.precision}"] = f"gives {found.size} numbers where bertnli gives {expected.size}"
             continue
-        error = float(np.abs(found - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30))
-        if not error <= tolerance[c.precision]:  # not where it is NaN, either
-            left_out[f"{c.name} {c.precision}"] = f"differs from bertnli by {error:.1e} of the largest value"
+        distance = float(np.abs(found - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30))
+        if not distance <= tolerance[c.precision]:  # not where it is NaN, either
+            left_out[f"{c.name} {c.precision}"] = f"differs from bertnli by {distance:.1e} of the largest value"
     return left_out
 
 

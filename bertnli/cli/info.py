@@ -85,7 +85,7 @@ def _precisions() -> dict[str, dict[str, Any]]:
         bf16 = {"pays": has_bf16, "reason": f"the GPU has {'' if has_bf16 else 'no '}bfloat16 instructions"}
         return {"training_bf16": bf16, "inference_bf16": bf16, "inference_int8": {"pays": False, "reason": "CPU only"}}
     trains = uses_bf16(torch.device("cpu"), "bf16")
-    bf16 = "multiply bfloat16" if isa in ("avx512_bf16", "amx") else "multiply integers of 12 and 13 bits"
+    how = "multiply bfloat16" if isa in ("avx512_bf16", "amx") else "multiply integers of 12 and 13 bits"
     return {
         "training_bf16": {
             "pays": trains,
@@ -93,7 +93,7 @@ def _precisions() -> dict[str, dict[str, Any]]:
         },
         "inference_bf16": {
             "pays": isa != "plain",
-            "reason": f"the {isa} kernels {'only round weights to bfloat16' if isa == 'plain' else bf16}",
+            "reason": f"the {isa} kernels {'only round weights to bfloat16' if isa == 'plain' else how}",
         },
         "inference_int8": {
             "pays": isa != "plain",
