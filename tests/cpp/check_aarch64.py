@@ -3,6 +3,7 @@ cannot run PyTorch's own kernels: none is called."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -55,7 +56,7 @@ bounds = np.array([0, 5, 5, 30, 37], dtype=np.int32)
 q, k, v = new(37, 3, 20), new(37, 3, 20), new(37, 3, 20)
 cu = torch.from_numpy(bounds)
 expected = np.empty((37, 3, 20))
-for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+for begin, end in itertools.pairwise(bounds):
     for head in range(3):
         scores = q[begin:end, head].astype(np.float64) @ k[begin:end, head].T * 0.2
         weights = np.exp(scores)
