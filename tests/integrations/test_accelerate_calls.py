@@ -126,6 +126,8 @@ def test_encode_takes_all_plain_arguments(folder: Path, left: Left) -> None:
         assert_equal(model.encode_query(TEXTS), plain.encode_query(TEXTS))
         assert_equal(model.encode_document(TEXTS), plain.encode_document(TEXTS))
         assert model.encode(TEXTS, convert_to_tensor=True).is_inference()
+    copied = model.encode._tokenizer
+    assert copied.of(model.tokenizer) is copied.of(model.tokenizer)
     assert inspect.signature(model.encode) == inspect.signature(plain.encode)
 
 
