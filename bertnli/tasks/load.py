@@ -90,8 +90,8 @@ def _read_pairs(source: Source, columns: Columns, labels: Sequence[str] | None) 
     except ValueError as error:
         if "expected a header" not in str(error) and "expected a field" not in str(error):
             raise
-        options = likely_options(column_names(source))
-        raise ValueError(f"{error}; name other columns: {options} (text_columns, label_column in Python)") from None
+        options, found = likely_options(column_names(source)), str(error).partition("; for a .csv")[0]  # one advice
+        raise ValueError(f"{found}; name other columns: {options} (text_columns, label_column in Python)") from None
 
 
 def _load_words(source: Source, label_column: str | None, labels: Sequence[str] | None) -> WordData:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import ROOT
 
+from bertnli import load_examples
 from bertnli.data import locks
 from bertnli.data.files import atomic_path, check_space, temporary_folder
 from bertnli.data.locks import lock
@@ -128,3 +129,10 @@ def test_temporary_folders_go(tmp_path: Path) -> None:
     with temporary_folder(tmp_path) as aside:
         (aside / "x").touch()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_columns_are_advised_once(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a\tb\tverdict\nx\ty\tno\n")
+    advice = r"found the columns 'a', 'b', 'verdict'; name other columns: --text-columns a --label-column verdict \("
+    with pytest.raises(ValueError, match=advice):
+        load_examples(tmp_path / "x.txt")
