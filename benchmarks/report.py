@@ -102,6 +102,60 @@ def bar_chart(title: str, bars: Sequence[Bar], label_width: int = 250, width: in
     return "\n".join([*parts, "</svg>"])
 
 
+def growth(title: str, found: Sequence[Record], width: int = 720, height: int = 300) -> str:
+    """Times over sizes on logarithmic scales, with the exponent of the power that fits each contestant's."""
+    lines = [
+        sorted((r["parameters"]["size"], r["seconds"]) for r in rows)
+        for rows in groups(found, "contestant", "precision").values()
+    ]
+    names = [f"{r[0]['contestant']} {r[0]['precision']}" for r in groups(found, "contestant", "precision").values()]
+    points = [(math.log10(size), math.log10(seconds)) for line in lines for size, seconds in line]
+    if len({x for x, _ in points}) < 2:
+        return ""
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points) + 1e-9
+
+    def at(size: float, seconds: float) -> tuple[float, float]:
+        x = 90 + (math.log10(size) - left) / (right - left) * (width - 350)
+        return x, height - 35 - (math.log10(seconds) - low) / (high - low) * (height - 70)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="system-ui, sans-serif" font-size="12">',
+        f'<text x="90" y="14" font-weight="600">{html.escape(title)}</text>',
+    ]
+    for size in sorted({size for line in lines for size, _ in line}):
+        parts.append(f'<text x="{at(size, 1)[0]:.0f}" y="{height - 12}" text-anchor="middle">{size:,}</text>')
+    for y in (low, high):
+        parts.append(f'<text x="82" y="{at(10**left, 10**y)[1] + 4:.0f}" text-anchor="end">{duration(10**y)}</text>')
+    colors = (BLUE, RED, "#6a9f58", "#8c6bb1", GREY)
+    for i, (name, line) in enumerate(zip(names, lines, strict=True)):
+        color, places = colors[i % len(colors)], [at(*point) for point in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in places]
+        label = f"{name}: exponent {exponent(line):.2f}" if len(line) > 1 else name
+        parts.append(f'<text x="{width - 240}" y="{40 + 18 * i}" fill="{color}">{html.escape(label)}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def exponent(line: Sequence[tuple[float, float]]) -> float:
+    """Of the power of the size that fits the seconds best, by least squares of the logarithms."""
+    xs, ys = [math.log(size) for size, _ in line], [math.log(seconds) for _, seconds in line]
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def grown(found: Sequence[Record]) -> str:
+    """The plots of a scaling suite, one for each piece of work and model."""
+    named = [{**r, "model": r["parameters"].get("model")} for r in found if r["seconds"]]
+    charts = (
+        growth(f"{rows[0]['work']}, {rows[0]['model'] or ''}".rstrip(", "), rows)
+        for rows in groups(named, "work", "model").values()
+    )
+    return "".join(f"<div>{chart}</div>" for chart in charts)
+
+
 def times(ratio: float) -> str:
     return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}"
 
@@ -204,6 +258,8 @@ def page(found: Sequence[Record]) -> str:
         for suite in sorted({r["suite"] for r in rows}, key=SUITES.index):
             of_suite = [r for r in rows if r["suite"] == suite]
             body.append(f"<h3>{suite.replace('_', ' ')}</h3>")
+            if suite == "scaling":
+                body.append(grown(of_suite))
             for part in groups((r for r in of_suite if not r["missing"]), "work", "parameters").values():
                 title = f"{part[0]['work']}: {sizes(part[0])}"
                 is_open = " open" * (suite == "end_to_end")

@@ -16,10 +16,15 @@ if not torch.cuda.is_available():
 from helpers.isa import ISAS, set_cpu_isa
 
 ROOT = Path(__file__).resolve().parent.parent
-# Folders and files that start other processes, compile, or interpret Triton kernels.
-SLOW = ["cli", "d2l", "kernels", "runtime", "test_docs.py", "test_install.py", "test_readme.py", "test_style.py"]
-SLOW += ["checkpoint", "distillation", "tasks", "ops/test_all_operators.py"]
-SLOW += ["encoder/test_bert.py", "text/test_text_cpp.py", "text/test_wordpiece.py", "text/test_encode_file.py"]
+# Folders and files that start other processes, compile, train for long, try every case, or interpret Triton kernels.
+SLOW = ["checkpoint", "cli", "d2l", "distillation", "integrations", "kernels", "report", "runtime", "tasks"]
+SLOW += ["test_docs.py", "test_install.py", "test_readme.py", "test_style.py"]
+SLOW += ["data/test_arrow.py", "data/test_demo.py", "data/test_differential.py", "data/test_files.py"]
+SLOW += ["encoder/test_bert.py", "encoder/test_torch_tools.py", "inference/test_files.py"]
+SLOW += ["ops/test_all_operators.py", "ops/test_dispatch.py"]
+SLOW += ["text/test_changing_files.py", "text/test_encode_file.py", "text/test_offsets.py", "text/test_text_cpp.py"]
+SLOW += ["text/test_wordpiece.py", "training/test_adam.py", "training/test_bf16.py", "training/test_loop.py"]
+SLOW += ["training/test_pretrain.py", "training/test_resume_steps.py", "training/test_threads.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
