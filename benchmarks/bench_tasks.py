@@ -170,7 +170,7 @@ def test_task(contest: Any, benchmark: Any, settings: Any, name: str, precision:
         pytest.skip(f"needs the folder BERTNLI_DATA ({DATA})")
     corpus = CORPORA[name]()
     if settings.quick:
-        corpus = corpus._replace(train=corpus.train[:320], test=corpus.test[:300])
+        corpus = corpus._replace(train=corpus.train[:160], test=corpus.test[:150])
     runs(contest, benchmark, settings, corpus, name, precision)
 
 
