@@ -126,8 +126,7 @@ def test_encode_takes_all_plain_arguments(folder: Path, left: Left) -> None:
         assert_equal(model.encode_query(TEXTS), plain.encode_query(TEXTS))
         assert_equal(model.encode_document(TEXTS), plain.encode_document(TEXTS))
         assert model.encode(TEXTS, convert_to_tensor=True).is_inference()
-    copied = model.encode._tokenizer
-    assert copied.of(model.tokenizer) is copied.of(model.tokenizer)
+    assert model.encode._tokenizer.of(model.tokenizer) is model.encode._tokenizer.of(model.tokenizer)
     assert inspect.signature(model.encode) == inspect.signature(plain.encode)
 
 
@@ -429,7 +428,8 @@ def test_copies_pickles_threads_and_restore(folder: Path, left: Left) -> None:
     assert_equal(found, [wanted] * 4)
     methods = accelerated(plain).encode, accelerated(CrossEncoder(str(folder / "1"), device="cpu")).predict
     gc.collect()
-    for method, inputs in zip(methods, (TEXTS, PAIRS), strict=True):  # each keeps its model alive
+    data: list[list[Any]] = [TEXTS, PAIRS]
+    for method, inputs in zip(methods, data, strict=True):  # each keeps its model alive
         with left(0):
             assert len(method(inputs)) == len(inputs)
     reference = weakref.ref(methods[0].module)
