@@ -56,7 +56,7 @@ def train(args: SimpleNamespace) -> None:
     history = fit(model, job.train_data, dev_data, args.options, **run_arguments(args, model, job.tokenizer))
     if args.calibrate and history.dev is not None and isinstance(model, BERTClassifier):
         history.dev = _calibrate(model, job.dev, *history.dev)
-    files = [] if args.folds is None else [FOLDS_FILE]
+    files = () if args.folds is None else (FOLDS_FILE,)
     Run(args, model, job.tokenizer, history, job.dev, dev_data, sections, files).finish()
 
 

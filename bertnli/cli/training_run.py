@@ -96,7 +96,7 @@ class Run:
     dev: Any = None
     dev_data: Any = None
     sections: Sequence[Section] = ()
-    files: Sequence[str] = ()
+    files: tuple[str, ...] = ()
     config: str | None = None
 
     def finish(self) -> None:

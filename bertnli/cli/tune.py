@@ -92,7 +92,7 @@ def _try(args: SimpleNamespace, job: Job, space: dict[str, Any], trial: Any) -> 
         params = {name: value for name, value in args.params.items() if name not in _OWN} | found
         Run(
             SimpleNamespace(**vars(args) | {"params": params, "json": False}), model, job.tokenizer, history, job.dev,
-            job.dev_data, [_section(trial.study, trial.number)], run_toml("train", params),
+            job.dev_data, [_section(trial.study, trial.number)], config=run_toml("train", params),
         ).save()  # fmt: skip
     return kept.score
 
