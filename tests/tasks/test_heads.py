@@ -99,7 +99,7 @@ def twin_of(model: Head, folder: Path) -> Any:
     unused = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
     assert set(info["missing_keys"]) | set(info["unexpected_keys"]) <= unused
     twin = twin.double()
-    names = {name: from_huggingface({name: p}) for name, p in twin.named_parameters()}
+    names = {name: from_huggingface({name: p}, task=model.task) for name, p in twin.named_parameters()}
     ours = model.state_dict()
     with torch.no_grad():
         for name, p in twin.named_parameters():  # float32 went through the file
@@ -149,7 +149,9 @@ def test_loss_and_gradients_are_those_of_transformers(task: str, tmp_path: Path)
         inputs, labels = padded(data, torch.tensor([3]), task)
         theirs = twin(**inputs, start_positions=labels[:, 0], end_positions=labels[:, 1]).loss
         assert model.loss(model(row), row).item() == pytest.approx(theirs.item(), abs=1e-12)
-    grads = {k: v for name, p in twin.named_parameters() for k, v in from_huggingface({name: p.grad}).items()}
+    grads = {
+        k: v for name, p in twin.named_parameters() for k, v in from_huggingface({name: p.grad}, task=task).items()
+    }
     for name, p in model.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(p.grad, grads.pop(name).view_as(p), atol=1e-12, rtol=1e-9, msg=name)
@@ -218,7 +220,9 @@ def test_dropout_is_where_transformers_has_it(task: str, tmp_path: Path, monkeyp
     wanted.backward()
     assert not masks
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-12)
-    grads = {k: v for name, q in twin.named_parameters() for k, v in from_huggingface({name: q.grad}).items()}
+    grads = {
+        k: v for name, q in twin.named_parameters() for k, v in from_huggingface({name: q.grad}, task=task).items()
+    }
     for name, q in model.named_parameters():
         assert q.grad is not None
         torch.testing.assert_close(q.grad, grads.pop(name).view_as(q), atol=1e-12, rtol=1e-9, msg=name)
@@ -282,8 +286,8 @@ def test_checkpoints_keep_the_head(task: str, tmp_path: Path) -> None:
         assert type(again) is type(model)
         assert again.dropout.p == model.dropout.p
         assert torch.equal(score(again, data), score(model, data))
-        trained_len = {"max_len": model.sequence_len()} if model.pooled else {}
-        assert again.settings == (model.settings if format == "bertnli" else {**type(model).defaults, **trained_len})
+        trained = {**type(model).defaults, "max_len": model.sequence_len()}
+        assert again.settings == (model.settings if format == "bertnli" else trained)
     other = BERTClassifier(again, 2)  # another task on the same encoder
     assert other.encoder is again.encoder
     save_pretrained(other, tmp_path / "other", tokenizer)
