@@ -1,6 +1,6 @@
 # make demo    install into .venv, build the extensions, run the main job on a generated corpus
 # make test    the same, with the test tools, then the whole suite
-# make test-fast   the quick tests alone: about five minutes on two cores
+# make test-fast   the quick tests alone: about two minutes on two cores
 # make bench   the benchmarks' peers into .venv, every suite (BENCH_ARGS=--quick: at small sizes), and their page
 # make docs    the site of docs/, with the API reference, into build/site; a warning is an error
 # make sanitize   the text stage's C++ tests under Address-, UndefinedBehavior- and ThreadSanitizer; mutated calls of both
