@@ -23,6 +23,8 @@ from common import PAIRS, problem_folder
 from peers import load
 from runner import Remote, remotes
 
+from bertnli.bench.measure import BATCHES
+
 ENGINES = (
     "transformers",
     "transformers_compiled",
@@ -37,7 +39,6 @@ LIBRARIES = (
     *("openvino_genai", "vllm", "kjarni", "embed_anything", "llama_cpp"),
 )
 QUICK = ("transformers", "onnxruntime")  # engines that --quick measures from text
-BATCHES = {"small": 512, "minilm": 128, "base": 64}
 PAUSE = 0.1  # seconds: ONNX Runtime's threads spin for some 30 ms after a call
 
 

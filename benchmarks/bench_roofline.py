@@ -13,6 +13,7 @@ parts       the time of the parts of a batch's inference, each run by itself: at
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -24,9 +25,9 @@ from training_problem import encoded, model_of, tokenizer
 
 from bertnli import ops, score
 from bertnli.bench import training
-from bertnli.bench.race import Contestant, records
+from bertnli.bench.measure import BATCHES
+from bertnli.bench.race import Contestant, Race, records
 
-BATCHES = {"small": 512, "minilm": 128, "base": 64}
 SIDE, COPIED = 1536, 1 << 28  # floats of a side, bytes
 
 
@@ -64,14 +65,8 @@ def measured(
 ) -> None:
     """The record of a stage, with its floor by the ceilings."""
     limits = ceilings(settings.threads)
-    own.seconds(2)
-
-    def turn() -> None:
-        own.calls += own.seconds(1)
-        own.rounds = own.calls
-
-    benchmark.pedantic(turn, rounds=settings.rounds)
-    taken = sorted(own.calls)[len(own.calls) // 2]
+    benchmark.pedantic(Race([own]).turn, (own,), rounds=settings.rounds)
+    taken = statistics.median(own.rounds)
     floor = max(operations / limits["operations_a_second"], moved / limits["bytes_a_second"])
     own.figures = {"share": floor / taken, "operations": operations, "bytes": moved, **own.figures, **limits}
     contest.add(records("roofline", work, [own], {}, sizes, settings.threads))

@@ -10,7 +10,6 @@ packing alone stops paying, since nothing is left of it but the operators.
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,8 +26,8 @@ from bertnli import BERTClassifier, EncodedTexts, score
 from bertnli.bench import training
 from bertnli.bench import transformers as peer
 from bertnli.bench.machine import versions_of
-from bertnli.bench.measure import classifier
-from bertnli.bench.race import Contestant, records
+from bertnli.bench.measure import classifier, random_pairs, tokenizer_for
+from bertnli.bench.race import Contestant, Race, records
 
 VOCAB_SIZE, TOKENS = 30522, 4096
 THREADS = (1, 2, 4, 8, 16)
@@ -142,16 +141,15 @@ import resource, sys, time
 import bertnli, torch
 torch.set_num_threads(int(sys.argv[3]))
 tokenizer = bertnli.WordPieceTokenizer.from_file(sys.argv[2])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
-data = bertnli.encode_file(sys.argv[1], tokenizer, columns="text")
-print(time.perf_counter() - start, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), len(data))
+data = tokenizer.encode_file(sys.argv[1])
+print(time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(data))
 """
 
 
 @pytest.mark.parametrize("lines", LINES)
 def test_file(contest: Any, benchmark: Any, settings: Any, lines: int) -> None:
-    """A file of SNLI's layout to ids, each time in a process of its own; memory is that of the call at its peak."""
+    """A file of SNLI's layout to ids, each time in a process of its own; memory is the whole process's at its peak."""
     if lines not in few(LINES, settings):
         pytest.skip("left out by --quick")
     path, vocabulary = write_lines(lines), RUNS / "scaling_vocab.txt"
@@ -167,31 +165,23 @@ def test_file(contest: Any, benchmark: Any, settings: Any, lines: int) -> None:
                 return [taken]
 
         own = Encode("bertnli", "exact", lambda: None)
-
-        def turn() -> None:
-            own.calls += own.seconds(1)
-            own.rounds = own.calls
-
-        benchmark.pedantic(turn, rounds=3)
+        benchmark.pedantic(Race([own], warm=False, calls=1).turn, (own,), rounds=3)
         contest.add(records("scaling", "file to ids by lines", [own], {}, {"size": lines}, settings.threads))
     finally:
         path.unlink()
 
 
 def write_lines(count: int) -> Path:
-    """A file of `count` pairs in SNLI's layout, of 20,000 words, and the words' vocabulary beside it."""
+    """A file of `count` pairs in SNLI's layout, 50,000 different ones, and the vocabulary of their words beside it."""
     RUNS.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(20_000)]
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters), *words]
-    (RUNS / "scaling_vocab.txt").write_text("\n".join(dict.fromkeys(tokens)) + "\n", encoding="utf-8")
-    texts = [" ".join(draw.choices(words, k=draw.randint(4, 16))) for _ in range(50_000)]
+    first, second = random_pairs(50_000)
+    tokens = tokenizer_for([*first, *second]).tokens
+    (RUNS / "scaling_vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     names = ("gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse")
     path = RUNS / f"scaling_{count}.txt"
     with path.open("w", encoding="utf-8") as file:
         file.write("\t".join((*names, "sentence1", "sentence2")) + "\n")
         for i in range(count):
-            a, b = draw.choice(texts), draw.choice(texts)
-            file.write(f"{('entailment', 'neutral', 'contradiction')[i % 3]}\t\t\t\t\t{a}\t{b}\n")
+            label, pair = ("entailment", "neutral", "contradiction")[i % 3], i % len(first)
+            file.write(f"{label}\t\t\t\t\t{first[pair]}\t{second[pair]}\n")
     return path

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common import RESULTS, ROOT, RUNS
 
+from bertnli.bench.measure import BATCHES
 from bertnli.bench.race import PRECISIONS, Record, duration, read
 from bertnli.data.html import table
 
@@ -35,7 +36,6 @@ SUITES = (
 )
 README_MACHINE = "AMD EPYC (family 26)"  # Zen 5, two cores
 MODELS = {"small": "bert.small", "minilm": "MiniLM", "base": "BERT-base"}
-BATCHES = {"small": 512, "minilm": 128, "base": 64}
 GREY, BLUE, RED = "#b9bec7", "#4878a8", "#c44e52"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
@@ -104,12 +104,11 @@ def bar_chart(title: str, bars: Sequence[Bar], label_width: int = 250, width: in
 
 def growth(title: str, found: Sequence[Record], width: int = 720, height: int = 300) -> str:
     """Times over sizes on logarithmic scales, with the exponent of the power that fits each contestant's."""
-    lines = [
-        sorted((r["parameters"]["size"], r["seconds"]) for r in rows)
+    lines = {
+        f"{rows[0]['contestant']} {rows[0]['precision']}": sorted((r["parameters"]["size"], r["seconds"]) for r in rows)
         for rows in groups(found, "contestant", "precision").values()
-    ]
-    names = [f"{r[0]['contestant']} {r[0]['precision']}" for r in groups(found, "contestant", "precision").values()]
-    points = [(math.log10(size), math.log10(seconds)) for line in lines for size, seconds in line]
+    }
+    points = [(math.log10(size), math.log10(seconds)) for line in lines.values() for size, seconds in line]
     if len({x for x, _ in points}) < 2:
         return ""
     left, right = min(x for x, _ in points), max(x for x, _ in points)
@@ -124,12 +123,12 @@ def growth(title: str, found: Sequence[Record], width: int = 720, height: int = 
         'font-family="system-ui, sans-serif" font-size="12">',
         f'<text x="90" y="14" font-weight="600">{html.escape(title)}</text>',
     ]
-    for size in sorted({size for line in lines for size, _ in line}):
+    for size in sorted({size for line in lines.values() for size, _ in line}):
         parts.append(f'<text x="{at(size, 1)[0]:.0f}" y="{height - 12}" text-anchor="middle">{size:,}</text>')
     for y in (low, high):
         parts.append(f'<text x="82" y="{at(10**left, 10**y)[1] + 4:.0f}" text-anchor="end">{duration(10**y)}</text>')
     colors = (BLUE, RED, "#6a9f58", "#8c6bb1", GREY)
-    for i, (name, line) in enumerate(zip(names, lines, strict=True)):
+    for i, (name, line) in enumerate(lines.items()):
         color, places = colors[i % len(colors)], [at(*point) for point in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')

@@ -30,7 +30,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 WORKS = ("text", "inference", "training")
 _VOCAB_SIZE = 30522
-_SCORED = {"small": 512, "minilm": 128, "base": 64}
+#: Pairs that are a batch for throughput.
+BATCHES = {"small": 512, "minilm": 128, "base": 64}
 
 
 def random_pairs(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -79,7 +80,7 @@ def measure(
         yield _text(tokenizer, first, second, rounds)
     for model in models:
         if "inference" in works:
-            yield _inference(model, classifier(model, len(tokenizer)), data[: _SCORED[model]], rounds)
+            yield _inference(model, classifier(model, len(tokenizer)), data[: BATCHES[model]], rounds)
         if "training" in works:
             yield _training(model, data, rounds)
 

@@ -21,7 +21,7 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
 def unused_precision(device: torch.device, precision: str, fused: bool = False) -> str | None:
     """What is computed in place of `precision`, as a sentence; None if the precision is used.
 
-    fused  True for the fused operator of inference, which has a use of "bf16" on every CPU
+    fused  True for the fused operator of inference, which has a use for "bf16" on x86 since AVX2
     """
     if fused:
         used = precision != "bf16" or ops.cpu_isa() != "plain"
